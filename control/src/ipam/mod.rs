@@ -1,0 +1,5 @@
+//! Addresses.
+
+mod addressing;
+
+pub use addressing::{Addressing, PodAddresses, SegmentBlock};

@@ -1,0 +1,13 @@
+//! What should happen: Kubernetes objects become addresses, rules and a snapshot for the dataplane.
+//!
+//! ```text
+//!   manifests ──▶ model ──▶ ipam ──▶ policy ──▶ compile ──▶ dataplane::snapshot::Snapshot
+//!                              │
+//!                            store (leases)          analysis: plan, trace and reach as values
+//! ```
+//!
+//! Data flows one way. Everything here is a value: reading, planning and compiling change nothing until the
+//! caller commits leases and publishes the snapshot.
+
+pub mod ipam;
+pub mod model;

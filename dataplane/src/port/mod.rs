@@ -1,0 +1,99 @@
+//! Where frames come from and go to.
+//!
+//! ```text
+//!            ┌── Receive ──▶ one worker
+//!   Port ────┤
+//!            └── Transmit ◀── every worker, one each
+//! ```
+//!
+//! Any worker may have to send to any port, so [`Port::open`] splits a port into one receiver and a sender
+//! for each worker; no sender is ever shared. An embedder's own type is a port by implementing [`Port`].
+//! [`memory`] is the port that comes with the crate, [`fault`] wraps any port and misbehaves on purpose.
+
+pub mod memory;
+
+use crate::buf::{Frame, Pool};
+use std::{io, os::fd::BorrowedFd, sync::Arc};
+
+pub use memory::memory;
+
+/// Wakes the worker that receives from a port. Cheap when the worker is awake.
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// A waker that calls `wake`, from any thread.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
+    /// Says that frames are waiting.
+    pub fn wake(&self) {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+/// The receiving half of a port. One worker owns it.
+pub trait Receive: Send {
+    /// Moves at most `max` waiting frames to the end of `into`, taking buffers from `pool`. Never blocks.
+    ///
+    /// Returns how many frames were received. Frames the port had but could not deliver (no buffer left, too
+    /// long) are reported by [`Receive::take_missed`].
+    ///
+    /// # Errors
+    /// The port is gone for good; the worker detaches it and counts no more from it.
+    fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize>;
+
+    /// Frames that arrived and could not be received since the last call; they never entered the pipeline.
+    fn take_missed(&mut self) -> u64 {
+        0
+    }
+
+    /// A descriptor that is readable when frames are waiting. A port without one calls the [`Waker`].
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The waker of the worker that owns this half, for ports that have no descriptor.
+    fn set_waker(&mut self, _waker: Waker) {}
+}
+
+/// A sending half of a port. Every worker owns one of its own.
+pub trait Transmit: Send {
+    /// Sends frames from the front of `frames` in order and removes those it took, never blocking.
+    ///
+    /// What is left in `frames` could not be sent; the worker counts it as
+    /// [`DropReason::PortFull`](crate::verdict::DropReason::PortFull) and frees it.
+    ///
+    /// # Errors
+    /// The port is gone for good. Frames not taken stay in `frames`.
+    fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()>;
+}
+
+/// A port that can be attached to the network.
+pub trait Port: Send {
+    /// What the other side of the port holds: the guest's end of a memory port, `()` for a device.
+    type Peer;
+
+    /// Splits the port into a receiver and `senders` senders.
+    ///
+    /// # Errors
+    /// The device could not be opened or has too few queues.
+    fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<Self::Peer>>;
+}
+
+/// A port that was split up for the workers.
+pub struct Opened<Peer> {
+    /// The receiving half.
+    pub receiver: Box<dyn Receive>,
+    /// One sending half a worker.
+    pub senders: Vec<Box<dyn Transmit>>,
+    /// The other side.
+    pub peer: Peer,
+}

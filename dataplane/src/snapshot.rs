@@ -1,0 +1,266 @@
+//! Everything the packet path reads, compiled and immutable.
+//!
+//! Control builds a [`Snapshot`] and publishes it whole; no table is ever edited in place. Parts carry the
+//! [`Generation`] in which they last changed ([`Snapshot::succeed`] fills that in by comparing with the
+//! snapshot before), so a session can tell whether anything it was built from is newer than itself.
+//!
+//! Addresses: a port is found by its exact address (/32 and /128), wherever its segment's block lies.
+
+use crate::{
+    id::{Generation, IdentityId, NamespaceId, PortId, RuleId, SegmentId, ServerId, Tier1Id},
+    table::{classifier::RuleSet, lpm::Lpm, maglev::Maglev},
+    wire::{Mac, Proto},
+};
+use foldhash::HashMap;
+use ipnet::IpNet;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// The MAC of every segment's gateway, the same everywhere (the one NSX's distributed router has).
+pub const GATEWAY_MAC: Mac = Mac([0x02, 0x50, 0x56, 0x56, 0x44, 0x52]);
+
+/// The IPv6 address of every segment's gateway.
+pub const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// One state of the network.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// Its number; set when it is published.
+    pub generation: Generation,
+    /// Ports, indexed by [`PortId`].
+    pub ports: Vec<Option<Arc<PortEntry>>>,
+    /// Segments, indexed by [`SegmentId`].
+    pub segments: Vec<Option<Arc<Segment>>>,
+    /// Namespaces, indexed by [`NamespaceId`].
+    pub namespaces: Vec<Option<Arc<Namespace>>>,
+    /// Who has an address: pods, nodes. Not uplinks.
+    pub endpoints: HashMap<IpAddr, PortId>,
+    /// Firewall identity of addresses: of every endpoint, and of ranges outside.
+    pub identities: Identities,
+    /// Virtual servers.
+    pub servers: Servers,
+    /// The Tier-0.
+    pub tier0: Tier0,
+    /// Ranges that belong to this network; an address in them that nobody has is dropped, never sent out.
+    pub owned: Lpm<()>,
+    /// What the ids are called.
+    pub names: Arc<Names>,
+}
+
+/// A port as the packet path sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PortEntry {
+    /// Its id.
+    pub id: PortId,
+    /// Its MAC. Frames from the port must carry it as their source (an uplink's frames, as destination).
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Pod or node, or an uplink.
+    pub role: PortRole,
+    /// When the firewall of this port, or the port itself, last changed.
+    pub since: Generation,
+}
+
+/// What a port is for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PortRole {
+    /// A workload: a pod, or a node.
+    Endpoint(EndpointPort),
+    /// A Tier-0 interface.
+    Uplink(UplinkPort),
+}
+
+/// A workload's port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointPort {
+    /// Its segment.
+    pub segment: SegmentId,
+    /// Its namespace; nodes have none.
+    pub namespace: Option<NamespaceId>,
+    /// The addresses it may use.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of the node it runs on, which may always reach it (kubelet probes).
+    pub node: Vec<IpAddr>,
+    /// The firewall for what it sends; `None`: it stands outside policy.
+    pub egress: Option<Arc<RuleSet>>,
+    /// The firewall for what it receives; `None`: it stands outside policy.
+    pub ingress: Option<Arc<RuleSet>>,
+}
+
+/// An uplink's port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UplinkPort {
+    /// Its addresses and their connected prefixes.
+    pub addresses: Vec<IpNet>,
+}
+
+/// An L2 segment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    /// Its id.
+    pub id: SegmentId,
+    /// The Tier-1 it is attached to.
+    pub tier1: Tier1Id,
+    /// IPv4 gateway and prefix.
+    pub gateway_v4: Option<ipnet::Ipv4Net>,
+    /// IPv6 prefix; the gateway is [`GATEWAY_V6`].
+    pub prefix_v6: Option<ipnet::Ipv6Net>,
+    /// MTU announced to its ports.
+    pub mtu: u16,
+    /// Its ports, in order.
+    pub ports: Vec<PortId>,
+}
+
+/// A namespace: the unit of source translation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Namespace {
+    /// Its id.
+    pub id: NamespaceId,
+    /// The address its IPv4 traffic to the outside gets; `None`: it keeps its own.
+    pub egress_v4: Option<std::net::Ipv4Addr>,
+    /// The same for IPv6.
+    pub egress_v6: Option<std::net::Ipv6Addr>,
+    /// When this last changed.
+    pub since: Generation,
+}
+
+impl Namespace {
+    /// The egress address of the family of `like`.
+    pub fn egress(&self, like: IpAddr) -> Option<IpAddr> {
+        if like.is_ipv4() { self.egress_v4.map(Into::into) } else { self.egress_v6.map(Into::into) }
+    }
+}
+
+/// Firewall identities of addresses.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Identities {
+    /// Of addresses that pods have.
+    pub exact: HashMap<IpAddr, IdentityId>,
+    /// Of all other addresses, by the longest range that policies or the posture name.
+    pub ranges: Lpm<IdentityId>,
+}
+
+impl Identities {
+    /// The identity of an address; [`IdentityId::UNKNOWN`] when nothing names it.
+    pub fn of(&self, addr: IpAddr) -> IdentityId {
+        self.exact
+            .get(&addr)
+            .or_else(|| self.ranges.get(addr))
+            .copied()
+            .unwrap_or(IdentityId::UNKNOWN)
+    }
+}
+
+/// The virtual servers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Servers {
+    /// By address, protocol and port.
+    pub listening: HashMap<(IpAddr, Proto, u16), Arc<VirtualServer>>,
+    /// Every address that virtual servers have. They answer echo, and refuse ports nobody serves.
+    pub addresses: HashMap<IpAddr, ServerKind>,
+}
+
+/// Where a virtual server is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServerKind {
+    /// Distributed, at the client's port: a ClusterIP. Not reachable from outside.
+    Distributed,
+    /// On the Tier-1: a VIP, reachable from outside, and from inside as a ClusterIP is.
+    Server,
+}
+
+/// A virtual server: one address, protocol and port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VirtualServer {
+    /// Its id.
+    pub id: ServerId,
+    /// Where it is served.
+    pub kind: ServerKind,
+    /// The Tier-1 it lives on.
+    pub tier1: Tier1Id,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its protocol.
+    pub proto: Proto,
+    /// Its port.
+    pub port: u16,
+    /// Members that take new connections.
+    pub active: Vec<SocketAddr>,
+    /// Members that only keep the connections they have.
+    pub draining: Vec<SocketAddr>,
+    /// How flows are spread over `active`; `None` when there are none.
+    pub maglev: Option<Maglev>,
+    /// When its members last changed.
+    pub since: Generation,
+}
+
+impl VirtualServer {
+    /// The member that takes a new flow.
+    pub fn pick(&self, flow_hash: u64) -> Option<SocketAddr> {
+        self.active.get(self.maglev.as_ref()?.pick(flow_hash)).copied()
+    }
+
+    /// Whether a connection bound to this member may go on.
+    pub fn keeps(&self, member: SocketAddr) -> bool {
+        self.active.contains(&member) || self.draining.contains(&member)
+    }
+}
+
+/// The Tier-0 gateway.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tier0 {
+    /// Static routes: the next hops share the flows (ECMP).
+    pub routes: Lpm<Vec<Neighbor>>,
+    /// Connected prefixes of the uplinks: destinations in them are their own next hop.
+    pub connected: Lpm<PortId>,
+    /// Uplink ports, in order.
+    pub uplinks: Vec<PortId>,
+    /// When routes or next hops last changed.
+    pub since: Generation,
+}
+
+/// A next hop beyond an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbor {
+    /// The uplink it is reached by.
+    pub port: PortId,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC; `None`: learned by ARP or ND.
+    pub mac: Option<Mac>,
+}
+
+/// What the ids are called, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// "shop/web-0", "node/node-1", "uplink/leaf-a".
+    pub ports: HashMap<PortId, String>,
+    /// "shop-0".
+    pub segments: HashMap<SegmentId, String>,
+    /// "shop".
+    pub namespaces: HashMap<NamespaceId, String>,
+    /// "shop/web:80/TCP".
+    pub servers: HashMap<ServerId, String>,
+    /// "tier1", or "tier1-shop".
+    pub tier1s: HashMap<Tier1Id, String>,
+    /// Rules.
+    pub rules: HashMap<RuleId, RuleName>,
+}
+
+/// A rule in words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RuleName {
+    /// The policy it comes from: "shop/allow-web", or "posture" for the Supervisor's.
+    pub policy: String,
+    /// Which rule of it: "ingress[0]", "isolation", "deny".
+    pub rule: String,
+}
+
+impl std::fmt::Display for RuleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.policy, self.rule)
+    }
+}

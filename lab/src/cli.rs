@@ -1,0 +1,188 @@
+//! What can be said on the command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// The network of a Kubernetes Supervisor Cluster, on your laptop.
+///
+/// Exit status: 0 done, 1 error, 2 usage, 3 the traced packet was dropped.
+#[derive(Debug, Parser)]
+#[command(name = "supernet", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tell the story of a Supervisor Cluster with real connections in memory, and check every step
+    Demo,
+    /// Show the network that manifests give: segments, SNAT, virtual servers, firewall, pods, routes
+    Plan(PlanArgs),
+    /// Send a synthetic packet through the real stages and say what happens to it
+    Trace(TraceArgs),
+    /// Show who reaches whom, on which ports
+    Reach(ReachArgs),
+    /// Run manifests as network namespaces on TAP devices (as root)
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Measure the pipeline in memory
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables for people
+    Table,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet plan -f shop.yaml
+  supernet plan -f manifests/ -f policies/ -o json | jq '.virtualServers'
+  kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -")]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet trace -f shop.yaml --from shop/web --to shop/svc/db --proto tcp --port 5432
+  supernet trace -f shop.yaml --from outside --to shop/svc/web --port 80
+  supernet trace -f shop.yaml --from shop/web-0 --to 203.0.113.7 --proto icmp
+A workload's name, or a unique prefix of a pod's name, stands for a pod.")]
+pub(crate) struct TraceArgs {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Where it starts: NS/POD, outside, or an address
+    #[arg(long, value_name = "NS/POD|outside|IP")]
+    pub(crate) from: String,
+    /// Where it goes: NS/POD, NS/svc/NAME, or an address
+    #[arg(long, value_name = "NS/POD|NS/svc/NAME|IP")]
+    pub(crate) to: String,
+    /// Its protocol
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    pub(crate) proto: Protocol,
+    /// Its destination port; needed for tcp, udp and sctp
+    #[arg(long, value_name = "N", required_unless_present_any = ["icmp"])]
+    pub(crate) port: Option<u16>,
+    /// Short for --proto icmp
+    #[arg(long, conflicts_with = "port")]
+    pub(crate) icmp: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+    Icmp,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet reach -f shop.yaml
+  supernet reach -f manifests/ -o json")]
+pub(crate) struct ReachArgs {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// The name that a lab has when none is given.
+pub(crate) const DEFAULT_LAB: &str = "supernet";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabCommand {
+    /// Start the network and stay in the foreground until Ctrl-C
+    #[command(after_help = "Examples:
+  supernet lab up -f shop.yaml
+  supernet lab up -f shop.yaml --detach --name shop")]
+    Up {
+        #[command(flatten)]
+        files: Files,
+        /// Return once the network runs; `lab down` ends it
+        #[arg(long)]
+        detach: bool,
+        /// The lab's name; several may run at once
+        #[arg(long, default_value = DEFAULT_LAB)]
+        name: String,
+    },
+    /// Run a command inside a pod, or in the world beyond the uplink
+    #[command(after_help = "Examples:
+  supernet lab exec shop/web-0 -- ip addr
+  supernet lab exec outside -- curl -s http://192.168.80.3/")]
+    Exec {
+        /// The lab's name
+        #[arg(long, default_value = DEFAULT_LAB)]
+        name: String,
+        /// NS/POD (or a unique prefix), or outside
+        #[arg(value_name = "NS/POD|outside")]
+        target: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// End a lab and remove all it made
+    Down {
+        /// The lab's name
+        #[arg(long, default_value = DEFAULT_LAB)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet bench
+  supernet bench --row full-chain --flows 1000000 --seconds 5 --json")]
+pub(crate) struct BenchArgs {
+    /// Only this row; may be given several times
+    #[arg(long, value_enum)]
+    pub(crate) row: Vec<Row>,
+    /// Connections
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) flows: usize,
+    /// Workers, one thread each
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) workers: usize,
+    /// Seconds a row is measured for
+    #[arg(long, value_name = "N", default_value_t = 1.0)]
+    pub(crate) seconds: f64,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Row {
+    /// Pod to pod in one segment
+    EastWest,
+    /// Pod to a ClusterIP with pod members
+    ClusterIp,
+    /// Outside to a VIP
+    Vip,
+    /// Pod to a ClusterIP whose members are outside: DLB, DFW, routing, SNAT
+    FullChain,
+    /// Every packet opens a connection
+    NewConnections,
+}
