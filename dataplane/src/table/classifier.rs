@@ -246,7 +246,8 @@ mod tests {
 
     fn service() -> impl Strategy<Value = Service> {
         let port = prop_oneof![0u16..6, Just(80), Just(65534), Just(65535)];
-        (0usize..3, port.clone(), port).prop_map(|(p, a, b)| Service { proto: PROTOS[p], ports: a.min(b)..=a.max(b) })
+        (0usize..3, port.clone(), port)
+            .prop_map(|(p, a, b)| Service { proto: PROTOS[p], ports: a.min(b)..=a.max(b) })
     }
 
     fn clause() -> impl Strategy<Value = Clause> {
@@ -254,7 +255,8 @@ mod tests {
             Just(Peers::Any),
             prop::collection::btree_set((0u32..8).prop_map(IdentityId), 0..5).prop_map(Peers::Identities),
         ];
-        (peers, prop::collection::vec(service(), 0..4)).prop_map(|(peers, services)| Clause { peers, services })
+        (peers, prop::collection::vec(service(), 0..4))
+            .prop_map(|(peers, services)| Clause { peers, services })
     }
 
     fn rules() -> impl Strategy<Value = Vec<Rule>> {
