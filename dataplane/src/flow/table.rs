@@ -280,7 +280,7 @@ impl<A: Address> FlowTable<A> {
     pub fn touch(&self, at: EntryId, now: Tick, plain: bool, bytes: usize) {
         let entry = self.entry(at.0);
         let used = entry(Self::USED).load(Ordering::Relaxed);
-        let packets = (used & PACKETS) + 1 & PACKETS;
+        let packets = ((used & PACKETS) + 1) & PACKETS;
         let plain = used & PLAIN | if plain { PLAIN } else { 0 };
         entry(Self::USED).store(u64::from(now.0) << 40 | plain | packets, Ordering::Relaxed);
         let sum = entry(Self::BYTES).load(Ordering::Relaxed).wrapping_add(bytes as u64);
@@ -308,7 +308,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     fn first_bucket(&self, hash: u64) -> usize {
-        (u128::from(hash) * self.buckets as u128 >> 64) as usize
+        ((u128::from(hash) * self.buckets as u128) >> 64) as usize
     }
 
     fn probe(&self, hash: u64) -> impl Iterator<Item = usize> + use<A> {

@@ -19,7 +19,7 @@ pub fn next_hop(snap: &Snapshot, dst: IpAddr, hash: u64, prefer: Option<PortId>)
     }
     let (_, hops) = route?;
     let preferred = hops.iter().find(|n| Some(n.port) == prefer);
-    let index = (u128::from(hash) * hops.len() as u128 >> 64) as usize;
+    let index = ((u128::from(hash) * hops.len() as u128) >> 64) as usize;
     preferred.or_else(|| hops.get(index)).copied()
 }
 
