@@ -1,1 +1,3 @@
-//! x
+//! For tests and benches only.
+
+pub mod netpol;
