@@ -14,7 +14,8 @@ mod tests;
 
 pub use error::CompileError;
 pub use segments::{NODES_SEGMENT, SHARED_TIER1, tier1_name};
-pub use servers::{Member, MemberState, ServerSpec, server_specs};
+pub(crate) use servers::{CLI_TOOLS, KUBE_API};
+pub use servers::{Member, MemberState, ServerRole, ServerSpec, server_specs};
 
 use crate::{
     intern::Interner,

@@ -32,8 +32,8 @@ pub struct ServerSpec {
     pub service: Option<Name>,
     /// "shop/web:80/TCP", with " VIP" and " IPv6" where that tells it from others.
     pub name: String,
-    /// Where it is served.
-    pub kind: ServerKind,
+    /// What it is for.
+    pub role: ServerRole,
     /// The name of the Tier-1 it lives on.
     pub tier1: String,
     /// Its address and port.
@@ -44,6 +44,29 @@ pub struct ServerSpec {
     pub members: Vec<Member>,
     /// Where it was written.
     pub at: Position,
+}
+
+/// What a virtual server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServerRole {
+    /// The cluster address of a Service.
+    ClusterIp,
+    /// The VIP of a LoadBalancer Service.
+    LoadBalancer,
+    /// The Kubernetes API.
+    KubeApi,
+    /// The command-line tools.
+    CliTools,
+}
+
+impl ServerRole {
+    /// Where it is served.
+    pub fn kind(self) -> ServerKind {
+        match self {
+            Self::ClusterIp => ServerKind::Distributed,
+            Self::LoadBalancer | Self::KubeApi | Self::CliTools => ServerKind::Server,
+        }
+    }
 }
 
 /// A member of a virtual server.
@@ -94,15 +117,15 @@ pub fn server_specs(
         };
         let listening = cluster_ips
             .iter()
-            .map(|ip| (*ip, ServerKind::Distributed, ""))
-            .chain(vips.iter().map(|ip| (*ip, ServerKind::Server, " VIP")));
-        for (ip, kind, suffix) in listening {
+            .map(|ip| (*ip, ServerRole::ClusterIp, ""))
+            .chain(vips.iter().map(|ip| (*ip, ServerRole::LoadBalancer, " VIP")));
+        for (ip, role, suffix) in listening {
             let family = if ip.is_ipv6() { " IPv6" } else { "" };
             for port in &service.ports {
                 specs.push(ServerSpec {
                     service: Some(service.name.clone()),
                     name: format!("{}:{}/{}{suffix}{family}", service.name, port.port, port.protocol),
-                    kind,
+                    role,
                     tier1: tier1_name(model.supervisor.tier1, &service.name.namespace),
                     address: SocketAddr::new(ip, port.port),
                     protocol: port.protocol,
@@ -114,16 +137,16 @@ pub fn server_specs(
     }
     let supervisor = &model.supervisor;
     let defaults = [
-        (KUBE_API, &supervisor.kube_api, &addressing.kube_api),
-        (CLI_TOOLS, &supervisor.cli_tools, &addressing.cli_tools),
+        (KUBE_API, ServerRole::KubeApi, &supervisor.kube_api, &addressing.kube_api),
+        (CLI_TOOLS, ServerRole::CliTools, &supervisor.cli_tools, &addressing.cli_tools),
     ];
-    for (name, server, addresses) in defaults {
+    for (name, role, server, addresses) in defaults {
         for &ip in addresses {
             let family = if ip.is_ipv6() { " IPv6" } else { "" };
             specs.push(ServerSpec {
                 service: None,
                 name: format!("{name}:{}/TCP{family}", server.port),
-                kind: ServerKind::Server,
+                role,
                 tier1: SHARED_TIER1.to_owned(),
                 address: SocketAddr::new(ip, server.port),
                 protocol: Protocol::Tcp,
@@ -168,7 +191,7 @@ pub(super) fn servers(
         }
         let server = VirtualServer {
             id,
-            kind: spec.kind,
+            kind: spec.role.kind(),
             tier1,
             address: spec.address.ip(),
             proto: spec.protocol.into(),

@@ -29,7 +29,8 @@ use crate::{
     place::Places,
 };
 use classes::Classes;
-use rules::{Direction, Rules};
+pub(crate) use rules::Direction;
+use rules::Rules;
 use select::LabelIndex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -162,7 +163,7 @@ fn open_set(open: Open<'_>, classes: &Classes<'_>, rules: &mut Rules<'_>) -> Rul
 }
 
 /// Pods behind the default virtual servers: they must be reachable whatever the posture is.
-fn exempt_pods(model: &Model) -> BTreeSet<&Name> {
+pub(crate) fn exempt_pods(model: &Model) -> BTreeSet<&Name> {
     let backends = model.supervisor.kube_api.backends.iter().chain(&model.supervisor.cli_tools.backends);
     backends
         .filter_map(|backend| match &backend.value {

@@ -13,7 +13,7 @@ use supernet_dataplane::{
 };
 
 /// Which way a rule looks, seen from the pod it applies to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Direction {
     /// What reaches the pod; peers are sources.
     Ingress,
