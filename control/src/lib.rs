@@ -16,3 +16,6 @@ pub mod ipam;
 pub mod model;
 pub mod place;
 pub mod policy;
+
+#[cfg(test)]
+mod fixture;
