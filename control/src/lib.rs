@@ -9,6 +9,14 @@
 //! Data flows one way. Everything here is a value: reading, planning and compiling change nothing until the
 //! caller commits leases and publishes the snapshot.
 
+pub mod analysis;
+pub mod compile;
+pub mod intern;
 pub mod ipam;
 pub mod model;
+pub mod place;
+pub mod policy;
 pub mod store;
+
+#[cfg(test)]
+mod fixture;

@@ -1,4 +1,5 @@
-//! For tests and benches only: networks made by hand, packets, slow oracles.
+//! For tests and benches only: networks made by hand, packets, conformance cases.
 
+pub mod netpol;
 pub mod packet;
 pub mod topology;

@@ -192,6 +192,13 @@ impl RuleSet {
             .map_or(self.default, |rule| Decision { rule: rule.id, action: rule.action })
     }
 
+    /// Ports of a protocol from which on a decision may differ from the one before; always begins with 0.
+    pub fn boundaries(&self, proto: Proto) -> impl Iterator<Item = u16> {
+        let starts = self.columns.iter().find(|(p, _)| *p == proto).map(|(_, starts)| starts.as_slice());
+        let none = if starts.is_none() { Some(0) } else { None };
+        none.into_iter().chain(starts.unwrap_or_default().iter().map(|(start, _)| *start))
+    }
+
     /// The rules in order, without the default.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -285,6 +292,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn decisions_change_at_boundaries_only() {
+        let clause = Clause { peers: Peers::Any, services: vec![Service { proto: Proto::TCP, ports: 80..=443 }] };
+        let rule = Rule { id: RuleId(1), action: Action::Allow, clauses: vec![clause] };
+        let set = RuleSet::new(vec![rule], Decision { rule: RuleId(0), action: Action::Drop });
+        assert_eq!(set.boundaries(Proto::TCP).collect::<Vec<_>>(), [0, 80, 444]);
+        assert_eq!(set.boundaries(Proto::UDP).collect::<Vec<_>>(), [0]);
     }
 
     #[test]
