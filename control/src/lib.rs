@@ -10,4 +10,6 @@
 //! caller commits leases and publishes the snapshot.
 
 pub mod ipam;
+#[cfg(feature = "manifests")]
+pub mod manifests;
 pub mod model;
