@@ -67,7 +67,7 @@ fn object(
     let known = Kind::ALL.iter().find(|(_, name, _)| *name == kind);
     match known {
         Some((known, _, wanted)) if version == *wanted => dispatch(r, *known, node, declared),
-        Some((_, _, wanted)) if schema::OWN_GROUPS.contains(&group) => {
+        Some((_, _, wanted)) if syntax::closest(group, schema::OWN_GROUPS).is_some() => {
             let at = r.at(place);
             let problem = Problem::ApiVersion { kind: kind.to_owned(), found: version.to_owned(), wanted };
             r.error(at, problem);
@@ -91,6 +91,10 @@ fn skip(r: &mut Reading, kind: &str, group: &str, node: &Node) {
         && wanted.rsplit_once('/').map_or("", |(g, _)| g) == group
     {
         r.invalid(node.place, format!("unknown kind `{kind}`"), format!("did you mean `{meant}`?"));
+        return;
+    }
+    if group == "supernet.dev" {
+        r.invalid(node.place, format!("unknown kind `{kind}` of {group}"), "the only one is Supervisor");
         return;
     }
     let shapes = schema::shapes_traffic(kind, group);

@@ -4,7 +4,8 @@
 use crate::model::Position;
 use std::{collections::BTreeMap, fmt};
 
-/// Everything that is wrong with the manifests, in the order of the text. Prints one error a line.
+/// Everything that is wrong with the manifests (at most the first 1,000), in the order of the text. Prints one
+/// error a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors(pub Vec<ManifestError>);
 

@@ -151,6 +151,7 @@ impl Reader {
         let (reading, declared) = (&mut self.reading, &mut self.declared);
         yaml::parse(text, |document| match document {
             Ok(node) => document::read(reading, &node, declared),
+            Err(_) if reading.is_full() => {}
             Err(fault) => {
                 let at = reading.at(fault.place);
                 let problem = problem(reading, fault, text);
@@ -223,12 +224,15 @@ impl Reader {
 }
 
 fn problem(reading: &Reading, fault: Fault, text: &str) -> Problem {
-    let advice = if text.contains("{{") {
-        "it looks like a template: render it first, with `helm template` say"
-    } else {
-        "check indentation, colons and quotes here and just above"
+    let syntax = |message: &str| {
+        let above = usize::try_from(fault.place.line).unwrap_or(usize::MAX).saturating_sub(2);
+        let advice = if text.lines().skip(above).take(2).any(|l| l.contains("{{")) {
+            "it looks like a template: render it first, with `helm template` say"
+        } else {
+            "check indentation, colons and quotes here and just above"
+        };
+        Problem::Syntax { message: message.to_owned(), advice }
     };
-    let syntax = |message: &str| Problem::Syntax { message: message.to_owned(), advice };
     match fault.kind {
         FaultKind::Syntax(message) => syntax(&message),
         FaultKind::KeyIsNotText => syntax("a key must be text, not a map or a list"),

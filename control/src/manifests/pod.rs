@@ -123,7 +123,7 @@ fn read_ports(
     ports: &mut Vec<ContainerPort>,
 ) {
     let first = ports.len();
-    for node in r.list(container, "ports") {
+    for node in r.short_list(container, "ports", 1000) {
         let fields = r.fields(node, &schema::CONTAINER_PORT);
         let port = r.required(&fields, "containerPort").and_then(|n| r.port(n));
         let protocol = r.protocol(&fields);
@@ -138,8 +138,10 @@ fn read_ports(
             r.not_enforced("hostPort", owner, n.place);
         }
         let (Some(port), Some(protocol), Some(name)) = (port, protocol, name) else { continue };
-        if !name.is_empty() && ports[first..].iter().any(|p| p.name == name) {
-            r.invalid(node.place, format!("two ports are named `{name}`"), "give each its own name");
+        let same = |p: &ContainerPort| p.name == name && p.protocol == protocol;
+        if !name.is_empty() && ports[first..].iter().any(same) {
+            let what = format!("two {protocol} ports of one container are named `{name}`");
+            r.invalid(node.place, what, "give each its own name");
             continue;
         }
         ports.push(ContainerPort { name: name.to_owned(), protocol, port });

@@ -13,6 +13,9 @@ use crate::model::{At, Labels, Position, Protocol};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, sync::Arc};
 
+/// Errors that are kept: nobody reads more, and a hostile text could give millions.
+const MAX_ERRORS: usize = 1000;
+
 /// The file that is being read, and what was noted so far in all files.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -75,8 +78,15 @@ impl Reading {
         Position::new(Arc::clone(&self.file), place.line, place.column)
     }
 
+    /// Whether further errors are not kept.
+    pub(super) fn is_full(&self) -> bool {
+        self.errors.len() >= MAX_ERRORS
+    }
+
     pub(super) fn error(&mut self, at: Position, problem: Problem) {
-        self.errors.push(ManifestError { at, problem });
+        if !self.is_full() {
+            self.errors.push(ManifestError { at, problem });
+        }
     }
 
     pub(super) fn invalid(&mut self, place: Place, what: impl Into<String>, advice: impl Into<String>) {
@@ -98,7 +108,7 @@ impl Reading {
     pub(super) fn fields<'n>(&mut self, node: &'n Node, schema: &Schema) -> Fields<'n> {
         let entries = self.map(node);
         for (key, _) in entries {
-            if !schema.fields.contains(&key.text.as_str()) {
+            if !self.is_full() && !schema.fields.contains(&key.text.as_str()) {
                 let at = self.at(key.place);
                 let advice = schema.advice(&key.text);
                 let owner = schema.owner;
@@ -143,6 +153,18 @@ impl Reading {
         match fields.get(field) {
             Some(node) => self.items(node),
             None => &[],
+        }
+    }
+
+    /// Like `list`, for lists that are never long; longer ones are cut, with an error.
+    pub(super) fn short_list<'n>(&mut self, fields: &Fields<'n>, field: &str, most: usize) -> &'n [Node] {
+        let items = self.list(fields, field);
+        match items.get(most) {
+            Some(node) => {
+                self.invalid(node.place, format!("`{field}` has more than {most} items"), "leave some out");
+                &items[..most]
+            }
+            None => items,
         }
     }
 

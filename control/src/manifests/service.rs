@@ -78,7 +78,7 @@ fn checked_kind(r: &mut Reading, spec: &Fields<'_>, kind: ServiceKind, headless:
 fn cluster_ips(r: &mut Reading, spec: &Fields<'_>) -> (Vec<At<IpAddr>>, bool) {
     let mut addresses: Vec<At<IpAddr>> = Vec::new();
     let mut headless = false;
-    let (one, all) = (spec.get("clusterIP"), r.list(spec, "clusterIPs"));
+    let (one, all) = (spec.get("clusterIP"), r.short_list(spec, "clusterIPs", 2));
     for node in one.into_iter().chain(all) {
         match &node.value {
             Value::String(s) if s.is_empty() => {}
@@ -114,12 +114,12 @@ fn addresses_place(one: Option<&Node>, all: &[Node], spec: &Fields<'_>) -> super
 }
 
 fn ports(r: &mut Reading, spec: &Fields<'_>, kind: Option<ServiceKind>, named: &str) -> Vec<ServicePort> {
-    let items = r.list(spec, "ports");
-    if items.is_empty() && !matches!(kind, None | Some(ServiceKind::Headless | ServiceKind::ExternalName)) {
-        r.required(spec, "ports");
-        if let Some(n) = spec.get("ports") {
-            r.invalid(n.place, "a Service without ports", "list at least one");
-        }
+    let items = r.short_list(spec, "ports", 1000);
+    if !matches!(kind, None | Some(ServiceKind::Headless | ServiceKind::ExternalName))
+        && let Some(n) = r.required(spec, "ports")
+        && n.value == Value::List(Vec::new())
+    {
+        r.invalid(n.place, "a Service without ports", "list at least one");
     }
     let mut ports: Vec<ServicePort> = Vec::new();
     for node in items {
@@ -177,7 +177,7 @@ fn families(r: &mut Reading, spec: &Fields<'_>, cluster_ips: &[At<IpAddr>]) -> (
         ("RequireDualStack", FamilyPolicy::Require),
     ];
     let mut families: Vec<IpFamily> = Vec::new();
-    for node in r.list(spec, "ipFamilies") {
+    for node in r.short_list(spec, "ipFamilies", 2) {
         let Some(family) = r.word(node, &FAMILIES) else { continue };
         if families.contains(&family) {
             r.invalid(node.place, "the same family twice", "remove one");
@@ -285,7 +285,7 @@ pub(super) fn read_slice(r: &mut Reading, node: &Node, declared: &mut Declared) 
     };
     let endpoints = r.list(&fields, "endpoints").iter().filter_map(|n| endpoint(r, n, family)).collect();
     let mut ports: Vec<EndpointPort> = Vec::new();
-    for item in r.list(&fields, "ports") {
+    for item in r.short_list(&fields, "ports", 1000) {
         let Some(port) = endpoint_port(r, item) else { continue };
         if ports.iter().any(|p| p.name == port.name) {
             r.invalid(item.place, format!("two ports are named `{}`", port.name), "give each its own name");

@@ -56,9 +56,8 @@ pub(super) fn read(r: &mut Reading, node: &Node, declared: &mut Declared) {
 
 fn read_pools(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
     if let Some(pods) = pool(r, spec, "podCIDRs") {
-        if pods.is_empty() {
-            let place = spec.get("podCIDRs").map_or(spec.place, |n| n.place);
-            r.invalid(place, "no pod CIDR", "give at least one, or leave podCIDRs out");
+        if let Some(node) = spec.get("podCIDRs").filter(|n| n.value == Value::List(Vec::new())) {
+            r.invalid(node.place, "no pod CIDR", "give at least one, or leave podCIDRs out");
         }
         s.pod_cidrs = pods;
     }
@@ -120,7 +119,7 @@ fn host(net: IpNet, number: u128) -> IpNet {
 fn pool(r: &mut Reading, spec: &Fields<'_>, field: &str) -> Option<Vec<At<IpNet>>> {
     spec.get(field)?;
     let mut pool = Vec::new();
-    for node in r.list(spec, field) {
+    for node in r.short_list(spec, field, 256) {
         if let Some(net) = prefix(r, node) {
             if net.addr().is_multicast() || net.prefix_len() == 0 {
                 r.invalid(node.place, format!("{net} cannot be a pool"), "use a range of unicast addresses");
@@ -145,7 +144,7 @@ fn prefix(r: &mut Reading, node: &Node) -> Option<IpNet> {
 fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
     if spec.get("uplinks").is_some() {
         s.uplinks.clear();
-        for node in r.list(spec, "uplinks") {
+        for node in r.short_list(spec, "uplinks", 64) {
             let fields = r.fields(node, &schema::UPLINK);
             let name =
                 r.required(&fields, "name").and_then(|n| r.checked_text(n, "a name", syntax::dns_label));
@@ -254,7 +253,7 @@ fn read_server(r: &mut Reading, spec: &Fields<'_>, field: &str, server: &mut Def
     let fields = r.sub(spec, field, &schema::DEFAULT_SERVER);
     server.port = fields.get("port").and_then(|n| r.port(n)).unwrap_or(server.port);
     server.address = fields.get("address").and_then(|n| r.address(n));
-    for node in r.list(&fields, "backends") {
+    for node in r.short_list(&fields, "backends", 256) {
         if let Some(backend) = backend(r, node) {
             server.backends.push(At::new(backend, r.at(node.place)));
         }

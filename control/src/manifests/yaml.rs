@@ -16,6 +16,9 @@ const MAX_VALUES: usize = 4_000_000;
 /// Values of a document that come from aliases: enough for hand-written ones, too few for a bomb.
 const MAX_ALIASED_VALUES: usize = 100_000;
 
+/// Duplicate keys of a document that are reported.
+const MAX_FAULTS: usize = 1000;
+
 /// Line and column, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Place {
@@ -304,21 +307,23 @@ impl OpenMap {
     fn finish(mut self, faults: &mut Vec<Fault>) -> Vec<(Key, Node)> {
         let mut order: Vec<usize> = (0..self.entries.len()).collect();
         order.sort_by(|a, b| self.entries[*a].0.text.cmp(&self.entries[*b].0.text));
-        let mut repeated: Vec<usize> = Vec::new();
+        let mut repeated: HashSet<usize> = HashSet::new();
         let mut first = 0;
         for i in 1..order.len() {
             let (key, earlier) = (&self.entries[order[i]].0, &self.entries[order[first]].0);
             if key.text == earlier.text {
                 let kind = FaultKind::DuplicateKey { key: key.text.clone(), first: earlier.place };
-                faults.push(Fault { place: key.place, kind });
-                repeated.push(order[i]);
+                if faults.len() < MAX_FAULTS {
+                    faults.push(Fault { place: key.place, kind });
+                }
+                repeated.insert(order[i]);
             } else {
                 first = i;
             }
         }
-        repeated.sort_unstable();
-        for i in repeated.into_iter().rev() {
-            self.entries.remove(i);
+        if !repeated.is_empty() {
+            let mut i = 0..;
+            self.entries.retain(|_| i.next().is_none_or(|i| !repeated.contains(&i)));
         }
         if !self.merged.is_empty() {
             self.merge(faults);
