@@ -13,6 +13,8 @@ pub mod analysis;
 pub mod compile;
 pub mod intern;
 pub mod ipam;
+#[cfg(feature = "manifests")]
+pub mod manifests;
 pub mod model;
 pub mod place;
 pub mod policy;
