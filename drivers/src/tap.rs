@@ -85,6 +85,16 @@ pub enum TapError {
 ///
 /// The interface is down and has no address yet: that is for `ip link` and `ip address` to do.
 ///
+/// ```no_run
+/// use supernet_dataplane::{buf::Pool, port::Port};
+///
+/// let pool = Pool::new(256);
+/// let mut port = supernet_drivers::tap::open("net0")?.open(1, &pool)?;
+/// let mut frames = Vec::new();
+/// port.receiver.receive(&mut frames, 32, &pool)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`TapError`]; nothing was made.
 pub fn open(name: &str) -> Result<Tap, TapError> {
