@@ -144,7 +144,7 @@ Every containerPort is served by a built-in responder; --no-serve keeps it off a
         /// The lab's name
         #[arg(long, default_value = DEFAULT_LAB)]
         name: String,
-        /// NS/POD (or a unique prefix), or outside
+        /// NS/POD, NS/WORKLOAD (its first pod), a unique prefix, or outside
         #[arg(value_name = "NS/POD|outside")]
         target: String,
         /// The command and its arguments

@@ -66,7 +66,11 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
         claim,
     };
     let hosts = hosts(spec);
-    let entry = |h: &Host<'_>| Entry { name: h.name().to_owned(), netns: netns::name(lab, h.name()) };
+    let entry = |h: &Host<'_>| Entry {
+        name: h.name().to_owned(),
+        workload: h.workload().map(str::to_owned),
+        netns: netns::name(lab, h.name()),
+    };
     let state = State { pid: std::process::id() as i32, endpoints: hosts.iter().map(entry).collect() };
     let names: Vec<String> = state.endpoints.iter().map(|e| e.netns.clone()).collect();
     if let Some(netns) = names.iter().find(|n| netns::path(n).exists()) {
@@ -144,6 +148,13 @@ impl Host<'_> {
             Self::Outside(_) => OUTSIDE,
         }
     }
+
+    fn workload(&self) -> Option<&str> {
+        match self {
+            Self::Endpoint(e) => e.workload.as_deref(),
+            Self::Outside(_) => None,
+        }
+    }
 }
 
 fn hosts(spec: &LabSpec) -> Vec<Host<'_>> {
@@ -208,6 +219,8 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
         what: "enter its network namespace",
         source,
     })?;
+    // A new namespace inherits from the system's own: hosts are no routers, whatever that one is.
+    write_setting(place, "ipv4/ip_forward", "0")?;
     let mut made = Made::default();
     let mut commands = vec!["link set dev lo up".to_owned()];
     match host {

@@ -7,6 +7,7 @@
 use super::{
     error::LabError,
     netns::{self, Netns},
+    spec,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -14,6 +15,8 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 const ROOT: &str = "/run/supernet";
@@ -32,6 +35,8 @@ pub(super) struct State {
 pub(super) struct Entry {
     /// `NAMESPACE/POD`, or `outside`.
     pub(super) name: String,
+    /// `NAMESPACE/NAME` of the workload it belongs to.
+    pub(super) workload: Option<String>,
     /// Its network namespace under `/run/netns`.
     pub(super) netns: String,
 }
@@ -51,6 +56,7 @@ impl Claim {
         check_name(lab)?;
         let path = folder(lab);
         let failed = |source| LabError::State { path: path.clone(), source };
+        let deadline = Instant::now() + Duration::from_millis(300);
         loop {
             fs::create_dir_all(&path).map_err(failed)?;
             let lock = match File::open(&path) {
@@ -58,6 +64,11 @@ impl Claim {
                 other => other.map_err(failed)?,
             };
             match lock.try_lock() {
+                // Perhaps only someone who looks which labs there are.
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
                 Err(TryLockError::WouldBlock) => {
                     let pid = State::read(lab).ok().map(|s| s.pid);
                     return Err(LabError::AlreadyUp { name: lab.to_owned(), pid });
@@ -128,26 +139,10 @@ impl State {
         serde_json::from_str(&text).map_err(|e| LabError::BadState { path, reason: e.to_string() })
     }
 
-    /// The place that `target` stands for: its full name, or a unique prefix of it.
+    /// The place that `target` stands for; see [`spec::resolve`].
     pub(super) fn resolve(&self, lab: &str, target: &str) -> Result<&Entry, LabError> {
-        if let Some(entry) = self.endpoints.iter().find(|e| e.name == target) {
-            return Ok(entry);
-        }
-        let starting: Vec<&Entry> = self.endpoints.iter().filter(|e| e.name.starts_with(target)).collect();
-        let names = |entries: &mut dyn Iterator<Item = &Entry>| entries.map(|e| e.name.clone()).collect();
-        match starting[..] {
-            [entry] => Ok(entry),
-            [] => Err(LabError::UnknownTarget {
-                lab: lab.to_owned(),
-                target: target.to_owned(),
-                names: names(&mut self.endpoints.iter()),
-            }),
-            _ => Err(LabError::AmbiguousTarget {
-                lab: lab.to_owned(),
-                target: target.to_owned(),
-                candidates: names(&mut starting.into_iter()),
-            }),
-        }
+        let hosts = self.endpoints.iter().map(|e| (&*e.name, e.workload.as_deref()));
+        Ok(&self.endpoints[spec::resolve(lab, hosts, target)?])
     }
 }
 
@@ -214,28 +209,6 @@ fn check_name(lab: &str) -> Result<(), LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn state(names: &[&str]) -> State {
-        let entry = |n: &&str| Entry { name: (*n).to_owned(), netns: format!("x.{n}") };
-        State { pid: 1, endpoints: names.iter().map(entry).collect() }
-    }
-
-    #[test]
-    fn a_unique_prefix_stands_for_a_pod() {
-        let state = state(&["shop/web", "shop/web-1", "shop/db-0", "outside"]);
-        assert_eq!(state.resolve("l", "shop/db").unwrap().name, "shop/db-0");
-        assert_eq!(state.resolve("l", "outside").unwrap().name, "outside");
-        assert_eq!(state.resolve("l", "shop/web").unwrap().name, "shop/web", "an exact name wins");
-    }
-
-    #[test]
-    fn what_does_not_resolve_says_what_there_is() {
-        let state = state(&["shop/web-0", "shop/web-1"]);
-        let error = state.resolve("l", "shop/web").unwrap_err().to_string();
-        assert!(error.contains("could be shop/web-0, shop/web-1"), "{error}");
-        let error = state.resolve("l", "shop/cache").unwrap_err().to_string();
-        assert!(error.contains("there is: shop/web-0, shop/web-1"), "{error}");
-    }
 
     #[test]
     fn names_stay_within_the_folder() {

@@ -55,6 +55,7 @@ fn nets(list: &[&str]) -> Vec<IpNet> {
 fn endpoint(name: &str, mac: u8, addresses: &[&str], gateways: &[&str]) -> EndpointSpec {
     EndpointSpec {
         name: name.to_owned(),
+        workload: None,
         mac: supernet_control::model::Mac([2, 0, 0, 0, 0, mac]),
         addresses: nets(addresses),
         gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
@@ -233,7 +234,7 @@ fn an_address_outside_its_block_reaches_the_world_through_its_gateway() {
         prefix: prefix.parse().unwrap(),
         via: vec![via.parse().unwrap()],
     };
-    let spec = LabSpec {
+    let mut spec = LabSpec {
         endpoints: vec![endpoint(
             "shop/web-0",
             1,
@@ -247,6 +248,8 @@ fn an_address_outside_its_block_reaches_the_world_through_its_gateway() {
             serve: vec![(Protocol::Tcp, 80), (Protocol::Sctp, 80)],
         },
     };
+    spec.without_responder(&lab, "shop/web-0").unwrap();
+    assert!(spec.without_responder(&lab, "shop/nobody").is_err());
     let mut net = up(&lab, &spec);
     assert_eq!(net.warnings().len(), 1, "{:?}", net.warnings());
     assert!(net.warnings()[0].starts_with("outside: SCTP port 80 is not served"), "{:?}", net.warnings());
@@ -262,6 +265,8 @@ fn an_address_outside_its_block_reaches_the_world_through_its_gateway() {
         let (text, _) = inside(&lab, "shop/web-0", || get(server));
         assert!(text.contains("pod: outside\n"), "{text}");
     }
+    let own = inside(&lab, "shop/web-0", || std::net::TcpListener::bind("0.0.0.0:80").map(drop));
+    assert!(own.is_ok(), "the port was left to the user: {own:?}");
     drop((cable, net));
     assert_eq!(traces_of(&lab), NOTHING);
 }
