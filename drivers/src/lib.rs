@@ -1,1 +1,10 @@
-//! x
+//! Ports onto the world.
+//!
+//! Each driver is a [`Port`](supernet_dataplane::port::Port) behind a feature of its own: [`tap`] for Linux
+//! TAP devices, [`pcap`] to replay and to record capture files. Drivers know frames and nothing else of the
+//! dataplane: they import only `port` and `buf`.
+
+#[cfg(feature = "pcap")]
+pub mod pcap;
+#[cfg(feature = "tap")]
+pub mod tap;

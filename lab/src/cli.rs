@@ -117,7 +117,9 @@ pub(crate) enum LabCommand {
     /// Start the network and stay in the foreground until Ctrl-C
     #[command(after_help = "Examples:
   supernet lab up -f shop.yaml
-  supernet lab up -f shop.yaml --detach --name shop")]
+  supernet lab up -f shop.yaml --detach --name shop
+  supernet lab up -f shop.yaml --no-serve shop/web-0
+Every containerPort is served by a built-in responder; --no-serve keeps it off a pod's ports.")]
     Up {
         #[command(flatten)]
         files: Files,
@@ -127,6 +129,12 @@ pub(crate) enum LabCommand {
         /// The lab's name; several may run at once
         #[arg(long, default_value = DEFAULT_LAB)]
         name: String,
+        /// Leave this pod's ports to a server of your own; may be given several times
+        #[arg(long, value_name = "NS/POD")]
+        no_serve: Vec<String>,
+        /// Run as the background process of --detach
+        #[arg(long, hide = true)]
+        supervised: bool,
     },
     /// Run a command inside a pod, or in the world beyond the uplink
     #[command(after_help = "Examples:
@@ -136,7 +144,7 @@ pub(crate) enum LabCommand {
         /// The lab's name
         #[arg(long, default_value = DEFAULT_LAB)]
         name: String,
-        /// NS/POD (or a unique prefix), or outside
+        /// NS/POD, NS/WORKLOAD (its first pod), a unique prefix, or outside
         #[arg(value_name = "NS/POD|outside")]
         target: String,
         /// The command and its arguments

@@ -1,6 +1,8 @@
 //! The `supernet` command.
 
 mod cli;
+#[allow(dead_code, unused_imports)]
+mod lab;
 mod output;
 mod plan;
 mod reach;

@@ -61,6 +61,7 @@ pub fn compile(
         tier0,
         owned: owned(model, addressing),
         names: Arc::new(names),
+        egress: Default::default(),
     })
 }
 

@@ -1,0 +1,27 @@
+//! The lab: every pod a network namespace whose `eth0` is a TAP of the network, and `outside`, the world
+//! beyond the uplinks.
+//!
+//! ```text
+//!   spec ──▶ bring_up ──▶ LabNet ──▶ TAPs to be attached to the network
+//!              │              └──▶ responder (answers on containerPorts)
+//!            state under /run/supernet/NAME: read by exec and down
+//! ```
+//!
+//! One process, the supervisor, holds a lab: its namespaces, TAPs, responder and the network itself. It ends
+//! on SIGINT, SIGTERM or SIGHUP and leaves nothing behind. What a `kill -9` leaves, the next `up` or `down` of
+//! the same name removes.
+
+mod error;
+mod net;
+mod netns;
+mod responder;
+mod spec;
+mod state;
+mod supervise;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use error::LabError;
+pub(crate) use net::{LabNet, Progress, bring_up};
+pub(crate) use spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideRoute, OutsideSpec, OutsideUplink, Place};
+pub(crate) use supervise::{Mode, detach, down, exec, supervise};

@@ -1,0 +1,336 @@
+//! Bringing a lab's hosts up, and taking all of it away again.
+//!
+//! ```text
+//!   namespace LAB.shop.web-0          LAB.outside
+//!     eth0 (TAP) ─┐                     up0 (TAP) ─┐   lo: servers of the outside world
+//!                 └── descriptor ──▶ Port          └── descriptor ──▶ Port
+//! ```
+//!
+//! A thread enters each namespace, opens the TAP there, configures it with one run of `ip`, and binds the
+//! responder's sockets; descriptors and sockets stay in the namespace they were made in and are used from
+//! outside. [`LabNet`] owns everything: dropping it, also half made, ends the responder and every process in
+//! the namespaces and removes the namespaces. The TAPs it hands out go when they are dropped.
+
+use super::{
+    error::LabError,
+    netns::{self, Netns},
+    responder::{self, Identity, Responder, Served},
+    spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideRoute, OutsideSpec, Place},
+    state::{Claim, Entry, State},
+};
+use ipnet::IpNet;
+use std::{
+    fs, io,
+    net::IpAddr,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
+use supernet_control::model::Protocol;
+use supernet_drivers::tap::{self, Tap};
+
+/// How far it is: hosts done, hosts in all, and the name of the last.
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(usize, usize, &str) -> ControlFlow<()>;
+
+/// The hosts of a running lab.
+#[derive(Debug)]
+pub(crate) struct LabNet {
+    claim: Claim,
+    /// Names of all namespaces, made or to be made.
+    names: Vec<String>,
+    namespaces: Vec<Netns>,
+    taps: Vec<(Place, Tap)>,
+    warnings: Vec<String>,
+    responder: Option<Responder>,
+}
+
+/// Makes the hosts of `spec` as lab `lab`. `progress` is called after each and may break off.
+///
+/// # Errors
+/// See [`LabError`]; nothing is left of the lab then.
+pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Result<LabNet, LabError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(LabError::NotRoot);
+    }
+    let claim = Claim::take(lab)?;
+    let mut net = LabNet {
+        names: Vec::new(),
+        namespaces: Vec::new(),
+        taps: Vec::new(),
+        warnings: Vec::new(),
+        responder: None,
+        claim,
+    };
+    let hosts = hosts(spec);
+    let entry = |h: &Host<'_>| Entry {
+        name: h.name().to_owned(),
+        workload: h.workload().map(str::to_owned),
+        netns: netns::name(lab, h.name()),
+    };
+    let state = State { pid: std::process::id() as i32, endpoints: hosts.iter().map(entry).collect() };
+    let names: Vec<String> = state.endpoints.iter().map(|e| e.netns.clone()).collect();
+    if let Some(netns) = names.iter().find(|n| netns::path(n).exists()) {
+        return Err(LabError::NamespaceTaken { netns: netns.clone() });
+    }
+    net.claim.write(&state)?;
+    net.names = names;
+    allow_many_files();
+    netns::create(&net.names)?;
+    for name in &net.names {
+        let open = Netns::open(name).map_err(|source| LabError::System {
+            place: name.clone(),
+            what: "open the network namespace",
+            source,
+        })?;
+        net.namespaces.push(open);
+    }
+    let mut served = Vec::new();
+    for made in set_up_all(&hosts, &net.namespaces, progress)? {
+        net.taps.extend(made.taps);
+        net.warnings.extend(made.warnings);
+        served.extend(made.served);
+    }
+    net.responder = Some(Responder::start(served).map_err(|source| LabError::System {
+        place: "responder".to_owned(),
+        what: "start",
+        source,
+    })?);
+    Ok(net)
+}
+
+impl LabNet {
+    /// Hands out the TAPs with the place each belongs to. Drop them before the lab, or its interfaces live on.
+    pub(crate) fn take_taps(&mut self) -> Vec<(Place, Tap)> {
+        std::mem::take(&mut self.taps)
+    }
+
+    /// What is not as asked for, but no reason to stop: ports that can't be served.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The folder and name of the lab.
+    pub(super) fn claim(&self) -> &Claim {
+        &self.claim
+    }
+}
+
+impl Drop for LabNet {
+    fn drop(&mut self) {
+        self.responder = None;
+        self.taps.clear();
+        netns::end_processes(&self.namespaces);
+        self.namespaces.clear();
+        for name in &self.names {
+            if let Err(e) = netns::remove(name) {
+                // Nobody is there to be told but the user's terminal or the lab's log.
+                eprintln!("warning: can't remove network namespace {name}: {e}");
+            }
+        }
+    }
+}
+
+/// A host to be set up.
+#[derive(Clone, Copy)]
+enum Host<'a> {
+    Endpoint(&'a EndpointSpec),
+    Outside(&'a OutsideSpec),
+}
+
+impl Host<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Endpoint(e) => &e.name,
+            Self::Outside(_) => OUTSIDE,
+        }
+    }
+
+    fn workload(&self) -> Option<&str> {
+        match self {
+            Self::Endpoint(e) => e.workload.as_deref(),
+            Self::Outside(_) => None,
+        }
+    }
+}
+
+fn hosts(spec: &LabSpec) -> Vec<Host<'_>> {
+    spec.endpoints.iter().map(Host::Endpoint).chain([Host::Outside(&spec.outside)]).collect()
+}
+
+/// What setting a host up gave.
+#[derive(Default)]
+struct Made {
+    taps: Vec<(Place, Tap)>,
+    served: Vec<Served>,
+    warnings: Vec<String>,
+}
+
+/// Sets all hosts up, a few at a time. The result is in the order of `hosts`.
+fn set_up_all(
+    hosts: &[Host<'_>],
+    namespaces: &[Netns],
+    progress: Progress<'_>,
+) -> Result<Vec<Made>, LabError> {
+    let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut made: Vec<Option<Made>> = hosts.iter().map(|_| None).collect();
+    let mut result = Ok(());
+    thread::scope(|scope| {
+        let (tx, rx) = mpsc::channel();
+        for _ in 0..threads {
+            let (tx, next, stop) = (tx.clone(), &next, &stop);
+            scope.spawn(move || {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let (Some(host), Some(netns)) = (hosts.get(i), namespaces.get(i)) else { return };
+                    if stop.load(Ordering::Relaxed) || tx.send((i, set_up(host, netns))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(tx);
+        for (done, (i, one)) in rx.into_iter().enumerate() {
+            match one {
+                Ok(one) => made[i] = Some(one),
+                Err(e) if result.is_ok() => result = Err(e),
+                Err(_) => {}
+            }
+            if result.is_ok() && progress(done + 1, hosts.len(), hosts[i].name()).is_break() {
+                result = Err(LabError::Interrupted);
+            }
+            if result.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    result.map(|()| made.into_iter().flatten().collect())
+}
+
+/// Sets one host up. Leaves the calling thread in the host's namespace.
+fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
+    let place = host.name();
+    netns.enter().map_err(|source| LabError::System {
+        place: place.to_owned(),
+        what: "enter its network namespace",
+        source,
+    })?;
+    // A new namespace inherits from the system's own: hosts are no routers, whatever that one is.
+    write_setting(place, "ipv4/ip_forward", "0")?;
+    let mut made = Made::default();
+    let mut commands = vec!["link set dev lo up".to_owned()];
+    match host {
+        Host::Endpoint(e) => {
+            open_tap(&mut made, place, "eth0", Place::Endpoint(e.name.clone()))?;
+            ipv6(place, "eth0", e.addresses.iter().any(|a| a.addr().is_ipv6()))?;
+            commands.push(format!("link set dev eth0 address {} mtu {} up", e.mac, e.mtu));
+            commands.extend(e.addresses.iter().map(|a| add_address(*a, "eth0")));
+            commands.extend(e.gateways.iter().map(|g| match g {
+                // Of a link-local next hop the kernel knows that it is on the link.
+                IpAddr::V6(g) if g.is_unicast_link_local() => format!("route add default via {g} dev eth0"),
+                g => format!("route add default via {g} dev eth0 onlink"),
+            }));
+            netns::ip(place, &commands)?;
+            serve(&mut made, place, &e.serve);
+        }
+        Host::Outside(o) => {
+            for (i, uplink) in o.uplinks.iter().enumerate() {
+                let device = format!("up{i}");
+                open_tap(&mut made, place, &device, Place::Uplink(uplink.name.clone()))?;
+                ipv6(place, &device, uplink.addresses.iter().any(|a| a.addr().is_ipv6()))?;
+                // Several uplinks: each interface answers for its own address, and replies may come by another.
+                write_setting(place, &format!("ipv4/conf/{device}/arp_ignore"), "1")?;
+                write_setting(place, &format!("ipv4/conf/{device}/rp_filter"), "0")?;
+                let mac = uplink.mac.map_or_else(String::new, |m| format!("address {m} "));
+                commands.push(format!("link set dev {device} {mac}mtu {} up", uplink.mtu));
+                commands.extend(uplink.addresses.iter().map(|a| add_address(*a, &device)));
+            }
+            write_setting(place, "ipv4/conf/all/rp_filter", "0")?;
+            commands.extend(o.addresses.iter().map(|a| add_address(IpNet::from(*a), "lo")));
+            commands.extend(o.routes.iter().filter(|r| !r.via.is_empty()).map(add_route));
+            netns::ip(place, &commands)?;
+            serve(&mut made, place, &o.serve);
+        }
+    }
+    Ok(made)
+}
+
+fn open_tap(made: &mut Made, place: &str, device: &str, attach: Place) -> Result<(), LabError> {
+    let tap = tap::open(device).map_err(|source| LabError::Tap { place: place.to_owned(), source })?;
+    made.taps.push((attach, tap));
+    Ok(())
+}
+
+fn add_address(address: IpNet, device: &str) -> String {
+    let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
+    format!("address add {address} dev {device}{nodad}")
+}
+
+fn add_route(route: &OutsideRoute) -> String {
+    match &route.via[..] {
+        [one] => format!("route add {} via {one}", route.prefix),
+        several => {
+            let hops: Vec<String> = several.iter().map(|v| format!("nexthop via {v}")).collect();
+            format!("route add {} {}", route.prefix, hops.join(" "))
+        }
+    }
+}
+
+/// Addresses are static: nothing is to be asked for or advertised. An interface without an IPv6 address does
+/// not speak IPv6 at all.
+fn ipv6(place: &str, device: &str, wanted: bool) -> Result<(), LabError> {
+    let conf = format!("ipv6/conf/{device}");
+    if !wanted {
+        return match write_setting(place, &format!("{conf}/disable_ipv6"), "1") {
+            // A kernel without IPv6 speaks none either.
+            Err(LabError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+    }
+    let settings = [
+        ("disable_ipv6", "0"),
+        ("accept_dad", "0"),
+        ("dad_transmits", "0"),
+        ("accept_ra", "0"),
+        ("autoconf", "0"),
+    ];
+    settings.iter().try_for_each(|(name, value)| write_setting(place, &format!("{conf}/{name}"), value))
+}
+
+/// Writes a setting of the calling thread's network namespace.
+fn write_setting(place: &str, path: &str, value: &str) -> Result<(), LabError> {
+    fs::write(format!("/proc/sys/net/{path}"), value).map_err(|source| LabError::System {
+        place: place.to_owned(),
+        what: if path.starts_with("ipv6") { "configure IPv6" } else { "configure IPv4" },
+        source,
+    })
+}
+
+/// Binds the ports that the responder is to serve. Those that it can't give a warning each.
+fn serve(made: &mut Made, name: &str, ports: &[(Protocol, u16)]) {
+    let (namespace, pod) = name.split_once('/').unwrap_or(("", name));
+    let identity = Arc::new(Identity { namespace: namespace.to_owned(), pod: pod.to_owned() });
+    let mut seen = Vec::new();
+    for &(protocol, port) in ports {
+        if seen.contains(&(protocol, port)) {
+            continue;
+        }
+        seen.push((protocol, port));
+        match responder::bind(&identity, protocol, port) {
+            Ok(served) => made.served.push(served),
+            Err(e) => made.warnings.push(format!("{name}: {protocol} port {port} is not served: {e}")),
+        }
+    }
+}
+
+/// A lab has a descriptor or more a pod and port; the usual soft limit of 1024 is soon reached.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Not being allowed to shows later, if at all, as the error of the file that is one too many.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,360 @@
+//! The built-in responder: what answers on a pod's ports, since no container runs.
+//!
+//! TCP: HTTP that says who answered and who asked. UDP: the datagram, echoed. Sockets are bound by a thread
+//! inside the pod's namespace ([`bind`]) and stay there; one thread serves the sockets of all pods.
+//!
+//! A server of one's own that wants the same port in the pod can't have it while this one does:
+//! `lab up --no-serve NS/POD` leaves a pod's ports alone.
+
+mod http;
+
+use http::{Head, Reading};
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, EventData, EventFlags},
+    },
+};
+use std::{
+    collections::HashMap,
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::unix::net::UnixStream,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+use supernet_control::model::Protocol;
+
+/// Who answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) namespace: String,
+    pub(super) pod: String,
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub(super) struct Served {
+    identity: Arc<Identity>,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+/// Binds a port on every address of the calling thread's namespace, of both families.
+pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16) -> io::Result<Served> {
+    let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+    // The first serves both families; the second is for a kernel without IPv6.
+    let addresses = any.map(|a| SocketAddr::new(a, port));
+    let socket = match protocol {
+        Protocol::Tcp => {
+            let listener = TcpListener::bind(&addresses[..])?;
+            listener.set_nonblocking(true)?;
+            Socket::Tcp(listener)
+        }
+        Protocol::Udp => {
+            let socket = UdpSocket::bind(&addresses[..])?;
+            socket.set_nonblocking(true)?;
+            Socket::Udp(socket)
+        }
+        Protocol::Sctp => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the responder does not speak SCTP"));
+        }
+    };
+    Ok(Served { identity: identity.clone(), socket })
+}
+
+/// The running responder. Dropping it closes every socket.
+#[derive(Debug)]
+pub(super) struct Responder {
+    /// Closing this end wakes the thread and ends it.
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Responder {
+    /// Serves the given ports from a thread of its own.
+    pub(super) fn start(ports: Vec<Served>) -> io::Result<Self> {
+        let (stop, stopped) = UnixStream::pair()?;
+        let mut server = Server {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            sources: HashMap::new(),
+            next: STOP + 1,
+            limit: ports.len() + CONNECTIONS,
+            buffer: vec![0; 64 * 1024],
+        };
+        epoll::add(&server.epoll, &stopped, EventData::new_u64(STOP), EventFlags::IN)?;
+        for port in ports {
+            server.add(match port.socket {
+                Socket::Tcp(listener) => Source::Listener(listener, port.identity),
+                Socket::Udp(socket) => Source::Udp(socket),
+            })?;
+        }
+        let thread = thread::Builder::new().name("responder".to_owned()).spawn(move || {
+            let _stopped = stopped;
+            if let Err(e) = server.run() {
+                eprintln!("warning: the built-in responder ended: {e}");
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The token of the end of it all.
+const STOP: u64 = 0;
+/// With more connections than this, those that have been silent longest are closed.
+const CONNECTIONS: usize = 4096;
+/// How long a connection may be silent.
+const IDLE: Duration = Duration::from_secs(120);
+/// How long a connection that we have closed is read, so that no reset overtakes the answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// Events, frames or connections handled before others get their turn.
+const BATCH: usize = 64;
+
+enum Source {
+    Listener(TcpListener, Arc<Identity>),
+    Udp(UdpSocket),
+    Connection(Connection),
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Listener(s, _) => s.as_fd(),
+            Self::Udp(s) => s.as_fd(),
+            Self::Connection(c) => c.stream.as_fd(),
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    client: SocketAddr,
+    identity: Arc<Identity>,
+    reading: Reading,
+    answer: Vec<u8>,
+    sent: usize,
+    state: Life,
+    heard: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Requests are read.
+    Open,
+    /// The answer being sent is the last.
+    Last,
+    /// Our side is closed, theirs not yet.
+    Lingering,
+}
+
+struct Server {
+    epoll: OwnedFd,
+    sources: HashMap<u64, Source>,
+    next: u64,
+    /// How many sources there may be.
+    limit: usize,
+    buffer: Vec<u8>,
+}
+
+impl Server {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(BATCH);
+        let mut swept = Instant::now();
+        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        loop {
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&second)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            for event in &events {
+                let token = event.data.u64();
+                if token == STOP {
+                    return Ok(());
+                }
+                self.ready(token);
+            }
+            let now = Instant::now();
+            if now.duration_since(swept) >= Duration::from_secs(1) {
+                swept = now;
+                self.sources.retain(|_, s| !matches!(s, Source::Connection(c) if c.is_overdue(now)));
+            }
+        }
+    }
+
+    fn add(&mut self, source: Source) -> io::Result<()> {
+        epoll::add(&self.epoll, &source, EventData::new_u64(self.next), EventFlags::IN)?;
+        self.sources.insert(self.next, source);
+        self.next += 1;
+        Ok(())
+    }
+
+    fn ready(&mut self, token: u64) {
+        match self.sources.get_mut(&token) {
+            Some(Source::Udp(socket)) => echo(socket, &mut self.buffer),
+            Some(Source::Listener(listener, identity)) => {
+                let identity = identity.clone();
+                let (accepted, short) = accept(listener);
+                for (stream, client) in accepted {
+                    let connection = Connection::new(stream, client, identity.clone());
+                    if self.sources.len() >= self.limit {
+                        self.drop_most_silent();
+                    }
+                    let _ = self.add(Source::Connection(connection));
+                }
+                if short {
+                    self.drop_most_silent();
+                }
+            }
+            Some(Source::Connection(connection)) => match connection.go_on(&mut self.buffer) {
+                Some(interest) => {
+                    let _ =
+                        epoll::modify(&self.epoll, &connection.stream, EventData::new_u64(token), interest);
+                }
+                // Closing the descriptor takes it off the list of those waited for.
+                None => drop(self.sources.remove(&token)),
+            },
+            // Closed while handling an earlier event of the same batch.
+            None => {}
+        }
+    }
+
+    fn drop_most_silent(&mut self) {
+        let oldest = self
+            .sources
+            .iter()
+            .filter_map(|(token, s)| match s {
+                Source::Connection(c) => Some((c.heard, *token)),
+                _ => None,
+            })
+            .min();
+        match oldest {
+            Some((_, token)) => drop(self.sources.remove(&token)),
+            // Out of descriptors with none of ours to give: wait for others to close theirs.
+            None => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Accepts what is waiting; whether it ended for lack of descriptors or memory.
+fn accept(listener: &TcpListener) -> (Vec<(TcpStream, SocketAddr)>, bool) {
+    let mut accepted = Vec::new();
+    while accepted.len() < BATCH {
+        match listener.accept() {
+            Ok((stream, client)) => {
+                if stream.set_nonblocking(true).is_ok() {
+                    let _ = stream.set_nodelay(true);
+                    accepted.push((stream, client));
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return (accepted, false),
+            // The client is gone already, or a signal came.
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(_) => return (accepted, true),
+        }
+    }
+    (accepted, false)
+}
+
+fn echo(socket: &UdpSocket, buffer: &mut [u8]) {
+    for _ in 0..BATCH {
+        match socket.recv_from(buffer) {
+            // An answer that can't be sent is a datagram lost, as datagrams may be.
+            Ok((len, client)) => drop(socket.send_to(&buffer[..len], client)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+            // An ICMP error for an earlier answer; it does not concern the next datagram.
+            Err(_) => {}
+        }
+    }
+}
+
+impl Connection {
+    fn new(stream: TcpStream, client: SocketAddr, identity: Arc<Identity>) -> Self {
+        Self {
+            stream,
+            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
+            identity,
+            reading: Reading::default(),
+            answer: Vec::new(),
+            sent: 0,
+            state: Life::Open,
+            heard: Instant::now(),
+        }
+    }
+
+    fn is_overdue(&self, now: Instant) -> bool {
+        let limit = if self.state == Life::Lingering { LINGER } else { IDLE };
+        now.duration_since(self.heard) > limit
+    }
+
+    /// Sends and reads what can be without waiting. What to wait for next; `None`: the connection is done.
+    fn go_on(&mut self, buffer: &mut [u8]) -> Option<EventFlags> {
+        for _ in 0..BATCH {
+            if self.sent < self.answer.len() {
+                match self.stream.write(&self.answer[self.sent..]) {
+                    Ok(n) => self.sent += n,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Some(EventFlags::OUT),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => return None,
+                }
+                continue;
+            }
+            match self.state {
+                Life::Last => {
+                    self.stream.shutdown(Shutdown::Write).ok()?;
+                    self.state = Life::Lingering;
+                }
+                // Requests sent ahead are answered one after the other.
+                Life::Open => {
+                    if let Some(head) = self.reading.next() {
+                        self.respond(head);
+                        continue;
+                    }
+                }
+                Life::Lingering => {}
+            }
+            match self.stream.read(buffer) {
+                Ok(0) => return None,
+                Ok(n) => {
+                    if self.state == Life::Open {
+                        self.heard = Instant::now();
+                        self.reading.push(&buffer[..n]);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Some(EventFlags::IN),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        // Others first; being level-triggered, the rest is reported again.
+        Some(if self.sent < self.answer.len() { EventFlags::OUT } else { EventFlags::IN })
+    }
+
+    fn respond(&mut self, head: Head) {
+        let Identity { namespace, pod } = &*self.identity;
+        let body = format!("pod: {pod}\nnamespace: {namespace}\nclient: {}\n", self.client);
+        self.answer = head.answer(&body);
+        self.sent = 0;
+        if !head.keep_alive() {
+            self.state = Life::Last;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What a lab is made of, as plain values: who has which interface, and what lies beyond the uplinks.
+//!
+//! Whoever has planned a network writes this down; [`super::bring_up`] reads it. Nothing here knows of
+//! manifests or of the dataplane.
+
+use super::error::LabError;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use supernet_control::model::{Mac, Protocol};
+
+/// The name by which the world beyond the uplinks is entered.
+pub(crate) const OUTSIDE: &str = "outside";
+
+/// A whole lab.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LabSpec {
+    /// Pods, and nodes that are to be seen as hosts.
+    pub(crate) endpoints: Vec<EndpointSpec>,
+    /// The world beyond the uplinks.
+    pub(crate) outside: OutsideSpec,
+}
+
+impl LabSpec {
+    /// Leaves the ports of `target` to the user: `outside`, a pod, or what else stands for one.
+    ///
+    /// # Errors
+    /// Nothing, or more than one thing, is called that.
+    pub(crate) fn without_responder(&mut self, lab: &str, target: &str) -> Result<(), LabError> {
+        let names = self.endpoints.iter().map(|e| (&*e.name, e.workload.as_deref()));
+        match resolve(lab, names.chain([(OUTSIDE, None)]), target)? {
+            i if i < self.endpoints.len() => self.endpoints[i].serve.clear(),
+            _ => self.outside.serve.clear(),
+        }
+        Ok(())
+    }
+}
+
+/// Which of the hosts, given by name and workload, `target` stands for: its full name, the name of its workload
+/// (whose first pod it then is), or a unique prefix of its name.
+pub(super) fn resolve<'a>(
+    lab: &str,
+    hosts: impl Iterator<Item = (&'a str, Option<&'a str>)> + Clone,
+    target: &str,
+) -> Result<usize, LabError> {
+    let mut all = hosts.clone();
+    let named = all.position(|(name, _)| name == target);
+    let mut all = hosts.clone();
+    if let Some(i) = named.or_else(|| all.position(|(_, workload)| workload == Some(target))) {
+        return Ok(i);
+    }
+    let (lab, target) = (lab.to_owned(), target.to_owned());
+    let starting: Vec<(usize, &str)> =
+        hosts.clone().map(|(name, _)| name).enumerate().filter(|(_, n)| n.starts_with(&target)).collect();
+    let owned = |names: &mut dyn Iterator<Item = &'a str>| names.map(str::to_owned).collect();
+    match starting[..] {
+        [(i, _)] => Ok(i),
+        [] => Err(LabError::UnknownTarget { lab, target, names: owned(&mut hosts.map(|(name, _)| name)) }),
+        _ => {
+            let candidates = owned(&mut starting.into_iter().map(|(_, name)| name));
+            Err(LabError::AmbiguousTarget { lab, target, candidates })
+        }
+    }
+}
+
+/// A host with one interface, `eth0`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EndpointSpec {
+    /// `NAMESPACE/POD`.
+    pub(crate) name: String,
+    /// The workload it belongs to, `NAMESPACE/NAME`; its name stands for the first of its pods.
+    pub(crate) workload: Option<String>,
+    /// The interface's MAC.
+    pub(crate) mac: Mac,
+    /// Its addresses with the length of the prefix that is on the link; /32 and /128 for an address outside
+    /// the segment's block.
+    pub(crate) addresses: Vec<IpNet>,
+    /// Next hops of the default routes, at most one a family; on the link even when no prefix covers them.
+    pub(crate) gateways: Vec<IpAddr>,
+    /// MTU, bytes of IP packet.
+    pub(crate) mtu: u16,
+    /// Ports that the built-in responder serves.
+    pub(crate) serve: Vec<(Protocol, u16)>,
+}
+
+/// The world beyond the uplinks: one namespace with an interface to each uplink.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct OutsideSpec {
+    /// The far side of every uplink.
+    pub(crate) uplinks: Vec<OutsideUplink>,
+    /// Addresses of its own, on the loopback: servers that pods reach by way of the uplinks.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// What it reaches through the uplinks: pods, ingress and egress addresses.
+    pub(crate) routes: Vec<OutsideRoute>,
+    /// Ports that the built-in responder serves.
+    pub(crate) serve: Vec<(Protocol, u16)>,
+}
+
+/// The physical router's interface towards one uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutsideUplink {
+    /// The uplink's name.
+    pub(crate) name: String,
+    /// The interface's MAC; the kernel chooses when absent.
+    pub(crate) mac: Option<Mac>,
+    /// Its addresses: those that the Tier-0's static routes name as next hops.
+    pub(crate) addresses: Vec<IpNet>,
+    /// MTU, bytes of IP packet.
+    pub(crate) mtu: u16,
+}
+
+/// A route into the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutsideRoute {
+    /// The destination.
+    pub(crate) prefix: IpNet,
+    /// Addresses of uplinks; several share the flows.
+    pub(crate) via: Vec<IpAddr>,
+}
+
+/// Where a TAP is to be attached.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Place {
+    /// The port of this endpoint.
+    Endpoint(String),
+    /// The uplink of this name.
+    Uplink(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: [(&str, Option<&str>); 5] = [
+        ("shop/web", None),
+        ("shop/web-1", Some("shop/front")),
+        ("shop/web-2", Some("shop/front")),
+        ("shop/db-0", Some("shop/db")),
+        (OUTSIDE, None),
+    ];
+
+    fn find(target: &str) -> Result<&'static str, String> {
+        resolve("l", HOSTS.into_iter(), target).map(|i| HOSTS[i].0).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_workload_or_a_unique_prefix_stands_for_a_pod() {
+        assert_eq!(find("shop/d"), Ok("shop/db-0"));
+        assert_eq!(find("outside"), Ok("outside"));
+        assert_eq!(find("shop/web"), Ok("shop/web"), "an exact name wins");
+        assert_eq!(find("shop/front"), Ok("shop/web-1"), "the first of the workload");
+    }
+
+    #[test]
+    fn what_does_not_resolve_says_what_there_is() {
+        let error = find("shop/web-").unwrap_err();
+        assert!(error.contains("could be shop/web-1, shop/web-2"), "{error}");
+        let error = find("shop/cache").unwrap_err();
+        assert!(error.contains("there is: shop/web, shop/web-1, "), "{error}");
+    }
+}

@@ -1,0 +1,220 @@
+//! A lab's folder, `/run/supernet/NAME`: what makes a lab findable, and removable after a `kill -9`.
+//!
+//! The supervisor holds a lock on the folder as long as it lives; the kernel drops the lock with the process,
+//! so a folder without a lock is what a killed lab left. `state.json` names the process and every network
+//! namespace, and is written before the first namespace is made.
+
+use super::{
+    error::LabError,
+    netns::{self, Netns},
+    spec,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+const ROOT: &str = "/run/supernet";
+
+/// What is written down about a lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The supervisor's process id.
+    pub(super) pid: i32,
+    /// Everything that can be entered, `outside` among it.
+    pub(super) endpoints: Vec<Entry>,
+}
+
+/// A place that can be entered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// `NAMESPACE/POD`, or `outside`.
+    pub(super) name: String,
+    /// `NAMESPACE/NAME` of the workload it belongs to.
+    pub(super) workload: Option<String>,
+    /// Its network namespace under `/run/netns`.
+    pub(super) netns: String,
+}
+
+/// The folder of a lab that this process runs. Dropping it removes the folder.
+#[derive(Debug)]
+pub(super) struct Claim {
+    name: String,
+    path: PathBuf,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl Claim {
+    /// Takes the name `lab`, and first removes whatever a killed lab of that name has left.
+    pub(super) fn take(lab: &str) -> Result<Self, LabError> {
+        check_name(lab)?;
+        let path = folder(lab);
+        let failed = |source| LabError::State { path: path.clone(), source };
+        let deadline = Instant::now() + Duration::from_millis(300);
+        loop {
+            fs::create_dir_all(&path).map_err(failed)?;
+            let lock = match File::open(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed)?,
+            };
+            match lock.try_lock() {
+                // Perhaps only someone who looks which labs there are.
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let pid = State::read(lab).ok().map(|s| s.pid);
+                    return Err(LabError::AlreadyUp { name: lab.to_owned(), pid });
+                }
+                Err(TryLockError::Error(e)) => return Err(failed(e)),
+                Ok(()) => {}
+            }
+            // The former holder may have removed the folder between our open and our lock.
+            if same_folder(&lock, &path) {
+                let claim = Self { name: lab.to_owned(), path, _lock: lock };
+                claim.clean()?;
+                return Ok(claim);
+            }
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the output of a detached lab goes.
+    pub(super) fn log_file(&self) -> io::Result<File> {
+        File::create(self.path.join("log"))
+    }
+
+    /// Writes the state down, whole or not at all.
+    pub(super) fn write(&self, state: &State) -> Result<(), LabError> {
+        let (new, path) = (self.path.join("state.json.new"), self.path.join("state.json"));
+        serde_json::to_vec_pretty(state)
+            .map_err(io::Error::from)
+            .and_then(|json| fs::write(&new, json))
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|source| LabError::State { path, source })
+    }
+
+    /// Removes namespaces, and processes in them, that a killed lab of this name has left.
+    fn clean(&self) -> Result<(), LabError> {
+        let state = match State::read(&self.name) {
+            Ok(state) => state,
+            // Killed before it had written anything, hence before it had made anything.
+            Err(LabError::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let found: Vec<Netns> = state.endpoints.iter().filter_map(|e| Netns::open(&e.netns).ok()).collect();
+        netns::end_processes(&found);
+        for entry in &state.endpoints {
+            netns::remove(&entry.netns)
+                .map_err(|source| LabError::State { path: netns::path(&entry.netns), source })?;
+        }
+        let path = self.path.join("state.json");
+        fs::remove_file(&path).map_err(|source| LabError::State { path, source })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // The lock goes after the folder, so nobody finds an unlocked folder that is still in use.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl State {
+    /// What lab `lab` has written down.
+    pub(super) fn read(lab: &str) -> Result<Self, LabError> {
+        let path = folder(lab).join("state.json");
+        let text =
+            fs::read_to_string(&path).map_err(|source| LabError::State { path: path.clone(), source })?;
+        serde_json::from_str(&text).map_err(|e| LabError::BadState { path, reason: e.to_string() })
+    }
+
+    /// The place that `target` stands for; see [`spec::resolve`].
+    pub(super) fn resolve(&self, lab: &str, target: &str) -> Result<&Entry, LabError> {
+        let hosts = self.endpoints.iter().map(|e| (&*e.name, e.workload.as_deref()));
+        Ok(&self.endpoints[spec::resolve(lab, hosts, target)?])
+    }
+}
+
+/// What is known about a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// A supervisor holds it.
+    Running,
+    /// A killed supervisor left it.
+    Stale,
+    /// There is no such lab.
+    Absent,
+}
+
+/// Whether a lab of this name runs.
+pub(super) fn presence(lab: &str) -> Result<Presence, LabError> {
+    check_name(lab)?;
+    let path = folder(lab);
+    let folder = match File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Presence::Absent),
+        other => other.map_err(|source| LabError::State { path: path.clone(), source })?,
+    };
+    // A shared lock, so that two who ask at once do not take each other for the supervisor.
+    match folder.try_lock_shared() {
+        Ok(()) if same_folder(&folder, &path) => Ok(Presence::Stale),
+        Ok(()) => Ok(Presence::Absent),
+        Err(TryLockError::WouldBlock) => Ok(Presence::Running),
+        Err(TryLockError::Error(source)) => Err(LabError::State { path, source }),
+    }
+}
+
+/// The names of all labs that run.
+pub(super) fn running() -> Vec<String> {
+    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|name| matches!(presence(name), Ok(Presence::Running)))
+        .collect();
+    names.sort();
+    names
+}
+
+fn folder(lab: &str) -> PathBuf {
+    Path::new(ROOT).join(lab)
+}
+
+fn same_folder(open: &File, path: &Path) -> bool {
+    match (open.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// Lab names become part of file names, and are told from what follows by a dot.
+fn check_name(lab: &str) -> Result<(), LabError> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if (1..=32).contains(&lab.len()) && lab.bytes().all(fits) {
+        Ok(())
+    } else {
+        Err(LabError::BadName(lab.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_within_the_folder() {
+        for bad in ["", "..", "a/b", "a.b", "a b", &"x".repeat(33)] {
+            assert!(matches!(check_name(bad), Err(LabError::BadName(_))), "{bad}");
+        }
+        check_name("Shop_2-a").unwrap();
+    }
+}

@@ -1,0 +1,325 @@
+//! The life of a lab as a process: run it, run it in the background, enter it, end it.
+//!
+//! ```text
+//!   lab up            supervise ─ bring_up ─ attach ─ announce ─ wait for a signal ─ drop everything
+//!   lab up --detach   detach ─ starts itself again with --supervised ─ passes its output on until it is ready
+//!   lab exec          state ─ setns ─ exec
+//!   lab down          state ─ SIGTERM ─ wait ─ look for leftovers
+//! ```
+
+use super::{
+    error::LabError,
+    net::{self, LabNet},
+    netns::{self, Netns},
+    spec::{LabSpec, Place},
+    state::{self, Claim, Presence, State},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::{Pid, PidfdFlags, Signal},
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
+    ops::ControlFlow,
+    os::unix::{net::UnixStream, process::CommandExt},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+use supernet_drivers::tap::Tap;
+
+/// How long a lab has to end after a SIGTERM, before it is killed and cleaned up after.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The flag that `lab up --detach` adds when it starts itself again.
+pub(crate) const SUPERVISED: &str = "--supervised";
+
+/// Starts the lines by which a supervised lab reports to the process that detached it; all other lines are
+/// for people.
+const REPORT: char = '\u{1}';
+
+/// Who is looking at the lab while it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A person at a terminal, until Ctrl-C.
+    Foreground,
+    /// The process that detached it, until it is ready.
+    Supervised,
+}
+
+/// Runs lab `lab` until a signal ends it.
+///
+/// `attach` puts the TAPs on a running network, which is kept until the end and dropped before the hosts are.
+/// `announce` then tells people about it on standard output.
+///
+/// # Errors
+/// The lab or the network did not start; nothing is left of them.
+pub(crate) fn supervise<N, E: From<LabError>>(
+    lab: &str,
+    mode: Mode,
+    spec: &LabSpec,
+    attach: impl FnOnce(Vec<(Place, Tap)>) -> Result<N, E>,
+    announce: impl FnOnce(&N),
+) -> Result<(), E> {
+    let signals = Signals::catch()?;
+    if mode == Mode::Supervised {
+        // A session of its own: the terminal's Ctrl-C and hang-up are not for it. Fails only if it has one.
+        let _ = rustix::process::setsid();
+    }
+    let reporter = Reporter::new(mode);
+    let mut hosts = net::bring_up(lab, spec, &mut |done, total, name| {
+        if reporter.progress(done, total, name).is_err() || signals.pending() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })
+    // Ctrl-C at the terminal also reaches a running `ip`, whose failure is then not the reason.
+    .map_err(|e| if signals.pending() { LabError::Interrupted } else { e })?;
+    let network = attach(hosts.take_taps())?;
+    reporter.finish();
+    for warning in hosts.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    announce(&network);
+    match mode {
+        Mode::Foreground => eprintln!("lab {lab} is up; Ctrl-C ends it"),
+        Mode::Supervised => let_go(&hosts)?,
+    }
+    signals.wait();
+    drop(network);
+    drop(hosts);
+    Ok(())
+}
+
+/// Runs this very command again in the background and returns once the lab is up, or has failed to start.
+/// The exit status to end with.
+pub(crate) fn detach(lab: &str) -> Result<u8, LabError> {
+    let failed = |what| move |source| LabError::System { place: format!("lab {lab}"), what, source };
+    let program = std::env::current_exe().map_err(failed("find this program"))?;
+    let mut child = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg(SUPERVISED)
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed("start it in the background"))?;
+    let bar = bar();
+    // To the end of the pipe, or until the lab lets go of it.
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let Ok(line) = line else { break };
+        let Some(report) = line.strip_prefix(REPORT) else {
+            bar.suspend(|| println!("{line}"));
+            continue;
+        };
+        let mut words = report.splitn(3, ' ');
+        match (words.next(), words.next().and_then(|w| w.parse().ok()), words.next()) {
+            (Some("ready"), ..) => {
+                bar.finish_and_clear();
+                eprintln!("lab {lab} is up; `supernet lab down --name {lab}` ends it");
+                return Ok(0);
+            }
+            (Some("progress"), Some(done), Some(rest)) => {
+                let (total, name) = rest.split_once(' ').unwrap_or((rest, ""));
+                show(&bar, done, total.parse().unwrap_or(done), name);
+            }
+            _ => {}
+        }
+    }
+    bar.finish_and_clear();
+    let status = child.wait().map_err(failed("wait for it to start"))?;
+    // It has said why on standard error, unless it was killed.
+    match status.code() {
+        Some(code) if code != 0 => Ok(u8::try_from(code).unwrap_or(1)),
+        _ => {
+            let source = io::Error::other(format!("the background process ended early ({status})"));
+            Err(failed("start it in the background")(source))
+        }
+    }
+}
+
+/// Becomes `command` inside `target`. Returns only if that fails.
+pub(crate) fn exec(lab: &str, target: &str, command: &[OsString]) -> Result<Infallible, LabError> {
+    let state = running_state(lab)?;
+    let entry = state.resolve(lab, target)?;
+    let enter = || Netns::open(&entry.netns)?.enter();
+    enter().map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => LabError::NotRoot,
+        _ => LabError::System { place: entry.name.clone(), what: "enter its network namespace", source },
+    })?;
+    let program = command.first().cloned().unwrap_or_default();
+    let source = Command::new(&program).args(command.get(1..).unwrap_or_default()).exec();
+    Err(LabError::Exec { command: program.into(), source })
+}
+
+/// Ends lab `lab`, and returns when nothing is left of it. What was done, in a sentence.
+pub(crate) fn down(lab: &str) -> Result<String, LabError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(LabError::NotRoot);
+    }
+    let mut text = format!("lab {lab} is down");
+    let (state, running) = match state::presence(lab)? {
+        Presence::Absent => {
+            return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
+        }
+        Presence::Running => (running_state(lab)?, true),
+        Presence::Stale => {
+            text = format!("lab {lab} had been killed; what it left is removed");
+            (State::read(lab).unwrap_or(State { pid: 0, endpoints: Vec::new() }), false)
+        }
+    };
+    if running && !end_supervisor(lab, &state)? {
+        text = format!("lab {lab} did not end by itself and was killed; what it left is removed");
+    }
+    // A supervisor that ends takes everything along. One that was killed leaves that to this.
+    if state::presence(lab)? == Presence::Stale {
+        drop(Claim::take(lab)?);
+    }
+    let left: Vec<String> =
+        state.endpoints.into_iter().map(|e| e.netns).filter(|n| netns::path(n).exists()).collect();
+    if left.is_empty() { Ok(text) } else { Err(LabError::Leftovers { name: lab.to_owned(), left }) }
+}
+
+/// The state of a lab that is up.
+fn running_state(lab: &str) -> Result<State, LabError> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        if state::presence(lab)? != Presence::Running {
+            return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
+        }
+        match State::read(lab) {
+            // It has just started.
+            Err(LabError::State { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Asks the supervisor to end and kills it if it does not. Whether it ended by itself.
+fn end_supervisor(lab: &str, state: &State) -> Result<bool, LabError> {
+    let failed = |e: rustix::io::Errno| LabError::System {
+        place: format!("lab {lab}"),
+        what: "signal its process",
+        source: e.into(),
+    };
+    let Some(pid) = Pid::from_raw(state.pid) else { return Ok(true) };
+    let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        other => other.map_err(failed)?,
+    };
+    // The lab held its lock after the descriptor was opened, so the descriptor is the lab's process.
+    let same = State::read(lab).is_ok_and(|s| s.pid == state.pid);
+    if !same || state::presence(lab)? != Presence::Running {
+        return Ok(true);
+    }
+    for (signal, by_itself) in [(Signal::TERM, true), (Signal::KILL, false)] {
+        match rustix::process::pidfd_send_signal(&process, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        if netns::wait_for_end(&process, Instant::now() + PATIENCE) {
+            return Ok(by_itself);
+        }
+    }
+    Ok(false)
+}
+
+/// Tells the detaching process that all is well, and takes input and output off it.
+fn let_go(hosts: &LabNet) -> Result<(), LabError> {
+    let failed = |source| LabError::System { place: "lab".to_owned(), what: "go to the background", source };
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{REPORT}ready").and_then(|()| stdout.flush()).map_err(|_| LabError::Interrupted)?;
+    let redirect = || -> io::Result<()> {
+        let log = hosts.claim().log_file()?;
+        rustix::stdio::dup2_stdout(&log)?;
+        rustix::stdio::dup2_stderr(&log)?;
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        // Not to keep anyone from unmounting what the command was started in.
+        std::env::set_current_dir("/")
+    };
+    redirect().map_err(failed)
+}
+
+/// SIGINT, SIGTERM and SIGHUP, turned into something to wait for.
+struct Signals {
+    caught: UnixStream,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, LabError> {
+        let failed = |source| LabError::System { place: "lab".to_owned(), what: "catch signals", source };
+        let (caught, raised) = UnixStream::pair().map_err(failed)?;
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let raised = raised.try_clone().map_err(failed)?;
+            signal_hook::low_level::pipe::register(signal, raised).map_err(failed)?;
+        }
+        Ok(Self { caught })
+    }
+
+    /// Whether one has come.
+    fn pending(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(rustix::event::poll(&mut [PollFd::new(&self.caught, PollFlags::IN)], Some(&now)), Ok(1..))
+    }
+
+    /// Returns when one has come.
+    fn wait(&self) {
+        while let Ok(0) | Err(rustix::io::Errno::INTR) =
+            rustix::event::poll(&mut [PollFd::new(&self.caught, PollFlags::IN)], None)
+        {}
+    }
+}
+
+/// Shows how the start goes on.
+struct Reporter {
+    /// `None`: reported on standard output to the process that detached this one.
+    bar: Option<ProgressBar>,
+}
+
+impl Reporter {
+    fn new(mode: Mode) -> Self {
+        Self { bar: (mode == Mode::Foreground).then(bar) }
+    }
+
+    /// An error means that nobody waits for the lab any more.
+    fn progress(&self, done: usize, total: usize, name: &str) -> io::Result<()> {
+        match &self.bar {
+            Some(bar) => {
+                show(bar, done as u64, total as u64, name);
+                Ok(())
+            }
+            None => {
+                let mut stdout = io::stdout().lock();
+                writeln!(stdout, "{REPORT}progress {done} {total} {name}")?;
+                stdout.flush()
+            }
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar on standard error; invisible when that is no terminal.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(bar: &ProgressBar, done: u64, total: u64, name: &str) {
+    bar.set_length(total);
+    bar.set_position(done);
+    bar.set_message(name.to_owned());
+}

@@ -1,0 +1,78 @@
+//! Programs that the tests run, and where they come from.
+
+use crate::steps::Outcome;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A program that tests need, and the Debian package that has it.
+const NEEDED: [(&str, &str); 4] = [
+    // Network namespaces: the TAP tests and the lab.
+    ("ip", "iproute2"),
+    // The lab's test: throughput, and requests to pods and virtual servers.
+    ("iperf3", "iperf3"),
+    ("curl", "curl"),
+    // A real HTTP server in a pod. Unlike nginx it starts no service when it is installed.
+    ("python3", "python3"),
+];
+
+/// Installs what is missing with the system's package manager, and does nothing else.
+pub(crate) fn install() -> Outcome {
+    let missing: Vec<(&str, &str)> =
+        NEEDED.into_iter().filter(|(program, _)| find(program).is_none()).collect();
+    if missing.is_empty() {
+        let programs: Vec<&str> = NEEDED.iter().map(|(program, _)| *program).collect();
+        println!("all there: {}", programs.join(", "));
+        return Outcome::Passed;
+    }
+    let programs: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+    let names: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    if find("apt-get").is_none() {
+        return Outcome::Failed(format!(
+            "{} missing, and this system has no apt-get: install what Debian calls {}",
+            programs.join(", "),
+            names.join(", ")
+        ));
+    }
+    println!("installing {} with apt-get, for {}", names.join(", "), programs.join(", "));
+    // Lists may be old or absent; should an update fail, the installation may still succeed.
+    let _ = apt_get(&["update", "-qq"]);
+    let args = [&["install", "-qq", "-y", "--no-install-recommends"], &names[..]].concat();
+    match apt_get(&args) {
+        Outcome::Passed => match missing.iter().find(|(program, _)| find(program).is_none()) {
+            None => Outcome::Passed,
+            Some((program, package)) => {
+                Outcome::Failed(format!("{package} is installed, but has no {program}"))
+            }
+        },
+        other => other,
+    }
+}
+
+/// Where a program is that could be run by name.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // An ordinary user's path may lack the folder that `ip` is in.
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|p| p.is_file())
+}
+
+fn apt_get(args: &[&str]) -> Outcome {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    let mut command = if is_root {
+        Command::new("apt-get")
+    } else if Path::new("/usr/bin/sudo").exists() {
+        let mut command = Command::new("sudo");
+        command.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        command
+    } else {
+        return Outcome::Failed(format!("not root, and no sudo: run `apt-get {}` as root", args.join(" ")));
+    };
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::inherit());
+    match command.status() {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(status) => Outcome::Failed(format!("apt-get {}: {status}", args.join(" "))),
+        Err(e) => Outcome::Failed(format!("can't run apt-get: {e}")),
+    }
+}
