@@ -4,6 +4,7 @@
 //! returned. It is killed at a random moment, several times, on the same file.
 
 #![cfg(all(unix, feature = "redb"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

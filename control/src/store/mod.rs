@@ -12,7 +12,8 @@ pub use lease::{Lease, LeaseBatch, LeaseTable, Owner, UnixSeconds};
 #[cfg(feature = "redb")]
 pub use redb::RedbStore;
 
-#[cfg(all(test, feature = "redb"))]
+#[cfg(test)]
+#[cfg(feature = "redb")]
 mod tests;
 
 use std::{fmt, io, path::PathBuf};
