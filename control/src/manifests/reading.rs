@@ -31,6 +31,7 @@ pub(super) struct Notes {
     pub(super) kinds: BTreeMap<String, usize>,
     pub(super) fields: BTreeMap<&'static str, Vec<(String, Position)>>,
     pub(super) finished: usize,
+    pub(super) idle: Vec<(String, Position)>,
     pub(super) remarks: Vec<(Position, String)>,
 }
 
@@ -47,6 +48,9 @@ impl Notes {
         warnings.extend(fields.map(|(field, objects)| Warning::FieldNotEnforced { field, objects }));
         if self.finished > 0 {
             warnings.push(Warning::FinishedPods(self.finished));
+        }
+        if !self.idle.is_empty() {
+            warnings.push(Warning::IdleServices(self.idle));
         }
         warnings.extend(self.remarks.into_iter().map(|(at, text)| Warning::Remark { at, text }));
         warnings

@@ -239,6 +239,11 @@ fn load_balancer_ip(
 
 fn note_not_enforced(r: &mut Reading, spec: &Fields<'_>, named: &str) {
     let service = format!("Service {named}");
+    if let Some(node) = spec.get("type")
+        && node.value == Value::String("NodePort".to_owned())
+    {
+        r.not_enforced("type: NodePort", &service, node.place);
+    }
     let values = [
         ("sessionAffinity", "ClientIP", "sessionAffinity: ClientIP"),
         ("internalTrafficPolicy", "Local", "internalTrafficPolicy: Local"),

@@ -185,3 +185,11 @@ fn one_replica_may_ask_for_its_address() {
     let p = m.model.pods.values().next().unwrap();
     assert_eq!(p.addresses, [std::net::IpAddr::from([10, 0, 0, 1]).into()]);
 }
+
+#[test]
+fn nodes_that_are_only_named() {
+    // A name of the default nodes leaves these as they are; any other makes the named nodes the cluster's.
+    let named =
+        |node: &str| good(&workload("Deployment", "web", "", &format!("nodeName: {node}"))).model.nodes.len();
+    assert_eq!((named("node-2"), named("worker-a")), (0, 1));
+}
