@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What is read: Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy, and `Supervisor`
-//! (`supernet.dev/v1alpha1`). Deployment, ReplicaSet, StatefulSet, DaemonSet, Job and CronJob become pods,
+//! (`supernet.dev/v1alpha1`). Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job and CronJob become pods,
 //! named and labelled as Kubernetes would; if what a workload made was declared too (`kubectl get -o yaml`),
 //! that stands for the expansion. Other kinds are skipped, with one warning that counts them.
 //!

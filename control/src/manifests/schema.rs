@@ -101,6 +101,10 @@ schemas! {
         { "template" POD_TEMPLATE };
     REPLICA_SET_STATUS "a ReplicaSet's status" ["availableReplicas" "conditions" "fullyLabeledReplicas"
         "observedGeneration" "readyReplicas" "replicas" "terminatingReplicas"];
+    REPLICATION_CONTROLLER "a ReplicationController" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" REPLICATION_CONTROLLER_SPEC };
+    REPLICATION_CONTROLLER_SPEC "a ReplicationController's spec" ["minReadySeconds" "replicas" "selector" "template"]
+        { "template" POD_TEMPLATE };
     STATEFUL_SET "a StatefulSet" ["apiVersion" "kind" "metadata" "spec" "status"]
         { "metadata" METADATA "spec" STATEFUL_SET_SPEC };
     STATEFUL_SET_SPEC "a StatefulSet's spec" ["minReadySeconds" "ordinals"
@@ -178,6 +182,7 @@ pub(super) enum Kind {
     Pod,
     Deployment,
     ReplicaSet,
+    ReplicationController,
     StatefulSet,
     DaemonSet,
     Job,
@@ -189,13 +194,14 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Every kind, its name, and the version that is read.
-    pub(super) const ALL: [(Self, &'static str, &'static str); 13] = [
+    pub(super) const ALL: [(Self, &'static str, &'static str); 14] = [
         (Self::Supervisor, "Supervisor", "supernet.dev/v1alpha1"),
         (Self::Namespace, "Namespace", "v1"),
         (Self::Node, "Node", "v1"),
         (Self::Pod, "Pod", "v1"),
         (Self::Deployment, "Deployment", "apps/v1"),
         (Self::ReplicaSet, "ReplicaSet", "apps/v1"),
+        (Self::ReplicationController, "ReplicationController", "v1"),
         (Self::StatefulSet, "StatefulSet", "apps/v1"),
         (Self::DaemonSet, "DaemonSet", "apps/v1"),
         (Self::Job, "Job", "batch/v1"),

@@ -193,3 +193,23 @@ fn nodes_that_are_only_named() {
         |node: &str| good(&workload("Deployment", "web", "", &format!("nodeName: {node}"))).model.nodes.len();
     assert_eq!((named("node-2"), named("worker-a")), (0, 1));
 }
+
+#[test]
+fn a_replication_controller_is_the_elder_replica_set() {
+    let text = "{apiVersion: v1, kind: ReplicationController, metadata: {name: old}, spec: {replicas: 2, \
+                selector: {app: x}, template: {metadata: {labels: {app: x}}, spec: {}}}}";
+    for text in [text.to_owned(), text.replace("selector: {app: x}, ", "")] {
+        let m = good(&text);
+        assert_eq!(m.model.pods.len(), 2);
+        assert!(m.model.pods.keys().all(|n| is_drawn(parts(&n.name, "old-")[0], 5)));
+    }
+}
+
+#[test]
+fn text_as_tools_write_it() {
+    let pod = "apiVersion: v1\r\nkind: Pod\r\nmetadata:\r\n  name: a\r\nspec: {}\r\n";
+    let helm = "\u{feff}---\n# Source: chart/templates/a.yaml\n---\n# Source: b\n\n---\n";
+    let m = good(&format!("{helm}{pod}...\n---\n{}", pod.replace("name: a", "name: b")));
+    assert_eq!(pod_names(&m), ["default/a", "default/b"]);
+    assert_eq!(m.model.pods.values().next().unwrap().at.to_string(), "net.yaml:7:1");
+}
