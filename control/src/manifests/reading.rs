@@ -71,6 +71,11 @@ impl<'n> Fields<'n> {
         let (_, node) = self.entries.iter().find(|(k, _)| k.text == field)?;
         (node.value != Value::Null).then_some(node)
     }
+
+    /// The same for fields whose empty text means that they are left out.
+    pub(super) fn filled(&self, field: &str) -> Option<&'n Node> {
+        self.get(field).filter(|n| n.value != Value::String(String::new()))
+    }
 }
 
 impl Reading {
@@ -256,7 +261,7 @@ impl Reading {
 
     /// A protocol, TCP if the field is left out.
     pub(super) fn protocol(&mut self, fields: &Fields<'_>) -> Option<Protocol> {
-        let Some(node) = fields.get("protocol") else { return Some(Protocol::Tcp) };
+        let Some(node) = fields.filled("protocol") else { return Some(Protocol::Tcp) };
         let all = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
         self.word(node, &all)
     }

@@ -1,4 +1,5 @@
-//! Deployments, ReplicaSets, ReplicationControllers, StatefulSets, DaemonSets, Jobs and CronJobs: read here, made into pods by `expand`.
+//! Deployments, ReplicaSets, ReplicationControllers, StatefulSets, DaemonSets, Jobs and CronJobs: read here, made
+//! into pods by `expand`.
 
 use super::{
     declared::{Declared, Meta, Scope},

@@ -213,3 +213,15 @@ fn text_as_tools_write_it() {
     assert_eq!(pod_names(&m), ["default/a", "default/b"]);
     assert_eq!(m.model.pods.values().next().unwrap().at.to_string(), "net.yaml:7:1");
 }
+
+#[test]
+fn an_empty_text_is_a_field_left_out() {
+    let m = good(
+        "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: \"\"}, spec: {nodeName: \"\", containers: \
+         [{ports: [{containerPort: 1, name: \"\", protocol: \"\"}]}]}, status: {podIP: \"\"}}\n---\n\
+         {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: \"\", clusterIP: \"\", loadBalancerIP: \"\", \
+         ports: [{port: 1, name: \"\", targetPort: \"\"}]}}\n",
+    );
+    assert_eq!(pod(&m, "default", "a").ports.len(), 1);
+    assert_eq!(m.model.services.len(), 1);
+}
