@@ -1,5 +1,7 @@
 //! Labs of two hosts, as root. The network between them is a cable: what one TAP receives the other sends.
 
+mod process;
+
 use super::{
     EndpointSpec, LabError, LabNet, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place, bring_up, down,
     netns::{self, Netns},
