@@ -9,5 +9,16 @@
 //! Data flows one way. Everything here is a value: reading, planning and compiling change nothing until the
 //! caller commits leases and publishes the snapshot.
 
+pub mod analysis;
+pub mod compile;
+pub mod intern;
 pub mod ipam;
+#[cfg(feature = "manifests")]
+pub mod manifests;
 pub mod model;
+pub mod place;
+pub mod policy;
+pub mod store;
+
+#[cfg(test)]
+mod fixture;

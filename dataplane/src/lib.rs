@@ -13,11 +13,19 @@
 //! Imports run one way: `id time <- buf <- wire <- table rewrite verdict <- flow <- snapshot <- stage
 //! <- pipeline <- worker`; `port` uses only `buf` and `id`.
 
-pub mod id;
-pub mod time;
 pub mod buf;
+pub mod counters;
+pub mod flow;
+pub mod id;
+pub mod pipeline;
 pub mod port;
-pub mod wire;
-pub mod verdict;
-pub mod table;
+pub mod rewrite;
 pub mod snapshot;
+pub mod stage;
+pub mod state;
+pub mod table;
+pub mod time;
+pub mod trace;
+pub mod verdict;
+pub mod wire;
+pub mod worker;

@@ -47,6 +47,98 @@ pub struct Snapshot {
     pub owned: Lpm<()>,
     /// What the ids are called.
     pub names: Arc<Names>,
+    /// Whose egress address an address is; filled in by [`Snapshot::succeed`].
+    pub egress: HashMap<IpAddr, NamespaceId>,
+}
+
+impl Snapshot {
+    /// The port of an id, if this snapshot has it.
+    pub fn port(&self, id: PortId) -> Option<&Arc<PortEntry>> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    /// The segment of an id, if this snapshot has it.
+    pub fn segment(&self, id: SegmentId) -> Option<&Arc<Segment>> {
+        self.segments.get(id.index())?.as_ref()
+    }
+
+    /// The namespace of an id, if this snapshot has it.
+    pub fn namespace(&self, id: NamespaceId) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(id.index())?.as_ref()
+    }
+
+    /// The workload's port that has an address.
+    pub fn endpoint(&self, addr: IpAddr) -> Option<&Arc<PortEntry>> {
+        self.endpoints.get(&addr).and_then(|id| self.port(*id))
+    }
+
+    /// Makes this the successor of `before`: gives it the next generation, and every part the generation in
+    /// which it last changed. Parts that are equal are shared with `before`.
+    #[must_use]
+    pub fn succeed(mut self, before: &Self) -> Self {
+        let generation = Generation(before.generation.0 + 1);
+        self.generation = generation;
+        // A segment's change is a change of its ports.
+        for (at, segment) in self.segments.iter_mut().enumerate() {
+            let old = before.segments.get(at).and_then(Option::as_ref);
+            if let (Some(new), Some(old)) = (segment.as_mut(), old)
+                && new == old
+            {
+                *new = old.clone();
+            }
+        }
+        let segments = &self.segments;
+        for port in self.ports.iter_mut().flatten() {
+            let same_segment = match &port.role {
+                PortRole::Endpoint(e) => {
+                    let new = segments.get(e.segment.index()).and_then(Option::as_ref);
+                    new.zip(before.segment(e.segment)).is_some_and(|(new, old)| new.alike(old))
+                }
+                PortRole::Uplink(_) => true,
+            };
+            let old = before.port(port.id);
+            stamp(port, old, generation, same_segment, |p, since| p.since = since, |p| p.since);
+        }
+        for namespace in self.namespaces.iter_mut().flatten() {
+            let old = before.namespace(namespace.id);
+            stamp(namespace, old, generation, true, |n, since| n.since = since, |n| n.since);
+        }
+        for (key, server) in &mut self.servers.listening {
+            let old = before.servers.listening.get(key);
+            stamp(server, old, generation, true, |s, since| s.since = since, |s| s.since);
+        }
+        self.tier0.since = before.tier0.since;
+        if self.tier0 != before.tier0 {
+            self.tier0.since = generation;
+        }
+        let egress = |n: &Arc<Namespace>| {
+            let (v4, v6) = (n.egress_v4.map(IpAddr::V4), n.egress_v6.map(IpAddr::V6));
+            v4.into_iter().chain(v6).map(|a| (a, n.id)).collect::<Vec<_>>()
+        };
+        self.egress = self.namespaces.iter().flatten().flat_map(egress).collect();
+        self
+    }
+}
+
+/// Shares `old` if it is the same but for its generation, else marks `new` as changed now.
+fn stamp<T: Clone + PartialEq>(
+    new: &mut Arc<T>,
+    old: Option<&Arc<T>>,
+    now: Generation,
+    context_same: bool,
+    set: impl Fn(&mut T, Generation),
+    get: impl Fn(&T) -> Generation,
+) {
+    if let Some(old) = old
+        && context_same
+    {
+        set(Arc::make_mut(new), get(old));
+        if new == old {
+            *new = old.clone();
+            return;
+        }
+    }
+    set(Arc::make_mut(new), now);
 }
 
 /// A port as the packet path sees it.
@@ -114,6 +206,14 @@ pub struct Segment {
     pub ports: Vec<PortId>,
 }
 
+impl Segment {
+    /// Whether sessions see no difference: all but the list of ports is the same.
+    fn alike(&self, other: &Self) -> bool {
+        (self.tier1, self.gateway_v4, self.prefix_v6, self.mtu)
+            == (other.tier1, other.gateway_v4, other.prefix_v6, other.mtu)
+    }
+}
+
 /// A namespace: the unit of source translation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Namespace {
@@ -146,11 +246,7 @@ pub struct Identities {
 impl Identities {
     /// The identity of an address; [`IdentityId::UNKNOWN`] when nothing names it.
     pub fn of(&self, addr: IpAddr) -> IdentityId {
-        self.exact
-            .get(&addr)
-            .or_else(|| self.ranges.get(addr))
-            .copied()
-            .unwrap_or(IdentityId::UNKNOWN)
+        self.exact.get(&addr).or_else(|| self.ranges.get(addr)).copied().unwrap_or(IdentityId::UNKNOWN)
     }
 }
 

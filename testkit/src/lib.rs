@@ -1,1 +1,5 @@
-//! x
+//! For tests and benches only: networks made by hand, packets, conformance cases.
+
+pub mod netpol;
+pub mod packet;
+pub mod topology;

@@ -1,6 +1,8 @@
 //! The whole desired state, and steps from one state to the next.
 
-use super::{EndpointSlice, Labels, Name, Namespace, NetworkPolicy, Node, Pod, Position, Service, Snat, Supervisor};
+use super::{
+    EndpointSlice, Labels, Name, Namespace, NetworkPolicy, Node, Pod, Position, Service, Snat, Supervisor,
+};
 use std::{collections::BTreeMap, fmt};
 
 /// Everything that was declared. Keys and the objects' names agree; every namespace that an object lies in is

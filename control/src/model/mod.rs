@@ -15,7 +15,9 @@ mod workload;
 pub use change::{Change, Model, ModelError, Object, ObjectId, ObjectKind};
 pub use labels::{Labels, Operator, Requirement, Selector};
 pub use policy::{NetworkPolicy, Peer, PolicyPort, PortMatch, Rule};
-pub use service::{Endpoint, EndpointPort, EndpointSlice, IpFamily, Service, ServiceKind, ServicePort, TargetPort};
+pub use service::{
+    Endpoint, EndpointPort, EndpointSlice, IpFamily, Service, ServiceKind, ServicePort, TargetPort,
+};
 pub use supervisor::{
     DefaultServer, IngressPosture, NextHop, ServerBackend, StaticRoute, Supervisor, Tier1Layout, Uplink,
 };

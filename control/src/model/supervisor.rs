@@ -139,10 +139,7 @@ impl Default for Supervisor {
             }],
             static_routes: vec![StaticRoute {
                 prefix: net([0, 0, 0, 0], 0),
-                next_hops: vec![NextHop {
-                    address: At::from(IpAddr::from([192, 168, 100, 254])),
-                    mac: None,
-                }],
+                next_hops: vec![NextHop { address: At::from(IpAddr::from([192, 168, 100, 254])), mac: None }],
             }],
             tier1: Tier1Layout::Shared,
             mtu: 1500,

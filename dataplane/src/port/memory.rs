@@ -150,7 +150,9 @@ impl Port for MemoryPort {
         });
         Ok(Opened {
             receiver: Box::new(MemoryReceiver(link.clone())),
-            senders: (0..senders).map(|_| Box::new(MemorySender(link.clone())) as Box<dyn Transmit>).collect(),
+            senders: (0..senders)
+                .map(|_| Box::new(MemorySender(link.clone())) as Box<dyn Transmit>)
+                .collect(),
             peer: MemoryGuest { link, pool: pool.clone() },
         })
     }

@@ -192,6 +192,13 @@ impl RuleSet {
             .map_or(self.default, |rule| Decision { rule: rule.id, action: rule.action })
     }
 
+    /// Ports of a protocol from which on a decision may differ from the one before; always begins with 0.
+    pub fn boundaries(&self, proto: Proto) -> impl Iterator<Item = u16> {
+        let starts = self.columns.iter().find(|(p, _)| *p == proto).map(|(_, starts)| starts.as_slice());
+        let none = if starts.is_none() { Some(0) } else { None };
+        none.into_iter().chain(starts.unwrap_or_default().iter().map(|(start, _)| *start))
+    }
+
     /// The rules in order, without the default.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -246,7 +253,8 @@ mod tests {
 
     fn service() -> impl Strategy<Value = Service> {
         let port = prop_oneof![0u16..6, Just(80), Just(65534), Just(65535)];
-        (0usize..3, port.clone(), port).prop_map(|(p, a, b)| Service { proto: PROTOS[p], ports: a.min(b)..=a.max(b) })
+        (0usize..3, port.clone(), port)
+            .prop_map(|(p, a, b)| Service { proto: PROTOS[p], ports: a.min(b)..=a.max(b) })
     }
 
     fn clause() -> impl Strategy<Value = Clause> {
@@ -254,7 +262,8 @@ mod tests {
             Just(Peers::Any),
             prop::collection::btree_set((0u32..8).prop_map(IdentityId), 0..5).prop_map(Peers::Identities),
         ];
-        (peers, prop::collection::vec(service(), 0..4)).prop_map(|(peers, services)| Clause { peers, services })
+        (peers, prop::collection::vec(service(), 0..4))
+            .prop_map(|(peers, services)| Clause { peers, services })
     }
 
     fn rules() -> impl Strategy<Value = Vec<Rule>> {
@@ -283,6 +292,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn decisions_change_at_boundaries_only() {
+        let clause = Clause { peers: Peers::Any, services: vec![Service { proto: Proto::TCP, ports: 80..=443 }] };
+        let rule = Rule { id: RuleId(1), action: Action::Allow, clauses: vec![clause] };
+        let set = RuleSet::new(vec![rule], Decision { rule: RuleId(0), action: Action::Drop });
+        assert_eq!(set.boundaries(Proto::TCP).collect::<Vec<_>>(), [0, 80, 444]);
+        assert_eq!(set.boundaries(Proto::UDP).collect::<Vec<_>>(), [0]);
     }
 
     #[test]

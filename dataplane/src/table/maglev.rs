@@ -66,7 +66,7 @@ fn hash(member: &SocketAddr) -> u64 {
 }
 
 fn prime_above(n: u32) -> u32 {
-    let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+    let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
     (n..).find(|&n| is_prime(n)).unwrap_or(n)
 }
 

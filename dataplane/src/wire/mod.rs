@@ -3,6 +3,7 @@
 //! Unchecked bytes never leave this module: a [`Packet`] says that every offset in it lies inside the frame it
 //! was parsed from. Parsing never panics and never trusts a length field.
 
+mod address;
 pub mod arp;
 pub mod checksum;
 pub mod icmp;
@@ -10,7 +11,8 @@ pub mod nd;
 mod parse;
 pub mod tcp;
 
-//pub use parse::{Icmp, L3, Packet, ParseError, parse};
+pub use address::Address;
+pub use parse::{Icmp, L3, Packet, ParseError, parse};
 
 use std::{fmt, str::FromStr};
 

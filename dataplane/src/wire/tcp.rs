@@ -1,1 +1,56 @@
-//! placeholder
+//! TCP resets (RFC 9293, 3.10.7.1).
+
+use super::{Mac, Packet, be32, tcp_flags::*};
+use etherparse::PacketBuilder;
+use std::net::IpAddr;
+
+/// The addresses and ports of a segment to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// Source address and port.
+    pub from: (IpAddr, u16),
+    /// Destination address and port.
+    pub to: (IpAddr, u16),
+    /// Source and destination MAC.
+    pub macs: (Mac, Mac),
+}
+
+/// Writes a reset that answers the segment in `frame` into `out`, and returns its length in bytes.
+///
+/// `None` when the segment is a reset itself, or the families differ.
+pub fn reset_answer(frame: &[u8], packet: &Packet, ends: &Ends, out: &mut [u8]) -> Option<usize> {
+    if packet.tcp_flags & RST != 0 {
+        return None;
+    }
+    let l4 = packet.l4();
+    let (seq, ack) = (be32(frame, l4 + 4), be32(frame, l4 + 8));
+    if packet.tcp_flags & ACK != 0 {
+        return reset(ends, ack, None, out);
+    }
+    let header = usize::from(frame[l4 + 12] >> 4) * 4;
+    let data = usize::from(packet.end) - l4 - header;
+    let len = data as u32 + u32::from(packet.tcp_flags & SYN != 0) + u32::from(packet.tcp_flags & FIN != 0);
+    reset(ends, 0, Some(seq.wrapping_add(len)), out)
+}
+
+/// Writes a reset that goes on where the segment in `frame` was going, as if its sender had sent it.
+pub fn reset_onward(frame: &[u8], packet: &Packet, ends: &Ends, out: &mut [u8]) -> Option<usize> {
+    let l4 = packet.l4();
+    let ack = (packet.tcp_flags & ACK != 0).then(|| be32(frame, l4 + 8));
+    reset(ends, be32(frame, l4 + 4), ack, out)
+}
+
+fn reset(ends: &Ends, seq: u32, ack: Option<u32>, mut out: &mut [u8]) -> Option<usize> {
+    let room = out.len();
+    let ethernet = PacketBuilder::ethernet2(ends.macs.0.0, ends.macs.1.0);
+    let ip = match (ends.from.0, ends.to.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+        _ => return None,
+    };
+    let mut tcp = ip.tcp(ends.from.1, ends.to.1, seq, 0).rst();
+    if let Some(ack) = ack {
+        tcp = tcp.ack(ack);
+    }
+    tcp.write(&mut out, &[]).ok().map(|()| room - out.len())
+}

@@ -1,0 +1,8 @@
+//! Answers about a network, as values: what it is ([`plan`]) and who reaches whom ([`reach`]).
+//!
+//! Answers are computed from the compiled snapshot, never by a second reading of the model's rules, so they say
+//! what packets will meet. They serialise with camelCase names; programs may rely on the fields documented here.
+
+pub mod plan;
+pub mod reach;
+mod text;

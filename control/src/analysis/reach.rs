@@ -1,0 +1,547 @@
+//! Who reaches whom, on which ports.
+//!
+//! For every pair of ends the firewall of both sides is asked at each port where either answer can change, so the
+//! result is exact, not a sample. Pods of one workload are one end as long as the network treats them alike.
+//! Addresses outside are one end, plus one for each range of some ipBlock that is treated otherwise.
+//!
+//! Left out: a pod reaching itself, and nodes reaching the pods that run on them, both always allowed.
+
+use super::text;
+use crate::{
+    compile::{CLI_TOOLS, CompileError, KUBE_API, Member, MemberState, ServerRole, ServerSpec, server_specs},
+    intern::Interner,
+    ipam::Addressing,
+    model::{IpFamily, Model, Name, Protocol},
+    place::Places,
+};
+use ipnet::IpNet;
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    ptr,
+};
+use supernet_dataplane::{
+    id::IdentityId,
+    snapshot::{EndpointPort, PortRole, Snapshot},
+    table::classifier::{Action, RuleSet},
+    wire::Proto,
+};
+
+/// Who reaches whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reach {
+    /// Sources and destinations, in the order of the rows.
+    pub ends: Vec<EndInfo>,
+    /// Every pair of which the first reaches the second on some port; all others are denied. A range outside has
+    /// a row only where it is treated otherwise than the range around it, so there "none" is told too.
+    pub rows: Vec<Row>,
+}
+
+/// A source or destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndInfo {
+    /// "shop/web", "nodes", "outside", "outside 203.0.113.0/24", "shop/svc/web".
+    pub name: String,
+    /// What it is.
+    pub kind: EndKind,
+    /// The pods it stands for.
+    pub pods: Vec<String>,
+}
+
+/// What an end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndKind {
+    /// Pods.
+    Pods,
+    /// Nodes, and the pods that use their network.
+    Nodes,
+    /// Addresses beyond the uplinks.
+    Outside,
+    /// A virtual server.
+    Service,
+}
+
+/// One pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// Who opens the connection.
+    pub source: String,
+    /// To whom.
+    pub destination: String,
+    /// "IPv4" or "IPv6" where the two families differ; absent where they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<&'static str>,
+    /// Open ports in words: "all", "TCP 80, 443; UDP 53", "none". Where the destination declares container ports, those
+    /// of them that are open.
+    pub ports: String,
+    /// Ports that are open though no container of the destination declares them, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undeclared: Option<String>,
+    /// Every protocol and port is open, ICMP too.
+    pub everything: bool,
+    /// Every open range.
+    pub allowed: Vec<PortRange>,
+    /// Of a Service's members that take connections, how many this source does not reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreached_members: Option<usize>,
+}
+
+/// Open ports of a protocol, inclusive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRange {
+    /// "TCP", "UDP" or "SCTP".
+    pub protocol: String,
+    /// The first.
+    pub from: u16,
+    /// The last.
+    pub to: u16,
+}
+
+impl Reach {
+    /// Asks the firewall of a compiled model.
+    ///
+    /// # Errors
+    /// As [`crate::compile::compile`]; none if the snapshot is of this model.
+    pub fn of(
+        model: &Model,
+        addressing: &Addressing,
+        snapshot: &Snapshot,
+        interner: &mut Interner,
+    ) -> Result<Self, CompileError> {
+        let places = Places::of(model, addressing, interner)?;
+        let servers = server_specs(model, addressing, &places)?;
+        let mut ends = pod_ends(&places, snapshot);
+        ends.extend(node_ends(addressing, snapshot));
+        let (outside, parents) = outside_ends(snapshot, &ends);
+        let first_range = ends.len() + 1;
+        ends.extend(outside);
+
+        // A range outside is only worth a row where it differs from the range around it.
+        let around = |end: usize| end.checked_sub(first_range).and_then(|n| parents.get(n).copied());
+
+        let mut judge = Judge::default();
+        let mut rows = Vec::new();
+        for (from, source) in ends.iter().enumerate() {
+            for (to, destination) in ends.iter().enumerate() {
+                let both_outside =
+                    source.info.kind == EndKind::Outside && destination.info.kind == EndKind::Outside;
+                let itself = from == to && source.info.pods.len() < 2;
+                let (source_around, to_around) = (around(from), around(to));
+                let same = |judge: &mut Judge| {
+                    let wide = (&ends[source_around.unwrap_or(from)], &ends[to_around.unwrap_or(to)]);
+                    judge.same((source, destination), wide)
+                };
+                let range = source_around.or(to_around).is_some();
+                if both_outside || itself || (range && same(&mut judge)) {
+                    continue;
+                }
+                rows.extend(pair_rows(source, destination, range, &mut judge));
+            }
+        }
+        let mut infos: Vec<EndInfo> = ends.iter().map(|e| e.info.clone()).collect();
+        let (service_infos, service_rows) = services(&servers, &ends, around, snapshot, &mut judge);
+        infos.extend(service_infos);
+        rows.extend(service_rows);
+        let used: BTreeSet<&str> =
+            rows.iter().flat_map(|r| [r.source.as_str(), r.destination.as_str()]).collect();
+        // Ranges that never differ are not worth a mention.
+        let infos = infos
+            .iter()
+            .filter(|e| !e.name.starts_with("outside ") || used.contains(e.name.as_str()))
+            .cloned()
+            .collect();
+        Ok(Self { ends: infos, rows })
+    }
+}
+
+/// One end, as the firewall sees it.
+struct End<'a> {
+    info: EndInfo,
+    /// What the firewall calls it, in each family that it has.
+    identities: BTreeMap<IpFamily, IdentityId>,
+    egress: Option<&'a RuleSet>,
+    ingress: Option<&'a RuleSet>,
+    /// What its containers declare.
+    declared: BTreeSet<(Protocol, u16)>,
+}
+
+impl End<'_> {
+    fn alike(&self, other: &Self) -> bool {
+        let same = |a: Option<&RuleSet>, b: Option<&RuleSet>| match (a, b) {
+            (Some(a), Some(b)) => ptr::eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        self.identities == other.identities
+            && self.declared == other.declared
+            && same(self.egress, other.egress)
+            && same(self.ingress, other.ingress)
+    }
+}
+
+fn endpoint<'a>(snapshot: &'a Snapshot, addresses: &[IpAddr]) -> Option<&'a EndpointPort> {
+    let id = addresses.iter().find_map(|a| snapshot.endpoints.get(a))?;
+    match &snapshot.ports.get(id.index())?.as_ref()?.role {
+        PortRole::Endpoint(endpoint) => Some(endpoint),
+        PortRole::Uplink(_) => None,
+    }
+}
+
+fn identities(snapshot: &Snapshot, addresses: &[IpAddr]) -> BTreeMap<IpFamily, IdentityId> {
+    // The primary address of a family speaks for it.
+    addresses.iter().rev().map(|a| (IpFamily::of(*a), snapshot.identities.of(*a))).collect()
+}
+
+/// Pods by workload, as long as all of its pods are alike; else one by one.
+fn pod_ends<'a>(places: &Places<'_>, snapshot: &'a Snapshot) -> Vec<End<'a>> {
+    let mut workloads: BTreeMap<(&str, &str), Vec<(&Name, End<'a>)>> = BTreeMap::new();
+    for (name, place) in places.pods.iter().filter(|(_, p)| p.segment.is_some()) {
+        let port = endpoint(snapshot, place.addresses);
+        let end = End {
+            info: EndInfo { name: name.to_string(), kind: EndKind::Pods, pods: vec![name.to_string()] },
+            identities: identities(snapshot, place.addresses),
+            egress: port.and_then(|p| p.egress.as_deref()),
+            ingress: port.and_then(|p| p.ingress.as_deref()),
+            declared: place.pod.ports.iter().map(|p| (p.protocol, p.port)).collect(),
+        };
+        let owner = place.pod.owner.as_deref().unwrap_or(&name.name);
+        workloads.entry((&name.namespace, owner)).or_default().push((name, end));
+    }
+    // "deployment/web" is called web unless another workload, or pod, is called so too.
+    let short = |owner: &str| owner.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut called: HashMap<(&str, String), usize> = HashMap::new();
+    for (namespace, owner) in workloads.keys() {
+        *called.entry((namespace, short(owner))).or_default() += 1;
+    }
+    let mut ends = Vec::new();
+    for ((namespace, owner), pods) in workloads {
+        if !pods.iter().all(|(_, end)| end.alike(&pods[0].1)) {
+            ends.extend(pods.into_iter().map(|(_, end)| end));
+            continue;
+        }
+        let names = pods.iter().map(|(name, _)| name.to_string()).collect();
+        let unique = called.get(&(namespace, short(owner))) == Some(&1);
+        let name = if unique { short(owner) } else { owner.to_owned() };
+        ends.extend(pods.into_iter().next().map(|(_, mut end)| {
+            end.info.name = format!("{namespace}/{name}");
+            end.info.pods = names;
+            end
+        }));
+    }
+    ends
+}
+
+/// All nodes, as long as they are alike; else one by one.
+fn node_ends<'a>(addressing: &Addressing, snapshot: &Snapshot) -> Vec<End<'a>> {
+    let mut ends: Vec<End<'a>> = addressing
+        .nodes
+        .iter()
+        .filter(|(_, addresses)| !addresses.is_empty())
+        .map(|(name, addresses)| {
+            let info = EndInfo { name: format!("node/{name}"), kind: EndKind::Nodes, pods: Vec::new() };
+            let identities = identities(snapshot, addresses);
+            End { info, identities, egress: None, ingress: None, declared: BTreeSet::new() }
+        })
+        .collect();
+    if ends.len() > 1 && ends.iter().all(|e| e.alike(&ends[0])) {
+        ends.truncate(1);
+        ends[0].info.name = "nodes".to_owned();
+    }
+    ends
+}
+
+/// The outside as a whole, then its ranges, shortest first, each with the position of the end around it.
+fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, Vec<usize>) {
+    let mut families: BTreeSet<IpFamily> = inside.iter().flat_map(|e| e.identities.keys().copied()).collect();
+    if families.is_empty() {
+        families.insert(IpFamily::V4);
+    }
+    let end = |name: String, identities| End {
+        info: EndInfo { name, kind: EndKind::Outside, pods: Vec::new() },
+        identities,
+        egress: None,
+        ingress: None,
+        declared: BTreeSet::new(),
+    };
+    let mut ranges: Vec<(IpNet, IdentityId)> =
+        snapshot.identities.ranges.iter().map(|(range, id)| (range, *id)).collect();
+    ranges.sort_by_key(|(range, _)| (range.prefix_len(), *range));
+    let all = |family: &IpFamily| {
+        let whole = ranges.iter().find(|(r, _)| r.prefix_len() == 0 && IpFamily::of(r.addr()) == *family);
+        (*family, whole.map_or(IdentityId::UNKNOWN, |(_, id)| *id))
+    };
+    let mut ends = vec![end("outside".to_owned(), families.iter().map(all).collect())];
+    let mut parents: Vec<usize> = Vec::new();
+    let mut listed: Vec<(IpNet, usize)> = Vec::new();
+    for (range, id) in ranges {
+        let family = IpFamily::of(range.addr());
+        let ours = snapshot.owned.get_prefix(range.addr()).is_some_and(|(net, ())| net.contains(&range))
+            || (IpNet::from(range.addr()) == range && snapshot.endpoints.contains_key(&range.addr()));
+        if range.prefix_len() == 0 || ours || !families.contains(&family) {
+            continue;
+        }
+        let around = listed.iter().rev().find(|(net, _)| net.contains(&range));
+        parents.push(around.map_or(inside.len(), |(_, at)| *at));
+        listed.push((range, inside.len() + ends.len()));
+        ends.push(end(format!("outside {range}"), BTreeMap::from([(family, id)])));
+    }
+    (ends, parents)
+}
+
+/// Open ports between two identities.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Open {
+    /// Protocols that no rule can name, ICMP among them.
+    others: bool,
+    ranges: BTreeMap<Protocol, Vec<(u16, u16)>>,
+}
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+impl Open {
+    fn is_empty(&self) -> bool {
+        !self.others && self.ranges.is_empty()
+    }
+
+    fn everything(&self) -> bool {
+        self.others && PROTOCOLS.iter().all(|p| self.ranges.get(p).is_some_and(|r| r[..] == [(0, u16::MAX)]))
+    }
+
+    fn has(&self, protocol: Protocol, port: u16) -> bool {
+        self.ranges.get(&protocol).into_iter().flatten().any(|(from, to)| (*from..=*to).contains(&port))
+    }
+
+    /// Splits into the ports that are in `declared`, and the others.
+    fn split(&self, declared: &BTreeSet<(Protocol, u16)>) -> (Self, Self) {
+        let mut inside = Self::default();
+        let mut outside = Self { others: self.others, ..Self::default() };
+        for &(protocol, port) in declared.iter().filter(|(protocol, port)| self.has(*protocol, *port)) {
+            inside.ranges.entry(protocol).or_default().push((port, port));
+        }
+        for (&protocol, ranges) in &self.ranges {
+            let mut left = Vec::new();
+            for &(from, to) in ranges {
+                let mut next = Some(from);
+                for &(_, port) in declared.range((protocol, from)..=(protocol, to)) {
+                    if let Some(start) = next.filter(|start| *start < port) {
+                        left.push((start, port - 1));
+                    }
+                    next = port.checked_add(1);
+                }
+                left.extend(next.filter(|start| *start <= to).map(|start| (start, to)));
+            }
+            if !left.is_empty() {
+                outside.ranges.insert(protocol, left);
+            }
+        }
+        (inside, outside)
+    }
+}
+
+impl std::fmt::Display for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.everything() {
+            return f.write_str("all");
+        }
+        if self.is_empty() {
+            return f.write_str("none");
+        }
+        let protocols = self.ranges.iter().map(|(protocol, ranges)| match ranges[..] {
+            [(0, u16::MAX)] => format!("all {protocol}"),
+            _ => format!("{protocol} {}", text::join(ranges.iter().map(|(a, b)| text::range(*a, *b)), ", ")),
+        });
+        let others = self.others.then(|| "ICMP".to_owned());
+        f.write_str(&text::join(protocols.chain(others), "; "))
+    }
+}
+
+/// Asks rule sets, each combination once.
+#[derive(Default)]
+struct Judge {
+    known: HashMap<Asked, Open>,
+}
+
+/// The rule sets, by their address in memory, and the identities.
+type Asked = (usize, usize, IdentityId, IdentityId);
+
+impl Judge {
+    /// What is open from one end to another, by family; nothing for families that they do not share.
+    fn open(&mut self, source: &End<'_>, destination: &End<'_>) -> BTreeMap<IpFamily, Open> {
+        let shared = source.identities.iter().filter_map(|(family, from)| {
+            let to = destination.identities.get(family)?;
+            Some((*family, *from, *to))
+        });
+        let open = shared.map(|(family, from, to)| {
+            (family, self.ask(source.egress, destination.ingress, from, to).clone())
+        });
+        open.collect()
+    }
+
+    fn ask(
+        &mut self,
+        egress: Option<&RuleSet>,
+        ingress: Option<&RuleSet>,
+        from: IdentityId,
+        to: IdentityId,
+    ) -> &Open {
+        let key = |set: Option<&RuleSet>| set.map_or(0, |set| ptr::from_ref(set).addr());
+        self.known.entry((key(egress), key(ingress), from, to)).or_insert_with(|| {
+            let passes = |set: Option<&RuleSet>, peer, proto, port| {
+                set.is_none_or(|set| set.decide(peer, proto, port).action == Action::Allow)
+            };
+            let both =
+                |proto, port| passes(egress, to, proto, port) && passes(ingress, from, proto, port);
+            let mut open = Open { others: both(Proto::ICMP, 0), ranges: BTreeMap::new() };
+            for protocol in PROTOCOLS {
+                let proto = Proto::from(protocol);
+                let starts: BTreeSet<u16> =
+                    egress.into_iter().chain(ingress).flat_map(|set| set.boundaries(proto)).chain([0]).collect();
+                let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
+                let mut ranges: Vec<(u16, u16)> = Vec::new();
+                for (&start, end) in starts.iter().zip(ends).filter(|(start, _)| both(proto, **start)) {
+                    match ranges.last_mut() {
+                        Some(last) if last.1.checked_add(1) == Some(start) => last.1 = end,
+                        _ => ranges.push((start, end)),
+                    }
+                }
+                if !ranges.is_empty() {
+                    open.ranges.insert(protocol, ranges);
+                }
+            }
+            open
+        })
+    }
+
+    /// Whether a pair is treated as a wider pair is, in the families that it has.
+    fn same(&mut self, narrow: (&End<'_>, &End<'_>), wide: (&End<'_>, &End<'_>)) -> bool {
+        let wide = self.open(wide.0, wide.1);
+        self.open(narrow.0, narrow.1).iter().all(|(family, open)| wide.get(family) == Some(open))
+    }
+}
+
+/// The rows of one pair: two where the families differ; none where nothing is open, unless that has to be told.
+fn pair_rows(source: &End<'_>, destination: &End<'_>, tell_closed: bool, judge: &mut Judge) -> Vec<Row> {
+    let by_family = judge.open(source, destination);
+    let mut different: Vec<(Option<IpFamily>, &Open)> = by_family.iter().map(|(f, open)| (Some(*f), open)).collect();
+    different.dedup_by(|b, a| a.1 == b.1);
+    if let [(family, _)] = &mut different[..] {
+        *family = None;
+    }
+    let open = different.into_iter().filter(|(_, open)| tell_closed || !open.is_empty());
+    open.map(|(family, open)| {
+        let (declared, undeclared) = open.split(&destination.declared);
+        let (ports, undeclared) = if open.everything() || declared.is_empty() {
+            (open.to_string(), None)
+        } else {
+            (declared.to_string(), Some(undeclared).filter(|u| !u.is_empty()).map(|u| u.to_string()))
+        };
+        Row {
+            source: source.info.name.clone(),
+            destination: destination.info.name.clone(),
+            family: family.map(family_name),
+            ports,
+            undeclared,
+            everything: open.everything(),
+            allowed: ranges(open),
+            unreached_members: None,
+        }
+    })
+    .collect()
+}
+
+fn family_name(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "IPv4",
+        IpFamily::V6 => "IPv6",
+    }
+}
+
+fn ranges(open: &Open) -> Vec<PortRange> {
+    let ranges = open.ranges.iter().flat_map(|(protocol, ranges)| {
+        ranges.iter().map(|(from, to)| PortRange { protocol: protocol.to_string(), from: *from, to: *to })
+    });
+    ranges.collect()
+}
+
+/// Virtual servers as destinations: their ports that lead to a member this source reaches.
+fn services(
+    servers: &[ServerSpec],
+    ends: &[End<'_>],
+    around: impl Fn(usize) -> Option<usize>,
+    snapshot: &Snapshot,
+    judge: &mut Judge,
+) -> (Vec<EndInfo>, Vec<Row>) {
+    let mut names: Vec<String> = Vec::new();
+    let mut by_name: BTreeMap<String, Vec<&ServerSpec>> = BTreeMap::new();
+    for server in servers {
+        let name = match (&server.service, server.role) {
+            (Some(service), _) => format!("{}/svc/{}", service.namespace, service.name),
+            (None, ServerRole::KubeApi) => KUBE_API.to_owned(),
+            (None, _) => CLI_TOOLS.to_owned(),
+        };
+        if !by_name.contains_key(&name) {
+            names.push(name.clone());
+        }
+        by_name.entry(name).or_default().push(server);
+    }
+    let mut rows = Vec::new();
+    for name in &names {
+        let of_all: Vec<Row> =
+            ends.iter().map(|source| service_row(source, name, &by_name[name], snapshot, judge)).collect();
+        let worth_telling = of_all.iter().enumerate().filter(|(at, row)| match around(*at) {
+            Some(wide) => (&of_all[wide].allowed, of_all[wide].unreached_members) != (&row.allowed, row.unreached_members),
+            None => !row.allowed.is_empty(),
+        });
+        rows.extend(worth_telling.map(|(_, row)| row.clone()));
+    }
+    let info = |name: String| EndInfo { name, kind: EndKind::Service, pods: Vec::new() };
+    (names.into_iter().map(info).collect(), rows)
+}
+
+fn service_row(
+    source: &End<'_>,
+    name: &str,
+    servers: &[&ServerSpec],
+    snapshot: &Snapshot,
+    judge: &mut Judge,
+) -> Row {
+    let outside = source.info.kind == EndKind::Outside;
+    let mut open = Open::default();
+    let mut unreached: BTreeSet<IpAddr> = BTreeSet::new();
+    for server in servers.iter().filter(|s| !outside || s.role != ServerRole::ClusterIp) {
+        let family = IpFamily::of(server.address.ip());
+        let Some(&from) = source.identities.get(&family) else { continue };
+        let proto = server.protocol;
+        let active = server.members.iter().filter(|m| m.state == MemberState::Active);
+        let (reached, not): (Vec<&Member>, Vec<&Member>) = active.partition(|member| {
+            let ip = member.address.ip();
+            let ingress = endpoint(snapshot, &[ip]).and_then(|p| p.ingress.as_deref());
+            judge.ask(source.egress, ingress, from, snapshot.identities.of(ip)).has(proto, member.address.port())
+        });
+        if !reached.is_empty() {
+            let port = server.address.port();
+            let ports = open.ranges.entry(proto).or_default();
+            ports.push((port, port));
+            unreached.extend(not.iter().map(|m| m.address.ip()));
+        }
+    }
+    for ports in open.ranges.values_mut() {
+        ports.sort_unstable();
+        ports.dedup();
+    }
+    Row {
+        source: source.info.name.clone(),
+        destination: name.to_owned(),
+        family: None,
+        ports: open.to_string(),
+        undeclared: None,
+        everything: false,
+        allowed: ranges(&open),
+        unreached_members: Some(unreached.len()).filter(|n| *n > 0),
+    }
+}

@@ -1,0 +1,221 @@
+//! From what was declared to what is there: workloads become pods, references are looked up, families and
+//! nodes are filled in.
+
+use super::{
+    cluster,
+    declared::{Declared, DeclaredPod},
+    error::Problem,
+    expand::{self, Place},
+    reading::Reading,
+    schema::Kind,
+    syntax,
+};
+use crate::model::{
+    Endpoint, IpFamily, Labels, Model, Name, Node, Object, Pod, Position, Selector, ServerBackend, Service,
+    ServiceKind, Supervisor,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Pods that workloads may be expanded to: as many as Kubernetes supports in a cluster.
+const MAX_EXPANDED: usize = 150_000;
+
+/// The objects that `declared` adds to `base`. Without `base` the manifests are the whole cluster.
+pub(super) fn assemble(r: &mut Reading, mut declared: Declared, base: Option<&Model>) -> Vec<Object> {
+    let given = declared.supervisor.take();
+    let default = Supervisor::default();
+    let supervisor = given.as_ref().or(base.map(|b| &b.supervisor)).unwrap_or(&default);
+
+    if base.is_none() && declared.nodes.is_empty() {
+        declared.nodes = mentioned_nodes(r, &declared, supervisor);
+    }
+    let places = places(&declared, supervisor, base);
+    check_nodes(r, &declared, &places);
+    let pods = all_pods(r, &mut declared, &places);
+
+    let first_family =
+        supervisor.service_cidrs.first().map_or(IpFamily::V4, |c| IpFamily::of(c.value.addr()));
+    let services: Vec<Service> =
+        std::mem::take(&mut declared.services).into_iter().map(|s| s.resolve(first_family)).collect();
+    if let Some(supervisor) = &given {
+        check_backends(r, supervisor, &pods, base);
+    }
+    check_slices(r, &declared, &services, base);
+    if base.is_none() {
+        note_idle_services(r, &declared, &services, &pods);
+    }
+
+    let mut objects: Vec<Object> = Vec::new();
+    objects.extend(given.map(Object::from));
+    objects.extend(declared.namespaces.into_iter().map(Object::from));
+    objects.extend(declared.nodes.into_iter().map(Object::from));
+    objects.extend(pods.into_iter().map(Object::from));
+    objects.extend(services.into_iter().map(Object::from));
+    objects.extend(declared.slices.into_iter().map(Object::from));
+    objects.extend(declared.policies.into_iter().map(Object::from));
+    objects
+}
+
+/// The names that nodes have when none is declared.
+fn default_node_names(supervisor: &Supervisor) -> impl Iterator<Item = String> {
+    (1..=supervisor.node_count).map(|i| format!("node-{i}"))
+}
+
+/// Nodes that pods run on though nobody declared any node, as in `kubectl get pods -o yaml`. Empty if the
+/// Supervisor's own nodes have all the names that occur.
+fn mentioned_nodes(r: &mut Reading, declared: &Declared, supervisor: &Supervisor) -> Vec<Node> {
+    let mut mentioned: BTreeMap<&str, Node> = BTreeMap::new();
+    for DeclaredPod { pod, host_addresses } in &declared.pods {
+        let Some(name) = &pod.node else { continue };
+        let node = mentioned.entry(&name.value).or_insert_with(|| Node {
+            name: name.value.clone(),
+            labels: cluster::default_node_labels(&name.value),
+            addresses: Vec::new(),
+            at: name.at.clone(),
+        });
+        for address in host_addresses {
+            if !node.addresses.contains(address) {
+                node.addresses.push(address.clone());
+            }
+        }
+    }
+    let defaults: BTreeSet<String> = default_node_names(supervisor).collect();
+    let strange = mentioned.values().find(|n| !defaults.contains(&n.name)).map(|n| n.at.clone());
+    let Some(at) = strange else { return Vec::new() };
+    let names: Vec<&str> = mentioned.keys().copied().collect();
+    let shown = names[..names.len().min(5)].join(", ");
+    let more = if names.len() > 5 { ", ..." } else { "" };
+    let text = format!("no Node is declared; the nodes are those that pods name: {shown}{more}");
+    r.notes.remarks.push((at, text));
+    mentioned.into_values().collect()
+}
+
+/// The nodes that pods can be on.
+fn places(declared: &Declared, supervisor: &Supervisor, base: Option<&Model>) -> Vec<Place> {
+    let mut nodes: BTreeMap<&str, &Labels> = BTreeMap::new();
+    let known = base.into_iter().flat_map(|b| b.nodes.values()).chain(&declared.nodes);
+    nodes.extend(known.map(|n| (n.name.as_str(), &n.labels)));
+    if nodes.is_empty() {
+        let place = |node: String| Place { labels: cluster::default_node_labels(&node), node };
+        return default_node_names(supervisor).map(place).collect();
+    }
+    nodes.into_iter().map(|(name, labels)| Place { node: name.to_owned(), labels: labels.clone() }).collect()
+}
+
+fn check_nodes(r: &mut Reading, declared: &Declared, places: &[Place]) {
+    let known: BTreeSet<&str> = places.iter().map(|p| p.node.as_str()).collect();
+    let pods = declared.pods.iter().map(|p| ("Pod", &p.pod.name, &p.pod));
+    let templates = declared.workloads.iter().map(|w| (w.kind.name(), &w.name, &w.template.pod));
+    for (kind, name, pod) in pods.chain(templates) {
+        let Some(node) = pod.node.as_ref().filter(|n| !known.contains(n.value.as_str())) else { continue };
+        let advice = meant(&node.value, known.iter().copied())
+            .unwrap_or_else(|| "declare that Node, or remove nodeName".to_owned());
+        let to = format!("node {}", node.value);
+        r.error(node.at.clone(), Problem::Dangling { from: format!("{kind} {name}"), to, advice });
+    }
+}
+
+fn meant<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<String> {
+    syntax::closest(word, known).map(|k| format!("did you mean {k}?"))
+}
+
+/// The declared pods, and those of workloads that have made none yet.
+fn all_pods(r: &mut Reading, declared: &mut Declared, places: &[Place]) -> Vec<Pod> {
+    let mut pods: Vec<Pod> = std::mem::take(&mut declared.pods).into_iter().map(|p| p.pod).collect();
+    let mut taken: BTreeSet<Name> = pods.iter().map(|p| p.name.clone()).collect();
+    let mut expanded = 0;
+    for workload in std::mem::take(&mut declared.workloads) {
+        if declared.owners.contains(&(workload.kind, workload.name.clone())) {
+            continue;
+        }
+        let named = format!("{} {}", workload.kind.name(), workload.name);
+        let count = expand::count(&workload, places);
+        expanded += count;
+        if expanded > MAX_EXPANDED {
+            let what = format!("{named} makes more than {MAX_EXPANDED} pods in all");
+            let advice = "lower the replicas".to_owned();
+            r.error(workload.at.clone(), Problem::Invalid { what, advice });
+            break;
+        }
+        if let ([first, ..], true) = (&workload.template.pod.addresses[..], count > 1) {
+            let what = format!("{named} asks for one address for {count} pods");
+            let advice = format!("remove {} from its template, or make it one pod", cluster::IP_ANNOTATION);
+            r.error(first.at.clone(), Problem::Invalid { what, advice });
+        }
+        for pod in expand::expand(&workload, places, &mut taken) {
+            // Names that were drawn are distinct; those of a StatefulSet are as they are.
+            let numbered = workload.kind == Kind::StatefulSet;
+            if numbered && !taken.insert(pod.name.clone()) {
+                let first = place_of(&pods, &pod.name);
+                let object = format!("Pod {} (of {named})", pod.name);
+                r.error(workload.at.clone(), Problem::DuplicateObject { object, first });
+                continue;
+            }
+            pods.push(pod);
+        }
+    }
+    pods
+}
+
+fn place_of(pods: &[Pod], name: &Name) -> Position {
+    pods.iter().find(|p| p.name == *name).map(|p| p.at.clone()).unwrap_or_default()
+}
+
+fn check_backends(r: &mut Reading, supervisor: &Supervisor, pods: &[Pod], base: Option<&Model>) {
+    let mut known: BTreeSet<&Name> = pods.iter().map(|p| &p.name).collect();
+    known.extend(base.into_iter().flat_map(|b| b.pods.keys()));
+    for (field, server) in [("kubeAPI", &supervisor.kube_api), ("cliTools", &supervisor.cli_tools)] {
+        for backend in &server.backends {
+            let ServerBackend::Pod(name, _) = &backend.value else { continue };
+            if known.contains(name) {
+                continue;
+            }
+            let names: Vec<String> = known.iter().map(|n| n.to_string()).collect();
+            let advice = meant(&name.to_string(), names.iter().map(String::as_str))
+                .unwrap_or_else(|| "name a pod as NAMESPACE/NAME, or declare it".to_owned());
+            let from = format!("a backend of {field}");
+            r.error(backend.at.clone(), Problem::Dangling { from, to: format!("pod {name}"), advice });
+        }
+    }
+}
+
+fn check_slices(r: &mut Reading, declared: &Declared, services: &[Service], base: Option<&Model>) {
+    for slice in &declared.slices {
+        let name = Name::new(&slice.name.namespace, &slice.service);
+        if declared.has(Kind::Service, &name) || base.is_some_and(|b| b.services.contains_key(&name)) {
+            continue;
+        }
+        let same_namespace = services.iter().filter(|s| s.name.namespace == name.namespace);
+        let advice = meant(&name.name, same_namespace.map(|s| s.name.name.as_str()))
+            .unwrap_or_else(|| "declare that Service, or remove the slice".to_owned());
+        let from = format!("EndpointSlice {}", slice.name);
+        r.error(slice.at.clone(), Problem::Dangling { from, to: format!("Service {name}"), advice });
+    }
+}
+
+/// Services with a virtual server that nobody serves: often a slip in the selector.
+fn note_idle_services(r: &mut Reading, declared: &Declared, services: &[Service], pods: &[Pod]) {
+    let mut by_namespace: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
+    for pod in pods {
+        by_namespace.entry(&pod.name.namespace).or_default().push(pod);
+    }
+    let has_endpoints = |endpoints: &[Endpoint]| !endpoints.is_empty();
+    let sliced: BTreeSet<(&str, &str)> = declared
+        .slices
+        .iter()
+        .filter(|s| has_endpoints(&s.endpoints))
+        .map(|s| (s.name.namespace.as_str(), s.service.as_str()))
+        .collect();
+    for service in services {
+        let (namespace, name) = (service.name.namespace.as_str(), service.name.name.as_str());
+        let Some(labels) = service.selector.as_ref().filter(|s| !s.is_empty()) else { continue };
+        if service.kind == ServiceKind::ExternalName || sliced.contains(&(namespace, name)) {
+            continue;
+        }
+        let selector = Selector::labels(labels.clone());
+        let mut candidates = by_namespace.get(namespace).into_iter().flatten();
+        if !candidates.any(|p| selector.matches(&p.labels)) {
+            let text = format!("Service {} selects no pod, so nobody serves it", service.name);
+            r.notes.remarks.push((service.at.clone(), text));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The fields that Kubernetes has, kind by kind: what is read, and what is known and of no concern to a network.
+//!
+//! As of Kubernetes 1.35, with fields that were removed earlier. Fields below a field that is not listed as a
+//! schema of its own (a container's `resources`, say) are not looked at.
+
+use super::{reading::either, syntax};
+
+/// The fields of a map.
+#[derive(Debug)]
+pub(super) struct Schema {
+    /// For people: `unknown field x in <owner>`.
+    pub(super) owner: &'static str,
+    pub(super) fields: &'static [&'static str],
+    /// Maps below this one, where a misplaced field may belong.
+    below: &'static [(&'static str, &'static Schema)],
+}
+
+impl Schema {
+    /// What to do about an unknown field.
+    pub(super) fn advice(&self, field: &str) -> String {
+        if let Some((place, _)) = self.below.iter().find(|(_, s)| s.fields.contains(&field)) {
+            return format!("it belongs below `{place}`");
+        }
+        if let Some(meant) = syntax::closest(field, self.fields.iter().copied()) {
+            return format!("did you mean `{meant}`?");
+        }
+        if self.fields.len() <= 8 {
+            return format!("use {}, or remove it", either(self.fields));
+        }
+        "check its spelling and indentation, or remove it".to_owned()
+    }
+}
+
+macro_rules! schemas {
+    ($($name:ident $owner:literal [$($field:literal)*] $({$($place:literal $below:ident)*})?;)*) => {
+        $(pub(super) static $name: Schema = Schema {
+            owner: $owner,
+            fields: &[$($field),*],
+            below: &[$($(($place, &$below)),*)?],
+        };)*
+    };
+}
+
+schemas! {
+    METADATA "metadata" ["annotations" "clusterName" "creationTimestamp" "deletionGracePeriodSeconds"
+        "deletionTimestamp" "finalizers" "generateName" "generation" "labels" "managedFields" "name" "namespace"
+        "ownerReferences" "resourceVersion" "selfLink" "uid"];
+    OWNER_REFERENCE "an owner reference" ["apiVersion" "blockOwnerDeletion" "controller" "kind" "name" "uid"];
+    LABEL_SELECTOR "a label selector" ["matchExpressions" "matchLabels"];
+    REQUIREMENT "a selector's expression" ["key" "operator" "values"];
+
+    NAMESPACE "a Namespace" ["apiVersion" "kind" "metadata" "spec" "status"] { "metadata" METADATA };
+    NAMESPACE_SPEC "a Namespace's spec" ["finalizers"];
+    NAMESPACE_STATUS "a Namespace's status" ["conditions" "phase"];
+
+    NODE "a Node" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" NODE_SPEC "status" NODE_STATUS };
+    NODE_SPEC "a Node's spec" ["configSource" "externalID" "podCIDR" "podCIDRs" "providerID" "taints"
+        "unschedulable"];
+    NODE_STATUS "a Node's status" ["addresses" "allocatable" "capacity" "conditions" "config" "daemonEndpoints"
+        "declaredFeatures" "features" "images" "nodeInfo" "phase" "runtimeHandlers" "volumesAttached"
+        "volumesInUse"];
+    NODE_ADDRESS "a node's address" ["address" "type"];
+
+    POD "a Pod" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" POD_SPEC "status" POD_STATUS };
+    POD_TEMPLATE "a pod template" ["metadata" "spec"] { "metadata" METADATA "spec" POD_SPEC };
+    POD_SPEC "a pod's spec" ["activeDeadlineSeconds" "affinity" "automountServiceAccountToken" "containers"
+        "dnsConfig" "dnsPolicy" "enableServiceLinks" "ephemeralContainers" "hostAliases" "hostIPC" "hostNetwork"
+        "hostPID" "hostUsers" "hostname" "hostnameOverride" "imagePullSecrets" "initContainers" "nodeName"
+        "nodeSelector" "os" "overhead" "preemptionPolicy" "priority" "priorityClassName" "readinessGates"
+        "resourceClaims" "resources" "restartPolicy" "runtimeClassName" "schedulerName" "schedulingGates"
+        "securityContext" "serviceAccount" "serviceAccountName" "setHostnameAsFQDN" "shareProcessNamespace"
+        "subdomain" "terminationGracePeriodSeconds" "tolerations" "topologySpreadConstraints" "volumes"
+        "workloadRef"];
+    CONTAINER "a container" ["args" "command" "env" "envFrom" "image" "imagePullPolicy" "lifecycle"
+        "livenessProbe" "name" "ports" "readinessProbe" "resizePolicy" "resources" "restartPolicy"
+        "restartPolicyRules" "securityContext" "startupProbe" "stdin" "stdinOnce" "terminationMessagePath"
+        "terminationMessagePolicy" "tty" "volumeDevices" "volumeMounts" "workingDir"];
+    CONTAINER_PORT "a container's port" ["containerPort" "hostIP" "hostPort" "name" "protocol"];
+    POD_STATUS "a Pod's status" ["allocatedResources" "conditions" "containerStatuses"
+        "ephemeralContainerStatuses" "extendedResourceClaimStatus" "hostIP" "hostIPs" "initContainerStatuses"
+        "message" "nominatedNodeName" "observedGeneration" "phase" "podIP" "podIPs" "qosClass" "reason" "resize"
+        "resourceClaimStatuses" "resources" "startTime"];
+    POD_IP "an item of podIPs" ["ip"];
+    CONDITION "a condition" ["lastHeartbeatTime" "lastProbeTime" "lastTransitionTime" "lastUpdateTime" "message"
+        "observedGeneration" "reason" "status" "type"];
+
+    DEPLOYMENT "a Deployment" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" DEPLOYMENT_SPEC };
+    DEPLOYMENT_SPEC "a Deployment's spec" ["minReadySeconds" "paused" "progressDeadlineSeconds" "replicas"
+        "revisionHistoryLimit" "rollbackTo" "selector" "strategy" "template"] { "template" POD_TEMPLATE };
+    DEPLOYMENT_STATUS "a Deployment's status" ["availableReplicas" "collisionCount" "conditions"
+        "observedGeneration" "readyReplicas" "replicas" "terminatingReplicas" "unavailableReplicas"
+        "updatedReplicas"];
+    REPLICA_SET "a ReplicaSet" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" REPLICA_SET_SPEC };
+    REPLICA_SET_SPEC "a ReplicaSet's spec" ["minReadySeconds" "replicas" "selector" "template"]
+        { "template" POD_TEMPLATE };
+    REPLICA_SET_STATUS "a ReplicaSet's status" ["availableReplicas" "conditions" "fullyLabeledReplicas"
+        "observedGeneration" "readyReplicas" "replicas" "terminatingReplicas"];
+    STATEFUL_SET "a StatefulSet" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" STATEFUL_SET_SPEC };
+    STATEFUL_SET_SPEC "a StatefulSet's spec" ["minReadySeconds" "ordinals"
+        "persistentVolumeClaimRetentionPolicy" "podManagementPolicy" "replicas" "revisionHistoryLimit" "selector"
+        "serviceName" "template" "updateStrategy" "volumeClaimTemplates"] { "template" POD_TEMPLATE };
+    STATEFUL_SET_ORDINALS "ordinals" ["start"];
+    STATEFUL_SET_STATUS "a StatefulSet's status" ["availableReplicas" "collisionCount" "conditions"
+        "currentReplicas" "currentRevision" "observedGeneration" "readyReplicas" "replicas" "updateRevision"
+        "updatedReplicas"];
+    DAEMON_SET "a DaemonSet" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" DAEMON_SET_SPEC };
+    DAEMON_SET_SPEC "a DaemonSet's spec" ["minReadySeconds" "revisionHistoryLimit" "selector" "template"
+        "templateGeneration" "updateStrategy"] { "template" POD_TEMPLATE };
+    DAEMON_SET_STATUS "a DaemonSet's status" ["collisionCount" "conditions" "currentNumberScheduled"
+        "desiredNumberScheduled" "numberAvailable" "numberMisscheduled" "numberReady" "numberUnavailable"
+        "observedGeneration" "updatedNumberScheduled"];
+    JOB "a Job" ["apiVersion" "kind" "metadata" "spec" "status"] { "metadata" METADATA "spec" JOB_SPEC };
+    JOB_SPEC "a Job's spec" ["activeDeadlineSeconds" "backoffLimit" "backoffLimitPerIndex" "completionMode"
+        "completions" "managedBy" "manualSelector" "maxFailedIndexes" "parallelism" "podFailurePolicy"
+        "podReplacementPolicy" "selector" "successPolicy" "suspend" "template" "ttlSecondsAfterFinished"]
+        { "template" POD_TEMPLATE };
+    JOB_STATUS "a Job's status" ["active" "completedIndexes" "completionTime" "conditions" "failed"
+        "failedIndexes" "ready" "startTime" "succeeded" "terminating" "uncountedTerminatedPods"];
+    CRON_JOB "a CronJob" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" CRON_JOB_SPEC };
+    CRON_JOB_SPEC "a CronJob's spec" ["concurrencyPolicy" "failedJobsHistoryLimit" "jobTemplate" "schedule"
+        "startingDeadlineSeconds" "successfulJobsHistoryLimit" "suspend" "timeZone"];
+    CRON_JOB_STATUS "a CronJob's status" ["active" "lastScheduleTime" "lastSuccessfulTime"];
+    JOB_TEMPLATE "a job template" ["metadata" "spec"] { "metadata" METADATA "spec" JOB_SPEC };
+
+    SERVICE "a Service" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" SERVICE_SPEC };
+    SERVICE_SPEC "a Service's spec" ["allocateLoadBalancerNodePorts" "clusterIP" "clusterIPs" "externalIPs"
+        "externalName" "externalTrafficPolicy" "healthCheckNodePort" "internalTrafficPolicy" "ipFamilies"
+        "ipFamily" "ipFamilyPolicy" "loadBalancerClass" "loadBalancerIP" "loadBalancerSourceRanges" "ports"
+        "publishNotReadyAddresses" "selector" "sessionAffinity" "sessionAffinityConfig" "topologyKeys"
+        "trafficDistribution" "type"];
+    SERVICE_PORT "a Service's port" ["appProtocol" "name" "nodePort" "port" "protocol" "targetPort"];
+    SERVICE_STATUS "a Service's status" ["conditions" "loadBalancer"];
+    ENDPOINT_SLICE "an EndpointSlice" ["addressType" "apiVersion" "endpoints" "kind" "metadata" "ports"]
+        { "metadata" METADATA };
+    ENDPOINT "an endpoint" ["addresses" "conditions" "deprecatedTopology" "hints" "hostname" "nodeName"
+        "targetRef" "zone"] { "conditions" ENDPOINT_CONDITIONS };
+    ENDPOINT_CONDITIONS "an endpoint's conditions" ["ready" "serving" "terminating"];
+    ENDPOINT_PORT "an EndpointSlice's port" ["appProtocol" "name" "port" "protocol"];
+
+    NETWORK_POLICY "a NetworkPolicy" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" NETWORK_POLICY_SPEC };
+    NETWORK_POLICY_SPEC "a NetworkPolicy's spec" ["egress" "ingress" "podSelector" "policyTypes"];
+    NETWORK_POLICY_STATUS "a NetworkPolicy's status" ["conditions"];
+    INGRESS_RULE "an ingress rule" ["from" "ports"] { "ports" POLICY_PORT "from" PEER };
+    EGRESS_RULE "an egress rule" ["ports" "to"] { "ports" POLICY_PORT "to" PEER };
+    PEER "a peer" ["ipBlock" "namespaceSelector" "podSelector"] { "ipBlock" IP_BLOCK };
+    IP_BLOCK "an ipBlock" ["cidr" "except"];
+    POLICY_PORT "a policy's port" ["endPort" "port" "protocol"];
+
+    SUPERVISOR "a Supervisor" ["apiVersion" "kind" "metadata" "spec"]
+        { "metadata" METADATA "spec" SUPERVISOR_SPEC };
+    SUPERVISOR_SPEC "a Supervisor's spec" ["cliTools" "egressCIDRs" "ingressCIDRs" "ingressPosture" "kubeAPI" "mtu"
+        "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "tier1" "uplinks"];
+    UPLINK "an uplink" ["addresses" "mac" "name"];
+    STATIC_ROUTE "a static route" ["nextHops" "prefix"];
+    NEXT_HOP "a next hop" ["address" "mac"];
+    DEFAULT_SERVER "a default virtual server" ["address" "backends" "port"];
+    POD_BACKEND "a backend" ["pod" "port"];
+    LIST "a List" ["apiVersion" "items" "kind" "metadata"];
+}
+
+/// The kinds that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Kind {
+    Supervisor,
+    Namespace,
+    Node,
+    Pod,
+    Deployment,
+    ReplicaSet,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    CronJob,
+    Service,
+    EndpointSlice,
+    NetworkPolicy,
+}
+
+impl Kind {
+    /// Every kind, its name, and the version that is read.
+    pub(super) const ALL: [(Self, &'static str, &'static str); 13] = [
+        (Self::Supervisor, "Supervisor", "supernet.dev/v1alpha1"),
+        (Self::Namespace, "Namespace", "v1"),
+        (Self::Node, "Node", "v1"),
+        (Self::Pod, "Pod", "v1"),
+        (Self::Deployment, "Deployment", "apps/v1"),
+        (Self::ReplicaSet, "ReplicaSet", "apps/v1"),
+        (Self::StatefulSet, "StatefulSet", "apps/v1"),
+        (Self::DaemonSet, "DaemonSet", "apps/v1"),
+        (Self::Job, "Job", "batch/v1"),
+        (Self::CronJob, "CronJob", "batch/v1"),
+        (Self::Service, "Service", "v1"),
+        (Self::EndpointSlice, "EndpointSlice", "discovery.k8s.io/v1"),
+        (Self::NetworkPolicy, "NetworkPolicy", "networking.k8s.io/v1"),
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(k, ..)| *k == self).map_or("", |(_, name, _)| name)
+    }
+}
+
+/// API groups that hold, or once held, kinds that are read. A kind of the same name in any other group is
+/// another kind (Knative's Service, Calico's NetworkPolicy).
+pub(super) const OWN_GROUPS: [&str; 7] =
+    ["", "apps", "batch", "discovery.k8s.io", "extensions", "networking.k8s.io", "supernet.dev"];
+
+/// Whether objects of this kind, which is not read, would change who reaches whom.
+pub(super) fn shapes_traffic(kind: &str, group: &str) -> bool {
+    kind.ends_with("NetworkPolicy")
+        || kind.ends_with("NetworkPolicySet")
+        || kind == "Ingress"
+        || group == "gateway.networking.k8s.io" && kind != "GatewayClass" && kind != "ReferenceGrant"
+}

@@ -1,0 +1,298 @@
+//! What happened, in numbers.
+//!
+//! Every worker counts for itself, into words that only it writes, so counting is a load and a store; readers
+//! add the workers up. Sessions that share rules and virtual server share a *tally*: a hit counts in one row,
+//! and the row's rules and server get their share when somebody asks.
+
+use crate::{
+    id::{PortId, RuleId, ServerId},
+    verdict::DropReason,
+};
+use dashmap::DashMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`. Only the owning worker may call this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+const CHUNK: usize = 256;
+
+/// An array that grows by chunks and never moves what it holds.
+#[derive(Debug)]
+pub struct Grow<T> {
+    chunks: Box<[OnceLock<Box<[T]>>]>,
+}
+
+impl<T: Default> Grow<T> {
+    /// Room for `max` items, none allocated yet.
+    pub fn new(max: usize) -> Self {
+        Self { chunks: (0..max.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// The item, made if need be. An index past the end gets the last item.
+    pub fn at(&self, index: usize) -> &T {
+        let chunk = (index / CHUNK).min(self.chunks.len() - 1);
+        let items = self.chunks[chunk].get_or_init(|| (0..CHUNK).map(|_| T::default()).collect());
+        &items[index % CHUNK]
+    }
+
+    /// The items of chunks that were touched, with their indices.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        let chunks = self.chunks.iter().enumerate();
+        chunks
+            .filter_map(|(n, chunk)| chunk.get().map(|items| (n * CHUNK, items)))
+            .flat_map(|(base, items)| items.iter().enumerate().map(move |(i, item)| (base + i, item)))
+    }
+}
+
+/// Frames and bytes through a port.
+#[derive(Debug, Default)]
+pub struct PortRow {
+    /// Frames received.
+    pub received: Count,
+    /// Bytes received.
+    pub received_bytes: Count,
+    /// Frames sent.
+    pub sent: Count,
+    /// Bytes sent.
+    pub sent_bytes: Count,
+    /// Frames received that were dropped.
+    pub dropped: Count,
+}
+
+/// Traffic of one tally.
+#[derive(Debug, Default)]
+pub struct TallyRow {
+    /// New connections.
+    pub connections: Count,
+    /// Packets in either direction.
+    pub packets: Count,
+    /// Bytes of frames in either direction.
+    pub bytes: Count,
+    /// Packets that were denied.
+    pub denied: Count,
+}
+
+/// What sessions of one tally have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct TallyKey {
+    /// The egress rule that decided.
+    pub egress_rule: Option<RuleId>,
+    /// The ingress rule that decided.
+    pub ingress_rule: Option<RuleId>,
+    /// The virtual server.
+    pub server: Option<ServerId>,
+}
+
+/// Most tallies there can be; connections beyond share the last.
+pub const MAX_TALLIES: usize = 1 << 20;
+
+/// All tallies, by number.
+#[derive(Debug, Default)]
+pub struct Tallies {
+    ids: DashMap<TallyKey, u32>,
+    next: AtomicU32,
+}
+
+impl Tallies {
+    /// The number of a tally; the same every time.
+    pub fn intern(&self, key: TallyKey) -> u32 {
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
+        }
+        *self
+            .ids
+            .entry(key)
+            .or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed).min(MAX_TALLIES as u32 - 1))
+    }
+
+    fn keys(&self) -> Vec<(TallyKey, u32)> {
+        self.ids.iter().map(|e| (*e.key(), *e.value())).collect()
+    }
+}
+
+/// What one worker counts.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    /// Frames that entered the pipeline.
+    pub received: Count,
+    /// Frames the network made itself: ICMP errors, resets, copies of multicast, ARP and ND requests.
+    pub generated: Count,
+    /// Frames that left.
+    pub sent: Count,
+    /// Frames ports had and could not deliver; they never entered.
+    pub missed: Count,
+    /// Frames that took the cached way.
+    pub hits: Count,
+    /// Drops by reason.
+    pub drops: [Count; DropReason::COUNT],
+    /// By port.
+    pub ports: Grow<PortRow>,
+    /// By tally.
+    pub tallies: Grow<TallyRow>,
+}
+
+impl Default for WorkerCounters {
+    fn default() -> Self {
+        Self {
+            received: Count::default(),
+            generated: Count::default(),
+            sent: Count::default(),
+            missed: Count::default(),
+            hits: Count::default(),
+            drops: std::array::from_fn(|_| Count::default()),
+            ports: Grow::new(1 << 20),
+            tallies: Grow::new(MAX_TALLIES),
+        }
+    }
+}
+
+/// Everything counted so far, all workers added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that entered the pipeline.
+    pub received: u64,
+    /// Frames the network made itself.
+    pub generated: u64,
+    /// Frames that left.
+    pub sent: u64,
+    /// Frames ports could not deliver; they never entered.
+    pub missed: u64,
+    /// Frames that took the cached way.
+    pub hits: u64,
+    /// Drops by reason, those that happened.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// By port.
+    pub ports: BTreeMap<PortId, PortCounters>,
+    /// By firewall rule.
+    pub rules: BTreeMap<RuleId, Traffic>,
+    /// By virtual server.
+    pub servers: BTreeMap<ServerId, Traffic>,
+}
+
+/// A port's counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames received.
+    pub received: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Frames received that were dropped.
+    pub dropped: u64,
+}
+
+impl std::ops::AddAssign for PortCounters {
+    fn add_assign(&mut self, o: Self) {
+        self.received += o.received;
+        self.received_bytes += o.received_bytes;
+        self.sent += o.sent;
+        self.sent_bytes += o.sent_bytes;
+        self.dropped += o.dropped;
+    }
+}
+
+/// Connections and packets that a rule or virtual server had to do with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// New connections.
+    pub connections: u64,
+    /// Packets in either direction.
+    pub packets: u64,
+    /// Bytes of frames in either direction.
+    pub bytes: u64,
+    /// Packets denied.
+    pub denied: u64,
+}
+
+impl Counters {
+    /// Adds up what the workers counted.
+    pub fn collect(workers: &[Arc<WorkerCounters>], tallies: &Tallies) -> Self {
+        let mut sum = Self::default();
+        for w in workers {
+            sum.received += w.received.get();
+            sum.generated += w.generated.get();
+            sum.sent += w.sent.get();
+            sum.missed += w.missed.get();
+            sum.hits += w.hits.get();
+            for (reason, count) in DropReason::ALL.iter().zip(&w.drops) {
+                if count.get() > 0 {
+                    *sum.drops.entry(*reason).or_default() += count.get();
+                }
+            }
+            for (id, row) in w.ports.iter() {
+                let row = PortCounters {
+                    received: row.received.get(),
+                    received_bytes: row.received_bytes.get(),
+                    sent: row.sent.get(),
+                    sent_bytes: row.sent_bytes.get(),
+                    dropped: row.dropped.get(),
+                };
+                if row != PortCounters::default() {
+                    *sum.ports.entry(PortId(id as u32)).or_default() += row;
+                }
+            }
+            for (key, id) in tallies.keys() {
+                let row = w.tallies.at(id as usize);
+                let traffic = Traffic {
+                    connections: row.connections.get(),
+                    packets: row.packets.get(),
+                    bytes: row.bytes.get(),
+                    denied: row.denied.get(),
+                };
+                if traffic == Traffic::default() {
+                    continue;
+                }
+                for rule in key.egress_rule.into_iter().chain(key.ingress_rule) {
+                    sum.rules.entry(rule).or_default().add(traffic);
+                }
+                if let Some(server) = key.server {
+                    sum.servers.entry(server).or_default().add(traffic);
+                }
+            }
+        }
+        sum
+    }
+
+    /// Drops for all reasons together.
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+
+    /// Whether every frame is accounted for: what came in and what was made left or was dropped.
+    ///
+    /// Holds whenever no worker is in the middle of a batch.
+    pub fn conserved(&self) -> bool {
+        self.received + self.generated == self.sent + self.dropped()
+    }
+}
+
+impl Traffic {
+    fn add(&mut self, o: Self) {
+        self.connections += o.connections;
+        self.packets += o.packets;
+        self.bytes += o.bytes;
+        self.denied += o.denied;
+    }
+}

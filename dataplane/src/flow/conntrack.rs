@@ -1,0 +1,196 @@
+//! Connection states and how long each lasts.
+//!
+//! States and times are those of NSX's distributed firewall. Two facts come from the flow entries (whether
+//! each direction carried a packet that was neither SYN nor FIN nor RST, and how many); the rest is recorded
+//! here by the slow path, which sees every SYN, FIN and RST.
+
+use crate::{
+    time::Duration,
+    wire::{Proto, tcp_flags},
+};
+
+/// A direction of a connection, seen from who opened it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// From the one who opened it.
+    Forward,
+    /// From the one who was called.
+    Reverse,
+}
+
+/// How long a connection is remembered after its last packet, by state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP: only a SYN was seen. 120 s.
+    pub tcp_first: Duration,
+    /// TCP: both sides were seen, the handshake is not complete. 30 s.
+    pub tcp_opening: Duration,
+    /// TCP: the handshake is complete. 43,200 s.
+    pub tcp_established: Duration,
+    /// TCP: one side sent FIN. 120 s.
+    pub tcp_closing: Duration,
+    /// TCP: both sides sent FIN. 45 s.
+    pub tcp_fin_wait: Duration,
+    /// TCP: a reset was seen. 20 s.
+    pub tcp_closed: Duration,
+    /// UDP and SCTP: one packet was seen. 60 s.
+    pub udp_first: Duration,
+    /// UDP and SCTP: several packets, one side only. 30 s.
+    pub udp_single: Duration,
+    /// UDP and SCTP: both sides were seen. 60 s.
+    pub udp_multiple: Duration,
+    /// ICMP echo. 20 s.
+    pub icmp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self {
+            tcp_first: s(120),
+            tcp_opening: s(30),
+            tcp_established: s(43_200),
+            tcp_closing: s(120),
+            tcp_fin_wait: s(45),
+            tcp_closed: s(20),
+            udp_first: s(60),
+            udp_single: s(30),
+            udp_multiple: s(60),
+            icmp: s(20),
+        }
+    }
+}
+
+/// The state of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum State {
+    /// Only its first packet was seen (TCP: only SYNs).
+    First,
+    /// TCP: both sides were seen, the handshake is not complete.
+    Opening,
+    /// TCP: the handshake is complete.
+    Established,
+    /// TCP: one side sent FIN.
+    Closing,
+    /// TCP: both sides sent FIN.
+    FinWait,
+    /// TCP: a reset was seen.
+    Closed,
+    /// Several packets, from one side only.
+    Single,
+    /// Both sides were seen.
+    Multiple,
+}
+
+impl State {
+    /// How long a connection of `proto` stays in this state without a packet.
+    pub fn timeout(self, proto: Proto, t: &Timeouts) -> Duration {
+        if proto.is_icmp() {
+            return t.icmp;
+        }
+        match (proto, self) {
+            (Proto::TCP, Self::First | Self::Single) => t.tcp_first,
+            (Proto::TCP, Self::Opening) => t.tcp_opening,
+            (Proto::TCP, Self::Established | Self::Multiple) => t.tcp_established,
+            (_, Self::Closing) => t.tcp_closing,
+            (_, Self::FinWait) => t.tcp_fin_wait,
+            (_, Self::Closed) => t.tcp_closed,
+            (_, Self::First) => t.udp_first,
+            (_, Self::Single) => t.udp_single,
+            (_, Self::Opening | Self::Established | Self::Multiple) => t.udp_multiple,
+        }
+    }
+
+    /// The state's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::FinWait => "fin-wait",
+            Self::Closed => "closed",
+            Self::Single => "single",
+            Self::Multiple => "multiple",
+        }
+    }
+}
+
+/// What the slow path saw of a TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Track {
+    answered: bool,
+    fin_forward: bool,
+    fin_reverse: bool,
+    reset: bool,
+}
+
+impl Track {
+    /// Takes note of a segment's flags.
+    pub fn see(&mut self, direction: Direction, flags: u8) {
+        self.answered |= direction == Direction::Reverse && flags & tcp_flags::SYN != 0;
+        self.reset |= flags & tcp_flags::RST != 0;
+        if flags & tcp_flags::FIN != 0 {
+            match direction {
+                Direction::Forward => self.fin_forward = true,
+                Direction::Reverse => self.fin_reverse = true,
+            }
+        }
+    }
+
+    /// Whether the connection ends or has ended, so that a new SYN may take its ports.
+    pub fn is_over(&self) -> bool {
+        self.reset || (self.fin_forward && self.fin_reverse)
+    }
+
+    /// The state, given packets a direction and whether a plain segment (no SYN, FIN or RST) came forward.
+    pub fn state(&self, proto: Proto, packets: (u64, u64), plain_forward: bool) -> State {
+        if proto != Proto::TCP {
+            return match packets {
+                (_, 1..) => State::Multiple,
+                (0 | 1, 0) => State::First,
+                (_, 0) => State::Single,
+            };
+        }
+        match (self.reset, self.fin_forward, self.fin_reverse) {
+            (true, _, _) => State::Closed,
+            (_, true, true) => State::FinWait,
+            (_, true, _) | (_, _, true) => State::Closing,
+            _ if self.answered && plain_forward => State::Established,
+            _ if packets.1 > 0 => State::Opening,
+            _ => State::First,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tcp_flags::{ACK, FIN, RST, SYN};
+
+    #[test]
+    fn a_tcp_connection_from_syn_to_end() {
+        let mut t = Track::default();
+        t.see(Direction::Forward, SYN);
+        assert_eq!(t.state(Proto::TCP, (1, 0), false), State::First);
+        t.see(Direction::Reverse, SYN | ACK);
+        assert_eq!(t.state(Proto::TCP, (1, 1), false), State::Opening);
+        assert_eq!(t.state(Proto::TCP, (2, 1), true), State::Established);
+        t.see(Direction::Forward, FIN | ACK);
+        assert_eq!(t.state(Proto::TCP, (3, 1), true), State::Closing);
+        assert!(!t.is_over());
+        t.see(Direction::Reverse, FIN | ACK);
+        assert_eq!(t.state(Proto::TCP, (3, 2), true), State::FinWait);
+        t.see(Direction::Reverse, RST);
+        assert_eq!(t.state(Proto::TCP, (3, 3), true), State::Closed);
+        assert!(t.is_over());
+    }
+
+    #[test]
+    fn udp_states_follow_who_was_seen() {
+        let t = Track::default();
+        assert_eq!(t.state(Proto::UDP, (1, 0), true), State::First);
+        assert_eq!(t.state(Proto::UDP, (5, 0), true), State::Single);
+        assert_eq!(t.state(Proto::UDP, (5, 1), true), State::Multiple);
+    }
+}

@@ -1,0 +1,23 @@
+//! Sessions: what is remembered of a connection, and how it is found.
+//!
+//! ```text
+//!   key (scope + 5-tuple) ──▶ FlowTable ──▶ entry: rewrite, output, generation, counters   (one a direction)
+//!                                            │
+//!                                            └──▶ Session: binding, verdict, state         (one a connection)
+//! ```
+//!
+//! Any worker may handle any packet. Readers of the table take no lock; whoever adds a connection locks the
+//! stripes of its two keys in a fixed order, so one of two racing workers wins and the other finds the
+//! winner's entry. A slot is reused only after every worker passed a batch boundary ([`Epochs`]).
+
+mod conntrack;
+mod epochs;
+mod key;
+mod session;
+mod table;
+
+pub use conntrack::{Direction, State, Timeouts, Track};
+pub use epochs::Epochs;
+pub use key::{FlowKey, Scope};
+pub use session::{Binding, Bound, Judgement, Session, SessionId, Sessions};
+pub use table::{EntryId, FlowTable, Found, Meta, Taken, Tick, Usage};

@@ -1,0 +1,384 @@
+//! The logical pipeline: what the network decides about a connection.
+//!
+//! A stage is a function of the snapshot and the connection's first packet; none changes anything. [`walk`]
+//! runs them in the order in which a packet meets them and returns a [`Path`], the whole intent, or where the
+//! packet stopped. Only [`commit`] turns a path into state. The same walk judges new
+//! connections, judges living ones again (with their [`Binding`] kept), and traces.
+//!
+//! ```text
+//!   pod:    spoof guard ─ DLB ─ DFW egress ─ router ─┬─ DFW ingress                 (east-west)
+//!                                                    └─ SNAT ─ Tier-0               (to the outside)
+//!   uplink: uRPF ─ VIP ─ router ─ DFW ingress
+//! ```
+
+pub mod commit;
+pub mod dfw;
+pub mod dlb;
+pub mod router;
+pub mod segment;
+pub mod snat;
+pub mod spoof_guard;
+pub mod tier0;
+pub mod vip;
+
+use crate::{
+    flow::{Binding, Bound},
+    id::{IdentityId, PortId, RuleId, ServerId, Tier1Id},
+    rewrite::Tuple,
+    snapshot::{EndpointPort, Neighbor, PortEntry, PortRole, Snapshot},
+    table::classifier::Decision,
+    verdict::DropReason,
+    wire::Mac,
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// The packet that opens a connection, or stands for one that did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct First {
+    /// The port it came in by.
+    pub ingress: PortId,
+    /// Its addresses and ports.
+    pub tuple: Tuple,
+    /// Its TTL or hop limit.
+    pub ttl: u8,
+    /// The MAC it was sent to: the gateway's, or that of a port in the segment.
+    pub dst_mac: Mac,
+    /// A hash of the tuple: picks a member and one of several routes.
+    pub hash: u64,
+    /// Whether it is an echo request, which gateways and virtual servers answer.
+    pub echo: bool,
+}
+
+/// What becomes of a connection's packets: the intent of all stages together.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Path {
+    /// Where they leave by.
+    pub out: Next,
+    /// Where answers leave by.
+    pub back: Next,
+    /// The virtual server and member they were balanced to.
+    pub bound: Option<Bound>,
+    /// What happens to their source.
+    pub source: Source,
+    /// Their destination afterwards.
+    pub dst: (IpAddr, u16),
+    /// Routers on the way; each takes one off the TTL.
+    pub hops: u8,
+    /// They stay in their segment: MACs are kept.
+    pub switched: bool,
+    /// The rule that let them leave, if a firewall stands there.
+    pub egress_rule: Option<RuleId>,
+    /// The rule that let them in, if a firewall stands there.
+    pub ingress_rule: Option<RuleId>,
+    /// Firewall identities of destination and source.
+    pub identities: (IdentityId, IdentityId),
+}
+
+/// What happens to a connection's source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// It is kept.
+    Keep,
+    /// It becomes this egress address, and a port of it that commit claims.
+    Egress(IpAddr),
+    /// The pod reaches itself through a virtual server: it becomes that server's address, the port is kept.
+    Hairpin(IpAddr),
+}
+
+/// Where packets leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// To a workload's port.
+    Port(PortId),
+    /// To a next hop beyond an uplink.
+    Neighbor(Neighbor),
+}
+
+impl Next {
+    /// The port they leave by.
+    pub fn port(&self) -> PortId {
+        match self {
+            Self::Port(port) => *port,
+            Self::Neighbor(neighbor) => neighbor.port,
+        }
+    }
+}
+
+/// Where a packet stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Dropped without a word; by a firewall rule, if one is named.
+    Drop(DropReason, Option<RuleId>),
+    /// Refused: TCP gets a reset, everything else an ICMP port unreachable.
+    Refuse(DropReason),
+    /// No route: the sender gets an ICMP error from this router.
+    NoRoute(IpAddr),
+    /// The TTL ended at the router with this address.
+    TimeExceeded(IpAddr),
+    /// An echo request to a gateway or virtual server, to be answered in its name.
+    EchoReply,
+}
+
+impl Stop {
+    /// The reason under which the packet is counted; `None` for one that is answered in place.
+    pub fn reason(&self) -> Option<DropReason> {
+        match self {
+            Self::Drop(reason, _) | Self::Refuse(reason) => Some(*reason),
+            Self::NoRoute(_) => Some(DropReason::NoRoute),
+            Self::TimeExceeded(_) => Some(DropReason::TtlExceeded),
+            Self::EchoReply => None,
+        }
+    }
+}
+
+impl From<DropReason> for Stop {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason, None)
+    }
+}
+
+/// What a stage has to tell to whoever follows a packet.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Event {
+    /// The packet came in, and its source belongs to the port.
+    Arrived(PortId),
+    /// Its source is routable and not one of ours (uRPF).
+    ReversePathChecked(PortId),
+    /// Sent to a member of a virtual server on the Tier-1 or, distributed, at the port.
+    Balanced {
+        /// The server.
+        server: ServerId,
+        /// The member that was picked.
+        member: SocketAddr,
+    },
+    /// A firewall judged, where the packet leaves its source or reaches its destination.
+    Judged {
+        /// At the source's port; else at the destination's.
+        egress: bool,
+        /// The port whose firewall it is.
+        port: PortId,
+        /// What it said.
+        judged: Judged,
+    },
+    /// A Tier-1's distributed router passed it on.
+    Routed {
+        /// The router.
+        tier1: Tier1Id,
+    },
+    /// The Tier-1 gave it the namespace's egress address.
+    SourceTranslated {
+        /// The egress address.
+        to: IpAddr,
+    },
+    /// Its source became the virtual server, because the member is the client itself.
+    Hairpinned,
+    /// The Tier-0 passed it between a Tier-1 and the outside, or between Tier-1s.
+    Tier0 {
+        /// Where it goes beyond an uplink, if it leaves.
+        neighbor: Option<Neighbor>,
+    },
+    /// Handed to a workload's port.
+    Delivered(PortId),
+}
+
+/// How a firewall came to its word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judged {
+    /// By a rule.
+    Rule(Decision),
+    /// No firewall stands at this port.
+    NoFirewall,
+    /// The pod reaches itself.
+    SamePod,
+    /// The node a pod runs on always reaches it.
+    OwnNode,
+}
+
+/// Follows a packet through the stages.
+pub trait Observer {
+    /// A stage did its part; `tuple` is the packet's afterwards.
+    fn see(&mut self, event: Event, tuple: &Tuple);
+}
+
+/// Nobody follows.
+impl Observer for () {
+    fn see(&mut self, _: Event, _: &Tuple) {}
+}
+
+/// Takes a connection's first packet through every stage.
+///
+/// With a `binding`, member and source are those of the living session, and only firewall and routing are
+/// decided anew.
+///
+/// # Errors
+/// Where and why the packet stopped.
+pub fn walk(
+    snap: &Snapshot,
+    first: &First,
+    binding: Option<&Binding>,
+    seen: &mut impl Observer,
+) -> Result<Path, Stop> {
+    let port = snap.port(first.ingress).ok_or(DropReason::NotReady)?;
+    match &port.role {
+        PortRole::Endpoint(from) => from_endpoint(snap, first, port, from, binding, seen),
+        PortRole::Uplink(_) => from_uplink(snap, first, port, binding, seen),
+    }
+}
+
+fn from_endpoint(
+    snap: &Snapshot,
+    first: &First,
+    port: &PortEntry,
+    from: &EndpointPort,
+    binding: Option<&Binding>,
+    seen: &mut impl Observer,
+) -> Result<Path, Stop> {
+    let mut tuple = first.tuple;
+    spoof_guard::address(from, tuple.src)?;
+    router::check_destination(tuple.dst)?;
+    seen.see(Event::Arrived(port.id), &tuple);
+
+    let bound = dlb::balance(snap, first, binding)?;
+    if let Some(bound) = bound {
+        (tuple.dst, tuple.dport) = (bound.member.ip(), bound.member.port());
+        seen.see(Event::Balanced { server: bound.server, member: bound.member }, &tuple);
+    }
+
+    let same_pod = from.addresses.contains(&tuple.dst);
+    let judged = if same_pod { Judged::SamePod } else { dfw::egress(snap, from, &tuple) };
+    seen.see(Event::Judged { egress: true, port: port.id, judged }, &tuple);
+    let egress_rule = judged.allowed(DropReason::EgressDenied)?;
+
+    if first.echo
+        && (snap.servers.addresses.contains_key(&tuple.dst) || router::is_gateway(snap, from, tuple.dst))
+    {
+        return Err(Stop::EchoReply);
+    }
+    let mut path = Path {
+        out: Next::Port(port.id),
+        back: Next::Port(port.id),
+        bound,
+        source: Source::Keep,
+        dst: (tuple.dst, tuple.dport),
+        hops: 0,
+        switched: false,
+        egress_rule,
+        ingress_rule: None,
+        identities: (snap.identities.of(tuple.dst), snap.identities.of(tuple.src)),
+    };
+    let mut routers = router::Hops::new(first.ttl);
+    let Some(to) = snap.endpoint(tuple.dst) else {
+        // Out into the world.
+        router::not_ours(snap, tuple.dst)?;
+        let tier1 = router::leave(snap, from, tuple.dst, &mut routers)?;
+        seen.see(Event::Routed { tier1 }, &tuple);
+        let neighbor = tier0::next_hop(snap, tuple.dst, first.hash, None)
+            .ok_or_else(|| Stop::NoRoute(tier0::address(snap, tuple.dst)))?;
+        if let Some(address) = egress_address(snap, from, &tuple, binding)? {
+            path.source = Source::Egress(address);
+            tuple.src = address;
+            seen.see(Event::SourceTranslated { to: address }, &tuple);
+        }
+        routers.pass(tier0::address(snap, tuple.dst))?;
+        seen.see(Event::Tier0 { neighbor: Some(neighbor) }, &tuple);
+        path.out = Next::Neighbor(neighbor);
+        path.hops = routers.count();
+        return Ok(path);
+    };
+
+    path.out = Next::Port(to.id);
+    let PortRole::Endpoint(dest) = &to.role else { return Err(DropReason::NoEndpoint.into()) };
+    path.switched = bound.is_none() && first.dst_mac != crate::snapshot::GATEWAY_MAC;
+    if path.switched {
+        if dest.segment != from.segment || first.dst_mac != to.mac {
+            return Err(DropReason::UnknownMac.into());
+        }
+    } else {
+        router::east_west(snap, from, dest, &mut routers, &tuple, seen)?;
+    }
+    path.hops = routers.count();
+    if let Some(server) = bound.filter(|_| same_pod) {
+        path.source = Source::Hairpin(first.tuple.dst);
+        tuple.src = first.tuple.dst;
+        debug_assert_eq!(server.member.ip(), tuple.dst);
+        seen.see(Event::Hairpinned, &tuple);
+    }
+    let judged = if same_pod {
+        Judged::SamePod
+    } else {
+        dfw::ingress(snap, dest, &Tuple { src: first.tuple.src, ..tuple })
+    };
+    seen.see(Event::Judged { egress: false, port: to.id, judged }, &tuple);
+    path.ingress_rule = judged.allowed(DropReason::IngressDenied)?;
+    seen.see(Event::Delivered(to.id), &tuple);
+    Ok(path)
+}
+
+/// The egress address of a new connection; a living one keeps being translated or not, as it began.
+fn egress_address(
+    snap: &Snapshot,
+    from: &EndpointPort,
+    tuple: &Tuple,
+    binding: Option<&Binding>,
+) -> Result<Option<IpAddr>, Stop> {
+    let now = snat::egress_address(snap, from, tuple.dst);
+    match binding.map(|b| b.claim.as_ref().map(|_| b.source.0)) {
+        None => Ok(now),
+        Some(None) => Ok(None),
+        Some(kept) if kept == now => Ok(kept),
+        Some(_) => Err(DropReason::BindingGone.into()),
+    }
+}
+
+fn from_uplink(
+    snap: &Snapshot,
+    first: &First,
+    port: &PortEntry,
+    binding: Option<&Binding>,
+    seen: &mut impl Observer,
+) -> Result<Path, Stop> {
+    let mut tuple = first.tuple;
+    router::check_destination(tuple.dst)?;
+    tier0::reverse_path(snap, tuple.src)?;
+    seen.see(Event::ReversePathChecked(port.id), &tuple);
+    if tier0::is_own(snap, tuple.dst) {
+        return Err(if first.echo { Stop::EchoReply } else { DropReason::NoEndpoint.into() });
+    }
+    let mut routers = router::Hops::new(first.ttl);
+    routers.pass(tier0::address(snap, tuple.src))?;
+    seen.see(Event::Tier0 { neighbor: None }, &tuple);
+
+    let bound = vip::balance(snap, first, binding)?;
+    if let Some(bound) = bound {
+        (tuple.dst, tuple.dport) = (bound.member.ip(), bound.member.port());
+        seen.see(Event::Balanced { server: bound.server, member: bound.member }, &tuple);
+    }
+    if bound.is_none() && snap.egress.contains_key(&tuple.dst) {
+        return Err(DropReason::NoNatSession.into());
+    }
+    let Some(to) = snap.endpoint(tuple.dst) else {
+        router::not_ours(snap, tuple.dst)?;
+        return Err(DropReason::Transit.into());
+    };
+    let PortRole::Endpoint(dest) = &to.role else { return Err(DropReason::NoEndpoint.into()) };
+    let tier1 = router::enter(snap, dest, tuple.dst, &mut routers)?;
+    seen.see(Event::Routed { tier1 }, &tuple);
+    let judged = dfw::ingress(snap, dest, &tuple);
+    seen.see(Event::Judged { egress: false, port: to.id, judged }, &tuple);
+    let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
+    let back =
+        tier0::next_hop(snap, first.tuple.src, first.hash, Some(port.id)).ok_or(DropReason::NoRoute)?;
+    seen.see(Event::Delivered(to.id), &tuple);
+    Ok(Path {
+        out: Next::Port(to.id),
+        back: Next::Neighbor(back),
+        bound,
+        source: Source::Keep,
+        dst: (tuple.dst, tuple.dport),
+        hops: routers.count(),
+        switched: false,
+        egress_rule: None,
+        ingress_rule,
+        identities: (snap.identities.of(tuple.dst), snap.identities.of(tuple.src)),
+    })
+}

@@ -1,0 +1,133 @@
+//! Distributed router: a Tier-1's part that is everywhere. It delivers to workloads by exact address and
+//! takes one off the TTL for every router the packet meets: one within a Tier-1, three between two of them
+//! (Tier-1, Tier-0, Tier-1), two on the way out or in.
+
+use super::{Event, Observer, Stop, tier0};
+use crate::{
+    id::Tier1Id,
+    rewrite::Tuple,
+    snapshot::{EndpointPort, GATEWAY_V6, Snapshot},
+    verdict::DropReason,
+};
+use std::net::IpAddr;
+
+/// Counts routers and watches the TTL.
+#[derive(Debug)]
+pub struct Hops {
+    ttl: u8,
+    passed: u8,
+}
+
+impl Hops {
+    /// For a packet with this TTL.
+    pub fn new(ttl: u8) -> Self {
+        Self { ttl, passed: 0 }
+    }
+
+    /// The packet meets a router with this address.
+    ///
+    /// # Errors
+    /// Its TTL ends there.
+    pub fn pass(&mut self, router: IpAddr) -> Result<(), Stop> {
+        self.passed += 1;
+        if self.ttl > self.passed { Ok(()) } else { Err(Stop::TimeExceeded(router)) }
+    }
+
+    /// Routers met.
+    pub fn count(&self) -> u8 {
+        self.passed
+    }
+}
+
+/// Refuses destinations that are never routed (RFC 6890).
+///
+/// # Errors
+/// [`DropReason::Martian`].
+pub fn check_destination(dst: IpAddr) -> Result<(), DropReason> {
+    let martian = match dst {
+        IpAddr::V4(a) => {
+            a.is_unspecified() || a.is_loopback() || a.is_link_local() || a.is_multicast() || a.is_broadcast()
+        }
+        IpAddr::V6(a) => {
+            a.is_unspecified()
+                || a.is_loopback()
+                || a.is_multicast()
+                || (a.is_unicast_link_local() && a != GATEWAY_V6)
+        }
+    };
+    if martian { Err(DropReason::Martian) } else { Ok(()) }
+}
+
+/// Whether `addr` is the gateway of the port's segment.
+pub fn is_gateway(snap: &Snapshot, from: &EndpointPort, addr: IpAddr) -> bool {
+    snap.segment(from.segment).is_some_and(|s| match addr {
+        IpAddr::V4(a) => s.gateway_v4.is_some_and(|g| g.addr() == a),
+        IpAddr::V6(a) => a == GATEWAY_V6,
+    })
+}
+
+/// Drops what is addressed to one of our ranges and has no taker.
+///
+/// # Errors
+/// [`DropReason::NoEndpoint`].
+pub fn not_ours(snap: &Snapshot, dst: IpAddr) -> Result<(), DropReason> {
+    let link_local = matches!(dst, IpAddr::V6(a) if a.is_unicast_link_local());
+    if link_local || snap.owned.get(dst).is_some() || snap.egress.contains_key(&dst) {
+        return Err(DropReason::NoEndpoint);
+    }
+    Ok(())
+}
+
+/// Routes from one workload to another.
+///
+/// # Errors
+/// The TTL ends on the way.
+pub fn east_west(
+    snap: &Snapshot,
+    from: &EndpointPort,
+    to: &EndpointPort,
+    hops: &mut Hops,
+    tuple: &Tuple,
+    seen: &mut impl Observer,
+) -> Result<(), Stop> {
+    let first = leave(snap, from, tuple.dst, hops)?;
+    seen.see(Event::Routed { tier1: first }, tuple);
+    if tier1(snap, to)? != first {
+        hops.pass(tier0::address(snap, tuple.dst))?;
+        seen.see(Event::Tier0 { neighbor: None }, tuple);
+        let second = enter(snap, to, tuple.dst, hops)?;
+        seen.see(Event::Routed { tier1: second }, tuple);
+    }
+    Ok(())
+}
+
+/// A packet for `dst` passes its workload's own Tier-1 on the way out.
+///
+/// # Errors
+/// The TTL ends there.
+pub fn leave(snap: &Snapshot, from: &EndpointPort, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
+    hops.pass(gateway(snap, from, dst))?;
+    Ok(tier1(snap, from)?)
+}
+
+/// A packet for `dst` passes the destination's Tier-1 on the way in.
+///
+/// # Errors
+/// The TTL ends there.
+pub fn enter(snap: &Snapshot, to: &EndpointPort, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
+    leave(snap, to, dst, hops)
+}
+
+fn tier1(snap: &Snapshot, port: &EndpointPort) -> Result<Tier1Id, DropReason> {
+    snap.segment(port.segment).map(|s| s.tier1).ok_or(DropReason::NotReady)
+}
+
+/// The address the router speaks from on this port's segment, in the family of `like`; unspecified when it has
+/// none.
+pub fn gateway(snap: &Snapshot, port: &EndpointPort, like: IpAddr) -> IpAddr {
+    if like.is_ipv6() {
+        return GATEWAY_V6.into();
+    }
+    let gateway = snap.segment(port.segment).and_then(|s| s.gateway_v4);
+    gateway.map_or(std::net::Ipv4Addr::UNSPECIFIED, |g| g.addr()).into()
+}

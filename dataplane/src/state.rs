@@ -1,0 +1,237 @@
+//! Everything that changes while packets run, shared by all workers.
+//!
+//! Snapshots say what should happen; this is what has happened: sessions and their entries, ports claimed of
+//! egress addresses, MACs learned of next hops. Only the slow path writes here, but for the counters in the
+//! entries.
+
+use crate::{
+    counters::Tallies,
+    flow::{Epochs, FlowTable, Sessions, Timeouts},
+    id::{NeighborId, PortId},
+    snapshot::Neighbor,
+    table::ports::PortPool,
+    time::{Duration, Instant},
+    wire::{Mac, Proto},
+};
+use dashmap::DashMap;
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+/// How a dataplane is made.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Threads that will call [`crate::worker::Worker::poll`].
+    pub workers: usize,
+    /// Connections of both families together.
+    pub sessions: usize,
+    /// Frame buffers.
+    pub frames: usize,
+    /// How long idle connections are remembered.
+    pub timeouts: Timeouts,
+    /// Seed of every hash; two dataplanes with one seed decide alike.
+    pub seed: u64,
+    /// Whether verdict and rewrite of a session are kept between packets. Off, they are computed again for
+    /// every packet, with the binding kept: slow, and the oracle of the fast path.
+    pub cache: bool,
+    /// ICMP errors and resets a worker may send a second.
+    pub errors_per_second: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            sessions: 1 << 16,
+            frames: 8192,
+            timeouts: Timeouts::default(),
+            seed: 0,
+            cache: true,
+            errors_per_second: 1000,
+        }
+    }
+}
+
+/// The shared state.
+pub struct State {
+    /// How it was made.
+    pub config: Config,
+    /// Entries of IPv4 connections.
+    pub v4: FlowTable<u32>,
+    /// Entries of IPv6 connections.
+    pub v6: FlowTable<u128>,
+    /// Cold records.
+    pub sessions: Sessions,
+    /// How far the workers are.
+    pub epochs: Arc<Epochs>,
+    /// Ports of egress addresses.
+    pub nat: NatPools,
+    /// Next hops.
+    pub neighbors: Neighbors,
+    /// What hits are counted under.
+    pub tallies: Tallies,
+    /// How far the sweep is.
+    pub sweep: Cursor,
+}
+
+/// A place in the sessions that all workers move on together.
+#[derive(Debug, Default)]
+pub struct Cursor(AtomicUsize);
+
+impl Cursor {
+    /// The next `count` places of `end`, round and round.
+    pub fn next(&self, count: usize, end: usize) -> impl Iterator<Item = usize> + use<> {
+        let start = if end == 0 { 0 } else { self.0.fetch_add(count, Ordering::Relaxed) % end };
+        (0..count.min(end)).map(move |n| (start + n) % end)
+    }
+}
+
+impl State {
+    /// Makes the tables.
+    pub fn new(config: Config) -> Self {
+        let epochs = Arc::new(Epochs::new(config.workers));
+        Self {
+            v4: FlowTable::new(config.sessions, config.seed, epochs.clone()),
+            v6: FlowTable::new(config.sessions, config.seed, epochs.clone()),
+            sessions: Sessions::new(config.sessions),
+            epochs,
+            nat: NatPools::default(),
+            neighbors: Neighbors::new(),
+            tallies: Tallies::default(),
+            sweep: Cursor::default(),
+            config,
+        }
+    }
+}
+
+/// The ports of every egress address in use.
+#[derive(Debug, Default)]
+pub struct NatPools {
+    pools: DashMap<(IpAddr, Proto), Arc<PortPool>>,
+}
+
+impl NatPools {
+    /// The ports of an address for a protocol.
+    pub fn pool(&self, address: IpAddr, proto: Proto) -> Arc<PortPool> {
+        self.pools.entry((address, proto)).or_insert_with(|| PortPool::new(32_768)).clone()
+    }
+
+    /// Addresses of which a session holds a port; they must not be given to anyone else.
+    pub fn busy(&self) -> Vec<IpAddr> {
+        let mut busy: Vec<IpAddr> = self.pools.iter().filter(|p| p.used() > 0).map(|p| p.key().0).collect();
+        busy.sort_unstable();
+        busy.dedup();
+        busy
+    }
+
+    /// Ports in use of an address, by protocol.
+    pub fn used(&self, address: IpAddr) -> Vec<(Proto, u32)> {
+        self.pools.iter().filter(|p| p.key().0 == address).map(|p| (p.key().1, p.used())).collect()
+    }
+}
+
+/// Next hops that can be known at one time.
+const MAX_NEIGHBORS: usize = 4096;
+
+/// How long a learned MAC is trusted before the next hop is asked again.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// How long to wait for an answer before asking again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Next hops beyond uplinks and the MACs they have.
+pub struct Neighbors {
+    ids: DashMap<(PortId, IpAddr), NeighborId>,
+    slots: Box<[NeighborSlot]>,
+    next: AtomicUsize,
+}
+
+struct NeighborSlot {
+    neighbor: OnceLock<(PortId, IpAddr)>,
+    /// Zero while unknown.
+    mac: AtomicU64,
+    /// Configured: never asked, never learned.
+    fixed: AtomicBool,
+    /// When to ask (again), microseconds.
+    ask_at: AtomicU64,
+}
+
+impl Neighbors {
+    fn new() -> Self {
+        let slot = || NeighborSlot {
+            neighbor: OnceLock::new(),
+            mac: AtomicU64::new(0),
+            fixed: AtomicBool::new(false),
+            ask_at: AtomicU64::new(0),
+        };
+        Self {
+            ids: DashMap::new(),
+            slots: (0..MAX_NEIGHBORS).map(|_| slot()).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// The number of a next hop; `None` when there are too many.
+    pub fn intern(&self, n: &Neighbor) -> Option<NeighborId> {
+        let key = (n.port, n.address);
+        let known = self.ids.get(&key).map(|id| *id);
+        let id = match known {
+            Some(id) => id,
+            None => match self.ids.entry(key) {
+                dashmap::Entry::Occupied(e) => *e.get(),
+                dashmap::Entry::Vacant(e) => {
+                    let at = self
+                        .next
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                            (n < MAX_NEIGHBORS).then_some(n + 1)
+                        })
+                        .ok()?;
+                    let _ = self.slots[at].neighbor.set(key);
+                    *e.insert(NeighborId(at as u32))
+                }
+            },
+        };
+        let slot = &self.slots[id.index()];
+        if let Some(mac) = n.mac {
+            slot.mac.store(mac.to_u64(), Ordering::Relaxed);
+        }
+        slot.fixed.store(n.mac.is_some(), Ordering::Relaxed);
+        Some(id)
+    }
+
+    /// Where a next hop is: its uplink, and its MAC once known.
+    pub fn get(&self, id: NeighborId) -> Option<(PortId, Option<Mac>)> {
+        let slot = self.slots.get(id.index())?;
+        let mac = slot.mac.load(Ordering::Relaxed);
+        slot.neighbor.get().map(|(port, _)| (*port, (mac != 0).then(|| Mac::from_u64(mac))))
+    }
+
+    /// Takes note of the MAC of an address on an uplink, if it is a next hop in use.
+    pub fn learn(&self, port: PortId, address: IpAddr, mac: Mac, now: Instant) {
+        let Some(id) = self.ids.get(&(port, address)).map(|id| *id) else { return };
+        let slot = &self.slots[id.index()];
+        if !slot.fixed.load(Ordering::Relaxed) && !mac.is_multicast() {
+            slot.mac.store(mac.to_u64(), Ordering::Relaxed);
+            slot.ask_at.store((now + REFRESH).micros(), Ordering::Relaxed);
+        }
+    }
+
+    /// Next hops to be asked for now. Each is named once; whoever calls asks.
+    pub fn due(&self, now: Instant) -> Vec<(PortId, IpAddr)> {
+        let used = self.next.load(Ordering::Relaxed).min(MAX_NEIGHBORS);
+        let due = |slot: &&NeighborSlot| {
+            let at = slot.ask_at.load(Ordering::Relaxed);
+            !slot.fixed.load(Ordering::Relaxed)
+                && at <= now.micros()
+                && slot
+                    .ask_at
+                    .compare_exchange(at, (now + RETRY).micros(), Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+        };
+        self.slots[..used].iter().filter(due).filter_map(|s| s.neighbor.get().copied()).collect()
+    }
+}

@@ -1,0 +1,86 @@
+//! The two address families as machine words.
+
+use std::{
+    fmt,
+    hash::Hash,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// An address as an integer: `u32` for IPv4, `u128` for IPv6. Tables of the packet path are generic over it.
+pub trait Address: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
+    /// Offset of the source address in the network header; the destination follows it.
+    const AT: usize;
+    /// Bytes of an address.
+    const LEN: usize;
+
+    /// From an address of this family.
+    fn of(addr: IpAddr) -> Option<Self>;
+
+    /// As an address.
+    fn ip(self) -> IpAddr;
+
+    /// As 128 bits.
+    fn bits(self) -> u128;
+
+    /// From the low bits.
+    fn from_bits(bits: u128) -> Self;
+
+    /// Writes the address in network order; `out` holds [`Self::LEN`] bytes.
+    fn put(self, out: &mut [u8]);
+}
+
+impl Address for u32 {
+    const AT: usize = 12;
+    const LEN: usize = 4;
+
+    fn of(addr: IpAddr) -> Option<Self> {
+        match addr {
+            IpAddr::V4(a) => Some(a.to_bits()),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn ip(self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(self))
+    }
+
+    fn bits(self) -> u128 {
+        self.into()
+    }
+
+    fn from_bits(bits: u128) -> Self {
+        bits as Self
+    }
+
+    fn put(self, out: &mut [u8]) {
+        out.copy_from_slice(&self.to_be_bytes());
+    }
+}
+
+impl Address for u128 {
+    const AT: usize = 8;
+    const LEN: usize = 16;
+
+    fn of(addr: IpAddr) -> Option<Self> {
+        match addr {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(a) => Some(a.to_bits()),
+        }
+    }
+
+    fn ip(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from_bits(self))
+    }
+
+    fn bits(self) -> u128 {
+        self
+    }
+
+    fn from_bits(bits: u128) -> Self {
+        bits
+    }
+
+    fn put(self, out: &mut [u8]) {
+        out.copy_from_slice(&self.to_be_bytes());
+    }
+}

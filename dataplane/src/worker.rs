@@ -1,0 +1,419 @@
+//! The loop of one core: receive, process, send; and the handle that all workers hang on.
+//!
+//! ```text
+//!   Dataplane (any thread) ── publish, attach, detach ──▶ Worker 0..n ── poll(now) ──▶ frames move
+//! ```
+//!
+//! A worker owns the receivers of its ports and a sender of every port. It never waits: [`Worker::poll`] does
+//! what there is to do and says when it wants to be called again. Snapshots are picked up between batches; the
+//! publisher keeps the ones before until no worker uses them and frees them away from the packet path.
+
+use crate::{
+    buf::{Frame, Pool},
+    counters::{Counters, WorkerCounters},
+    flow::{Session, SessionId},
+    id::{Generation, PortId},
+    pipeline::{Output, Pipeline},
+    port::{Opened, Port, Receive, Transmit, Waker},
+    snapshot::Snapshot,
+    stage::commit,
+    state::{Config, State},
+    time::{Duration, Instant},
+    verdict::DropReason,
+};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use std::{
+    fmt, io,
+    os::fd::BorrowedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// Frames a worker takes in one go.
+pub const BATCH: usize = 64;
+
+/// Every session is looked at by the sweep about this often.
+const SWEEP_LAP: Duration = Duration::from_secs(2);
+
+/// The longest a worker with sessions or next hops waits between two polls.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// How often next hops are looked through for one to be asked for.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+
+struct Shared {
+    state: Arc<State>,
+    pool: Pool,
+    counters: Vec<Arc<WorkerCounters>>,
+    /// The number of the newest snapshot, looked at once a batch.
+    generation: AtomicU32,
+    newest: Mutex<Arc<Snapshot>>,
+    /// Snapshots that a worker may still use.
+    retired: Mutex<Vec<Arc<Snapshot>>>,
+    workers: Vec<WorkerHandle>,
+    /// Which worker receives from which port.
+    owners: Mutex<Vec<(PortId, usize)>>,
+}
+
+struct WorkerHandle {
+    commands: Sender<Command>,
+    waker: Mutex<Option<Waker>>,
+}
+
+enum Command {
+    Attach { port: PortId, receiver: Option<Box<dyn Receive>>, sender: Box<dyn Transmit> },
+    Detach(PortId),
+}
+
+/// The handle on a dataplane. Clones share it; it may be used from any thread while packets run.
+#[derive(Clone)]
+pub struct Dataplane {
+    shared: Arc<Shared>,
+}
+
+impl Dataplane {
+    /// Makes a dataplane and its workers. Before the first snapshot everything is dropped.
+    pub fn new(config: Config) -> (Self, Vec<Worker>) {
+        let workers = config.workers.max(1);
+        let config = Config { workers, ..config };
+        let pool = Pool::new(config.frames);
+        let state = Arc::new(State::new(config));
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
+        let handle = |commands| WorkerHandle { commands, waker: Mutex::new(None) };
+        let shared = Arc::new(Shared {
+            pool,
+            counters: (0..workers).map(|_| Arc::default()).collect(),
+            generation: AtomicU32::new(0),
+            newest: Mutex::default(),
+            retired: Mutex::default(),
+            workers: senders.into_iter().map(handle).collect(),
+            owners: Mutex::default(),
+            state,
+        });
+        let workers = receivers
+            .into_iter()
+            .enumerate()
+            .map(|(index, commands)| Worker::new(index, shared.clone(), commands))
+            .collect();
+        (Self { shared }, workers)
+    }
+
+    /// Publishes a snapshot: workers use it from their next batch on. Returns its generation.
+    pub fn publish(&self, snapshot: Snapshot) -> Generation {
+        let mut newest = lock(&self.shared.newest);
+        let snapshot = Arc::new(snapshot.succeed(&newest));
+        for hops in snapshot.tier0.routes.iter().map(|(_, hops)| hops) {
+            for hop in hops {
+                // Known before the first packet needs it, so that it has been asked for by then.
+                let _ = self.shared.state.neighbors.intern(hop);
+            }
+        }
+        let generation = snapshot.generation;
+        let before = std::mem::replace(&mut *newest, snapshot);
+        self.shared.generation.store(generation.0, Ordering::Release);
+        drop(newest);
+        let mut retired = lock(&self.shared.retired);
+        retired.push(before);
+        retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        drop(retired);
+        self.wake_all();
+        generation
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        lock(&self.shared.newest).clone()
+    }
+
+    /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
+    ///
+    /// # Errors
+    /// The port could not be opened; nothing was attached. A port id that is attached already is refused.
+    pub fn attach<P: Port>(&self, id: PortId, port: P) -> io::Result<P::Peer> {
+        let mut owners = lock(&self.shared.owners);
+        if owners.iter().any(|(p, _)| *p == id) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the port is attached already"));
+        }
+        let workers = &self.shared.workers;
+        let Opened { receiver, senders, peer } = port.open(workers.len(), &self.shared.pool)?;
+        if senders.len() != workers.len() {
+            return Err(io::Error::other("the port did not open a sender for every worker"));
+        }
+        let load = |w: usize| owners.iter().filter(|(_, owner)| *owner == w).count();
+        let owner = (0..workers.len()).min_by_key(|w| load(*w)).unwrap_or(0);
+        owners.push((id, owner));
+        let mut receiver = Some(receiver);
+        for (index, sender) in senders.into_iter().enumerate() {
+            let receiver = if index == owner { receiver.take() } else { None };
+            // A worker that is gone needs no ports.
+            let _ = workers[index].commands.send(Command::Attach { port: id, receiver, sender });
+        }
+        drop(owners);
+        self.wake_all();
+        Ok(peer)
+    }
+
+    /// Detaches a port and ends its sessions. Workers let go of it at their next poll; frames on their way to
+    /// it are dropped and counted.
+    pub fn detach(&self, id: PortId) {
+        lock(&self.shared.owners).retain(|(port, _)| *port != id);
+        for worker in &self.shared.workers {
+            let _ = worker.commands.send(Command::Detach(id));
+        }
+        let state = &self.shared.state;
+        for n in 0..state.sessions.high_water() {
+            let place_id = state.sessions.nth(n);
+            let mut place = state.sessions.lock(place_id);
+            if place.as_ref().is_some_and(|s| s.ingress == id || s.judgement.out == id) {
+                commit::end(state, &mut place, place_id);
+            }
+        }
+        self.wake_all();
+    }
+
+    /// The frame pool that ports and guests share with the workers.
+    pub fn pool(&self) -> &Pool {
+        &self.shared.pool
+    }
+
+    /// The state that packets leave behind.
+    pub fn state(&self) -> &Arc<State> {
+        &self.shared.state
+    }
+
+    /// What all workers counted.
+    pub fn counters(&self) -> Counters {
+        Counters::collect(&self.shared.counters, &self.shared.state.tallies)
+    }
+
+    /// Calls `see` for every live session.
+    pub fn for_each_session(&self, mut see: impl FnMut(SessionId, &Session)) {
+        let sessions = &self.shared.state.sessions;
+        for n in 0..sessions.high_water() {
+            let id = sessions.nth(n);
+            if let Some(session) = &*sessions.lock(id) {
+                see(id, session);
+            }
+        }
+    }
+
+    /// Has `waker` called when worker `index` has something to do.
+    pub fn set_waker(&self, index: usize, waker: Waker) {
+        if let Some(worker) = self.shared.workers.get(index) {
+            *lock(&worker.waker) = Some(waker);
+        }
+    }
+
+    fn wake_all(&self) {
+        for worker in &self.shared.workers {
+            if let Some(waker) = &*lock(&worker.waker) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Dataplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let generation = Generation(self.shared.generation.load(Ordering::Relaxed));
+        write!(f, "Dataplane({} workers, {generation:?})", self.shared.workers.len())
+    }
+}
+
+/// What a poll did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Polled {
+    /// Frames received.
+    pub frames: usize,
+    /// When the worker wants to be polled again, if nothing arrives before. With `frames` above zero: at once.
+    pub next: Instant,
+}
+
+/// One worker. It belongs to whoever polls it.
+pub struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    pipeline: Pipeline,
+    counters: Arc<WorkerCounters>,
+    receivers: Vec<(PortId, Box<dyn Receive>)>,
+    /// Indexed by port.
+    senders: Vec<Option<Box<dyn Transmit>>>,
+    frames: Vec<Frame>,
+    ports: Vec<PortId>,
+    output: Output,
+    /// The receiver to begin with, so that every port has its turn.
+    turn: usize,
+    swept: Instant,
+    ask_at: Instant,
+    /// Set when the handle is gone and no more commands can come.
+    orphan: bool,
+}
+
+impl Worker {
+    fn new(index: usize, shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
+        let counters = shared.counters[index].clone();
+        let pipeline = Pipeline::new(shared.state.clone(), counters.clone(), shared.pool.clone());
+        Self {
+            index,
+            shared,
+            commands,
+            pipeline,
+            counters,
+            receivers: Vec::new(),
+            senders: Vec::new(),
+            frames: Vec::with_capacity(BATCH),
+            ports: Vec::with_capacity(BATCH),
+            output: Output::default(),
+            turn: 0,
+            swept: Instant::ZERO,
+            ask_at: Instant::ZERO,
+            orphan: false,
+        }
+    }
+
+    /// The worker's number, counted from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Descriptors that become readable when frames arrive, for ports that have one.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.receivers.iter().filter_map(|(_, r)| r.as_fd())
+    }
+
+    /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.
+    pub fn poll(&mut self, now: Instant) -> Polled {
+        self.take_commands();
+        self.take_snapshot();
+        self.shared.state.epochs.begin(self.index);
+        self.receive();
+        let frames = self.frames.len();
+        if frames > 0 {
+            self.pipeline.process(&mut self.frames, &self.ports, now, &mut self.output);
+        }
+        self.keep_house(now);
+        self.send();
+        if frames == 0 {
+            self.shared.state.epochs.rest(self.index);
+        }
+        Polled { frames, next: if frames > 0 { now } else { now + IDLE } }
+    }
+
+    fn take_commands(&mut self) {
+        while !self.orphan {
+            match self.commands.try_recv() {
+                Ok(Command::Attach { port, receiver, sender }) => self.attach(port, receiver, sender),
+                Ok(Command::Detach(port)) => {
+                    self.receivers.retain(|(p, _)| *p != port);
+                    if let Some(sender) = self.senders.get_mut(port.index()) {
+                        *sender = None;
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => self.orphan = true,
+            }
+        }
+    }
+
+    fn attach(&mut self, port: PortId, receiver: Option<Box<dyn Receive>>, sender: Box<dyn Transmit>) {
+        if self.senders.len() <= port.index() {
+            self.senders.resize_with(port.index() + 1, || None);
+        }
+        self.senders[port.index()] = Some(sender);
+        if let Some(mut receiver) = receiver {
+            if let Some(waker) = lock(&self.shared.workers[self.index].waker).clone() {
+                receiver.set_waker(waker);
+            }
+            self.receivers.push((port, receiver));
+        }
+    }
+
+    fn take_snapshot(&mut self) {
+        let newest = self.shared.generation.load(Ordering::Acquire);
+        if newest != self.pipeline.snapshot().generation.0 {
+            self.pipeline.set_snapshot(lock(&self.shared.newest).clone());
+        }
+    }
+
+    /// Fills the batch from the ports in turn.
+    fn receive(&mut self) {
+        self.frames.clear();
+        self.ports.clear();
+        let count = self.receivers.len();
+        let mut gone = None;
+        for n in 0..count {
+            let at = (self.turn + n) % count;
+            let (port, receiver) = &mut self.receivers[at];
+            let room = BATCH - self.frames.len();
+            if room == 0 {
+                break;
+            }
+            match receiver.receive(&mut self.frames, room, &self.shared.pool) {
+                Ok(_) => {}
+                Err(_) => gone = Some(at),
+            }
+            self.counters.missed.add(receiver.take_missed());
+            self.ports.resize(self.frames.len(), *port);
+        }
+        if count > 0 {
+            self.turn = (self.turn + 1) % count;
+        }
+        if let Some(at) = gone {
+            self.receivers.remove(at);
+        }
+    }
+
+    fn send(&mut self) {
+        let (senders, counters) = (&mut self.senders, &self.counters);
+        self.output.drain(|port, frames| {
+            let count = frames.len() as u64;
+            let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
+            let all = bytes(frames);
+            if let Some(Some(sender)) = senders.get_mut(port.index())
+                && sender.transmit(frames).is_err()
+            {
+                senders[port.index()] = None;
+            }
+            // What is left could not be sent.
+            let refused = frames.len() as u64;
+            counters.drops[DropReason::PortFull as usize].add(refused);
+            counters.sent.add(count - refused);
+            let row = counters.ports.at(port.index());
+            row.sent.add(count - refused);
+            row.sent_bytes.add(all - bytes(frames));
+        });
+    }
+
+    fn keep_house(&mut self, now: Instant) {
+        if now >= self.ask_at {
+            self.pipeline.ask_neighbors(now, &mut self.output);
+            self.ask_at = now + ASK_EVERY;
+        }
+        let passed = now.since(self.swept).min(SWEEP_LAP).as_micros() as usize;
+        let share = self.shared.state.sessions.high_water() * passed / SWEEP_LAP.as_micros() as usize;
+        if share > 0 {
+            self.pipeline.sweep(share.min(1024), now);
+            self.swept = now;
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Worker({}, {} ports)", self.index, self.receivers.len())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.state.epochs.rest(self.index);
+    }
+}
+
+/// A panic elsewhere leaves these locks' contents whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

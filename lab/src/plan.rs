@@ -1,0 +1,244 @@
+//! `supernet plan`: the network of some manifests as tables.
+
+use crate::{
+    cli::Format,
+    output::{self, Listing, OutputError, Style, list, or_dash},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
+use supernet_control::analysis::plan::{Plan, Section, VirtualServerKind, VirtualServerPlan};
+
+/// Members of a virtual server, or names in a cell, that are shown before the rest is only counted.
+const MOST: usize = 6;
+
+/// Prints a plan to standard output.
+pub(crate) fn print(plan: &Plan, format: Format) -> Result<(), OutputError> {
+    output::print(plan, format, tables)
+}
+
+fn tables(plan: &Plan, style: Style) -> String {
+    let tables = [
+        segments(plan, style),
+        snat(plan, style),
+        virtual_servers(plan, style),
+        firewall(plan, style),
+        pods(plan, style),
+        nodes(plan, style),
+        uplinks(plan, style),
+        routes(plan, style),
+        advertised(plan, style),
+    ];
+    let mut text = tables.concat();
+    for warning in &plan.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    text
+}
+
+fn all(items: &[impl Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn segments(plan: &Plan, style: Style) -> String {
+    let columns = ["NAME", "NAMESPACE", "TIER-1", "BLOCK", "GATEWAY", ">PORTS", ">FREE"];
+    let mut table = Listing::new("Segments", &columns, style);
+    for s in &plan.segments {
+        table.row([
+            s.name.clone(),
+            or_dash(s.namespace.as_ref()),
+            s.tier1.clone(),
+            all(&s.cidrs),
+            all(&s.gateways),
+            s.pods.to_string(),
+            or_dash(s.free),
+        ]);
+    }
+    table.render()
+}
+
+fn snat(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Source NAT", &["NAMESPACE", "ADDRESS", "TIER-1"], style);
+    for s in &plan.snat {
+        table.row([s.namespace.clone(), s.address.to_string(), s.tier1.clone()]);
+    }
+    table.render()
+}
+
+fn virtual_servers(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Virtual servers", &["NAME", "KIND", "LISTENS ON", "MEMBERS"], style);
+    for server in &plan.virtual_servers {
+        let name = match &server.namespace {
+            Some(namespace) => format!("{namespace}/{}", server.name),
+            None => server.name.clone(),
+        };
+        let kind = match server.kind {
+            VirtualServerKind::ClusterIP => "ClusterIP",
+            VirtualServerKind::LoadBalancer => "LoadBalancer",
+            VirtualServerKind::KubeAPI => "KubeAPI",
+            VirtualServerKind::CLITools => "CLI tools",
+        };
+        let address = std::net::SocketAddr::new(server.vip, server.port);
+        let listens = format!("{address}/{}", server.protocol);
+        table.row([name, kind.to_owned(), listens, members(server)]);
+    }
+    table.render()
+}
+
+fn members(server: &VirtualServerPlan) -> String {
+    if server.members.is_empty() {
+        return "none: connections are refused".to_owned();
+    }
+    let members = server.members.iter().map(|m| {
+        let address = std::net::SocketAddr::new(m.address, m.port);
+        let pod = m.pod.as_ref().map(|pod| format!(" {pod}")).unwrap_or_default();
+        let state = match m.state {
+            "active" => String::new(),
+            other => format!(" ({other})"),
+        };
+        format!("{address}{pod}{state}")
+    });
+    output::lines(members, MOST)
+}
+
+fn firewall(plan: &Plan, style: Style) -> String {
+    let columns = ["POLICY", "RULE", "DIRECTION", "ACTION", "APPLIED TO", "PEERS", "SERVICES"];
+    let workloads = Workloads::of(plan);
+    let mut text = String::new();
+    for (category, title) in [
+        ("allow", "Firewall: what policies allow"),
+        ("isolation", "Firewall: what policies isolate"),
+        ("posture", "Firewall: pods that no policy isolates"),
+    ] {
+        let mut table = Listing::new(title, &columns, style);
+        let sections = plan.firewall.iter().filter(|section| section.category == category);
+        for (Section { policy, .. }, rule) in sections.flat_map(|s| s.rules.iter().map(move |r| (s, r))) {
+            // The posture speaks only where pods are left to it.
+            if category == "posture" && rule.applied_to.is_empty() {
+                continue;
+            }
+            table.row([
+                policy.clone(),
+                rule.name.clone(),
+                rule.direction.to_owned(),
+                rule.action.to_owned(),
+                workloads.name(&rule.applied_to),
+                rule.peers.clone(),
+                rule.services.clone(),
+            ]);
+        }
+        text.push_str(&table.render());
+    }
+    text
+}
+
+/// Which pods belong together, to name many of them in few words.
+struct Workloads<'a> {
+    of_pod: BTreeMap<&'a str, String>,
+    sizes: BTreeMap<String, usize>,
+    namespaces: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Workloads<'a> {
+    fn of(plan: &'a Plan) -> Self {
+        let mut workloads =
+            Self { of_pod: BTreeMap::new(), sizes: BTreeMap::new(), namespaces: BTreeMap::new() };
+        for pod in plan.pods.iter().filter(|pod| !pod.host_network) {
+            let (namespace, name) = pod.name.split_once('/').unwrap_or(("", &pod.name));
+            let workload = match &pod.workload {
+                Some(workload) => workload.rsplit('/').next().unwrap_or_default(),
+                None => name,
+            };
+            let workload = format!("{namespace}/{workload}");
+            *workloads.sizes.entry(workload.clone()).or_default() += 1;
+            *workloads.namespaces.entry(namespace).or_default() += 1;
+            workloads.of_pod.insert(&pod.name, workload);
+        }
+        workloads
+    }
+
+    /// "all pods in shop (4)", "shop/web (3), shop/db-0".
+    fn name(&self, pods: &[String]) -> String {
+        if pods.is_empty() {
+            return "no pod".to_owned();
+        }
+        let mut by_namespace: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        for pod in pods {
+            by_namespace.entry(pod.split_once('/').map_or("", |(ns, _)| ns)).or_default().push(pod);
+        }
+        let mut parts = Vec::new();
+        for (namespace, pods) in by_namespace {
+            if pods.len() > 1 && self.namespaces.get(namespace) == Some(&pods.len()) {
+                parts.push(format!("all pods in {namespace} ({})", pods.len()));
+                continue;
+            }
+            let mut here: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+            for pod in pods {
+                here.entry(self.of_pod.get(pod.as_str()).unwrap_or(pod)).or_default().insert(pod);
+            }
+            for (workload, pods) in here {
+                if self.sizes.get(workload) == Some(&pods.len()) && pods.len() > 1 {
+                    parts.push(format!("{workload} ({})", pods.len()));
+                } else {
+                    parts.extend(pods.into_iter().cloned());
+                }
+            }
+        }
+        list(parts.into_iter(), MOST)
+    }
+}
+
+fn pods(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Pods", &["NAME", "ADDRESS", "NODE", "SEGMENT", "MAC"], style);
+    for pod in &plan.pods {
+        let segment =
+            if pod.host_network { "its node's network".to_owned() } else { pod.segment.clone() };
+        table.row([
+            pod.name.clone(),
+            all(&pod.ips),
+            or_dash(pod.node.as_ref()),
+            segment,
+            pod.mac.clone(),
+        ]);
+    }
+    table.render()
+}
+
+fn nodes(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Nodes", &["NAME", "ADDRESS", "MAC", ">PODS"], style);
+    for node in &plan.nodes {
+        table.row([node.name.clone(), all(&node.ips), node.mac.clone(), node.pods.to_string()]);
+    }
+    table.render()
+}
+
+fn uplinks(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Uplinks", &["NAME", "ADDRESS", "MAC"], style);
+    for uplink in &plan.uplinks {
+        table.row([uplink.name.clone(), all(&uplink.addresses), uplink.mac.clone()]);
+    }
+    table.render()
+}
+
+fn routes(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Tier-0 routes", &["PREFIX", "KIND", "NEXT HOPS", "UPLINKS"], style);
+    for route in &plan.routes {
+        let hops = if route.next_hops.is_empty() { "-".to_owned() } else { all(&route.next_hops) };
+        table.row([route.prefix.to_string(), route.kind.to_owned(), hops, all(&route.uplinks)]);
+    }
+    table.render()
+}
+
+fn advertised(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Advertised routes", &["PREFIX", "KIND", "FROM", "OF"], style);
+    for route in &plan.advertised_routes {
+        table.row([
+            route.prefix.to_string(),
+            route.kind.to_owned(),
+            route.tier1.clone(),
+            route.owner.clone(),
+        ]);
+    }
+    table.render()
+}

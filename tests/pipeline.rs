@@ -1,0 +1,475 @@
+//! The pipeline from end to end over memory ports: what goes in, what comes out, what is counted.
+
+use std::net::SocketAddr;
+use supernet_dataplane::{
+    counters::Counters,
+    id::{PortId, RuleId, ServerId},
+    port::memory::{MemoryGuest, memory},
+    snapshot::{GATEWAY_MAC, ServerKind, Snapshot},
+    state::Config,
+    table::classifier::Action,
+    time::Instant,
+    verdict::DropReason,
+    wire::{Mac, Packet, Proto, tcp_flags::*},
+    worker::{Dataplane, Worker},
+};
+use supernet_testkit::{
+    packet::{Probe, sound},
+    topology::{Topology, every, mac},
+};
+
+const OUTSIDE_MAC: &str = "02:00:00:00:ee:01";
+
+/// Two namespaces, three pods, an uplink, a ClusterIP and a VIP. Ports: pods 0, 1 (one segment), 2, uplink 3.
+fn two_namespaces() -> Topology {
+    Topology::new()
+        .namespace(&["192.168.90.1"])
+        .segment(&["10.0.0.1/28", "fd00:0:0:1::/64"], 0)
+        .pod(&["10.0.0.2", "fd00:0:0:1::2"])
+        .pod(&["10.0.0.3", "fd00:0:0:1::3"])
+        .namespace(&["192.168.90.2"])
+        .segment(&["10.0.0.17/28", "fd00:0:0:2::/64"], 0)
+        .pod(&["10.0.0.18", "fd00:0:0:2::2"])
+        .uplink("192.168.100.1/24", &[&format!("192.168.100.254 {OUTSIDE_MAC}")])
+        .server(ServerKind::Distributed, "10.96.0.10:80", Proto::TCP, &["10.0.0.18:8080"])
+        .server(ServerKind::Server, "192.168.80.10:80", Proto::TCP, &["10.0.0.3:8080", "10.0.0.18:8080"])
+        .owned("10.96.0.0/16")
+        .owned("192.168.80.0/24")
+        .owned("192.168.90.0/24")
+}
+
+struct Net {
+    dataplane: Dataplane,
+    worker: Worker,
+    guests: Vec<MemoryGuest>,
+    now: Instant,
+}
+
+impl Net {
+    fn new(topology: Topology) -> Self {
+        Self::with(topology, Config { sessions: 64, frames: 256, ..Config::default() })
+    }
+
+    fn with(topology: Topology, config: Config) -> Self {
+        let snapshot = topology.build();
+        let ports = snapshot.ports.len() as u32;
+        let (dataplane, mut workers) = Dataplane::new(config);
+        let guests = (0..ports).map(|p| dataplane.attach(PortId(p), memory(64)).unwrap()).collect();
+        dataplane.publish(snapshot);
+        Self { dataplane, worker: workers.remove(0), guests, now: Instant::from_secs(1) }
+    }
+
+    fn poll(&mut self) {
+        while self.worker.poll(self.now).frames > 0 {}
+        assert!(self.counters().conserved(), "{:?}", self.counters());
+    }
+
+    /// Sends a frame and returns what comes out, by port.
+    fn send(&mut self, port: u32, frame: &[u8]) -> Vec<(u32, Vec<u8>)> {
+        self.guests[port as usize].send(frame).unwrap();
+        self.poll();
+        let mut out = Vec::new();
+        for (port, guest) in self.guests.iter().enumerate() {
+            while let Some(frame) = guest.recv() {
+                out.push((port as u32, frame.to_vec()));
+            }
+        }
+        out
+    }
+
+    /// Sends a frame that must come out, whole and sound, at exactly one port.
+    fn one(&mut self, port: u32, probe: &Probe) -> (u32, Vec<u8>, Packet) {
+        let mut out = self.send(port, &probe.frame());
+        assert_eq!(out.len(), 1, "{:?} {:?}", self.counters().drops, probe);
+        let (port, frame) = out.remove(0);
+        let packet = sound(&frame);
+        (port, frame, packet)
+    }
+
+    /// Sends a frame that must be dropped for this reason.
+    fn dropped(&mut self, port: u32, frame: &[u8], reason: DropReason) -> Vec<(u32, Vec<u8>)> {
+        let before = self.counters();
+        let out = self.send(port, frame);
+        let after = self.counters();
+        let count = |c: &Counters| c.drops.get(&reason).copied().unwrap_or(0);
+        assert_eq!(count(&after), count(&before) + 1, "{:?}", after.drops);
+        assert_eq!(after.dropped(), before.dropped() + 1, "one reason only");
+        out
+    }
+
+    fn counters(&self) -> Counters {
+        self.dataplane.counters()
+    }
+
+    fn sessions(&self) -> usize {
+        let mut n = 0;
+        self.dataplane.for_each_session(|_, _| n += 1);
+        n
+    }
+
+    fn publish(&mut self, snapshot: Snapshot) {
+        self.dataplane.publish(snapshot);
+    }
+}
+
+fn ends(p: &Packet) -> (SocketAddr, SocketAddr) {
+    (SocketAddr::new(p.src, p.sport), SocketAddr::new(p.dst, p.dport))
+}
+
+fn at(s: &str) -> SocketAddr {
+    s.parse().unwrap()
+}
+
+#[test]
+fn east_west_routed_both_families_and_no_translation() {
+    for (src, dst) in [("10.0.0.2:4000", "10.0.0.18:80"), ("[fd00:0:0:1::2]:4000", "[fd00:0:0:2::2]:80")] {
+        for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
+            let mut net = Net::new(two_namespaces());
+            let (port, frame, p) = net.one(0, &Probe::new(0, proto, src, dst));
+            assert_eq!((port, ends(&p), p.ttl), (2, (at(src), at(dst)), 63));
+            assert_eq!((p.src_mac, p.dst_mac), (GATEWAY_MAC, mac(2)));
+            let (port, _, p) = net.one(2, &Probe::answer(&frame, SYN | ACK));
+            assert_eq!((port, ends(&p), p.ttl), (0, (at(dst), at(src)), 63));
+            assert_eq!(net.sessions(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_plain_packet_of_a_session_is_a_hit_in_both_directions() {
+    let mut net = Net::new(two_namespaces());
+    let open = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.10:80");
+    let (_, frame, _) = net.one(0, &open);
+    net.one(2, &Probe::answer(&frame, SYN | ACK));
+    assert_eq!(net.counters().hits, 0);
+    let (_, frame, p) = net.one(0, &Probe { flags: ACK, ..open });
+    assert_eq!(ends(&p), (at("10.0.0.2:4000"), at("10.0.0.18:8080")));
+    let (_, _, p) = net.one(2, &Probe::answer(&frame, ACK));
+    assert_eq!(ends(&p), (at("10.96.0.10:80"), at("10.0.0.2:4000")));
+    assert_eq!(net.counters().hits, 2);
+    let server = net.counters().servers[&ServerId(0)];
+    assert_eq!((server.connections, server.packets), (1, 4));
+}
+
+#[test]
+fn switched_within_a_segment_keeps_macs_and_ttl() {
+    let mut net = Net::new(two_namespaces());
+    let probe = Probe { dst_mac: mac(1), ..Probe::new(0, Proto::UDP, "10.0.0.2:53", "10.0.0.3:53") };
+    let (port, _, p) = net.one(0, &probe);
+    assert_eq!((port, p.ttl, p.src_mac, p.dst_mac), (1, 64, mac(0), mac(1)));
+    let stranger = Probe { dst_mac: mac(2), ..Probe::new(0, Proto::UDP, "10.0.0.2:54", "10.0.0.18:53") };
+    net.dropped(0, &stranger.frame(), DropReason::UnknownMac);
+}
+
+#[test]
+fn north_south_is_translated_to_the_namespace_address_and_back() {
+    for proto in [Proto::TCP, Proto::UDP, Proto::SCTP, Proto::ICMP] {
+        let mut net = Net::new(two_namespaces());
+        let (port, frame, p) = net.one(0, &Probe::new(0, proto, "10.0.0.2:4000", "203.0.113.7:443"));
+        assert_eq!((port, p.src.to_string(), p.ttl), (3, "192.168.90.1".into(), 62));
+        assert_eq!((p.src_mac, p.dst_mac), (mac(3), OUTSIDE_MAC.parse::<Mac>().unwrap()));
+        assert_eq!(p.sport, 4000, "a source port that is free is kept");
+        let mut answer = Probe::answer(&frame, SYN | ACK);
+        let answer = if proto == Proto::ICMP {
+            // An echo reply: the request with addresses exchanged and type 0.
+            answer.src.set_port(4000);
+            let mut f = answer.frame();
+            f[34] = 0;
+            let sum = u16::from_be_bytes([f[36], f[37]]);
+            let sum = supernet_dataplane::wire::checksum::Delta::default().and16(0x0800, 0).apply(sum);
+            f[36..38].copy_from_slice(&sum.to_be_bytes());
+            f
+        } else {
+            answer.frame()
+        };
+        let out = net.send(3, &answer);
+        assert_eq!(out.len(), 1, "{proto} {:?}", net.counters().drops);
+        let p = sound(&out[0].1);
+        assert_eq!((out[0].0, p.dst.to_string(), p.dport), (0, "10.0.0.2".into(), 4000));
+        let other = net.one(2, &Probe::new(2, proto, "10.0.0.18:4000", "203.0.113.7:443"));
+        assert_eq!(other.2.src.to_string(), "192.168.90.2", "each namespace its own address");
+    }
+}
+
+#[test]
+fn a_vip_from_outside_keeps_the_client() {
+    let mut net = Net::new(two_namespaces());
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..20 {
+        let client = format!("203.0.113.7:{}", 5000 + n);
+        let probe = Probe {
+            src_mac: OUTSIDE_MAC.parse().unwrap(),
+            dst_mac: mac(3),
+            ..Probe::new(3, Proto::TCP, &client, "192.168.80.10:80")
+        };
+        let (port, frame, p) = net.one(3, &probe);
+        assert_eq!((ends(&p).0, p.dport, p.ttl), (at(&client), 8080, 62));
+        seen.insert(port);
+        let (port, _, p) = net.one(port, &Probe::answer(&frame, SYN | ACK));
+        assert_eq!((port, ends(&p)), (3, (at("192.168.80.10:80"), at(&client))));
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2], "both members serve");
+}
+
+#[test]
+fn a_pod_reaches_itself_through_a_service() {
+    let mut net = Net::new(two_namespaces().edit(2, |e| {
+        e.ingress = Some(every(Action::Drop, 1));
+        e.egress = Some(every(Action::Drop, 2));
+    }));
+    let (port, frame, p) = net.one(2, &Probe::new(2, Proto::TCP, "10.0.0.18:4000", "10.96.0.10:80"));
+    assert_eq!((port, ends(&p)), (2, (at("10.96.0.10:4000"), at("10.0.0.18:8080"))));
+    let (port, _, p) = net.one(2, &Probe::answer(&frame, SYN | ACK));
+    assert_eq!((port, ends(&p)), (2, (at("10.96.0.10:80"), at("10.0.0.18:4000"))));
+}
+
+#[test]
+fn both_firewalls_count_what_they_deny() {
+    let mut net = Net::new(two_namespaces().edit(2, |e| e.ingress = Some(every(Action::Drop, 7))));
+    let probe = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.0.0.18:80");
+    net.dropped(0, &probe.frame(), DropReason::IngressDenied);
+    net.dropped(0, &probe.frame(), DropReason::IngressDenied);
+    assert_eq!(net.counters().rules[&RuleId(7)].denied, 2);
+    assert_eq!(net.sessions(), 0, "a refused connection leaves nothing");
+    let mut net = Net::new(two_namespaces().edit(0, |e| e.egress = Some(every(Action::Drop, 8))));
+    net.dropped(0, &probe.frame(), DropReason::EgressDenied);
+    assert_eq!(net.counters().rules[&RuleId(8)].denied, 1);
+}
+
+#[test]
+fn forged_frames_are_dropped() {
+    let mut net = Net::new(two_namespaces());
+    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.18:1");
+    net.dropped(0, &Probe { src_mac: mac(1), ..probe }.frame(), DropReason::SpoofedMac);
+    net.dropped(0, &Probe { src: at("10.0.0.3:1"), ..probe }.frame(), DropReason::SpoofedAddress);
+    let (_, frame, _) = net.one(0, &probe);
+    // Somebody else's session, from another port.
+    let forged = Probe { src_mac: mac(1), ..Probe::answer(&frame, 0) };
+    net.dropped(1, &forged.frame(), DropReason::SpoofedAddress);
+    let outside =
+        Probe { src_mac: OUTSIDE_MAC.parse().unwrap(), dst_mac: mac(3), src: at("10.0.0.2:1"), ..probe };
+    net.dropped(3, &outside.frame(), DropReason::SpoofedAddress);
+}
+
+#[test]
+fn what_nobody_has_is_never_sent_out() {
+    let mut net = Net::new(two_namespaces());
+    for (dst, reason) in [
+        ("10.0.0.9:80", DropReason::NoEndpoint),
+        ("10.96.7.7:80", DropReason::NoEndpoint),
+        ("192.168.90.1:80", DropReason::NoEndpoint),
+        ("169.254.1.1:80", DropReason::Martian),
+        ("127.0.0.1:80", DropReason::Martian),
+    ] {
+        net.dropped(0, &Probe::new(0, Proto::UDP, "10.0.0.2:1", dst).frame(), reason);
+    }
+    let outside = |dst: &str, flags| Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        flags,
+        ..Probe::new(3, Proto::TCP, "203.0.113.7:5000", dst)
+    };
+    net.dropped(3, &outside("192.168.90.1:5000", SYN).frame(), DropReason::NoNatSession);
+    net.dropped(3, &outside("192.168.90.1:5000", ACK).frame(), DropReason::NoNatSession);
+    net.dropped(3, &outside("10.96.0.10:80", SYN).frame(), DropReason::NoEndpoint);
+    net.dropped(3, &outside("198.51.100.1:80", SYN).frame(), DropReason::Transit);
+    net.dropped(3, &outside("10.0.0.2:80", ACK).frame(), DropReason::NoSession);
+}
+
+#[test]
+fn a_port_nobody_serves_is_refused() {
+    let mut net = Net::new(two_namespaces());
+    let probe = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.10:81");
+    let out = net.dropped(0, &probe.frame(), DropReason::NoServer);
+    let p = sound(&out[0].1);
+    assert_eq!((out[0].0, p.tcp_flags & RST, ends(&p)), (0, RST, (at("10.96.0.10:81"), at("10.0.0.2:4000"))));
+    let out = net.dropped(0, &Probe { proto: Proto::UDP, ..probe }.frame(), DropReason::NoServer);
+    let p = sound(&out[0].1);
+    assert_eq!((p.proto, p.icmp.kind, p.icmp.code), (Proto::ICMP, 3, 3));
+}
+
+#[test]
+fn gateways_and_vips_answer_echo_and_arp() {
+    let mut net = Net::new(two_namespaces());
+    for dst in ["10.0.0.1:0", "10.96.0.10:0", "192.168.80.10:0"] {
+        let (port, _, p) = net.one(0, &Probe::new(0, Proto::ICMP, "10.0.0.2:77", dst));
+        assert_eq!((port, p.is_echo_reply(), p.src, p.dport), (0, true, at(dst).ip(), 77));
+    }
+    let mut arp = vec![0; 60];
+    let ask = |arp: &mut [u8], target: [u8; 4]| {
+        supernet_dataplane::wire::arp::request(arp, (mac(0), [10, 0, 0, 2].into()), target.into());
+    };
+    ask(&mut arp, [10, 0, 0, 1]);
+    assert_eq!(net.send(0, &arp)[0].1[22..28], GATEWAY_MAC.0);
+    ask(&mut arp, [10, 0, 0, 3]);
+    assert_eq!(net.send(0, &arp)[0].1[22..28], mac(1).0);
+    ask(&mut arp, [10, 0, 0, 18]);
+    assert!(net.dropped(0, &arp, DropReason::UnansweredQuery).is_empty(), "not in this segment");
+}
+
+#[test]
+fn the_ttl_ends_at_a_router_that_says_so() {
+    let mut net = Net::new(two_namespaces());
+    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:443");
+    for (ttl, router) in [(1, "10.0.0.1"), (2, "192.168.100.1")] {
+        let out = net.dropped(0, &Probe { ttl, ..probe }.frame(), DropReason::TtlExceeded);
+        let p = sound(&out[0].1);
+        assert_eq!((p.src.to_string(), p.icmp.kind, p.icmp.code), (router.into(), 11, 0));
+    }
+    let (_, _, p) = net.one(0, &Probe { ttl: 3, ..probe });
+    assert_eq!(p.ttl, 1);
+    let out = net.dropped(0, &Probe { ttl: 2, ..probe }.frame(), DropReason::TtlExceeded);
+    assert_eq!(sound(&out[0].1).src.to_string(), "192.168.100.1", "also for a packet of a session");
+}
+
+#[test]
+fn a_policy_cuts_a_living_connection_and_lets_it_go_on_later() {
+    let mut net = Net::new(two_namespaces());
+    let open = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.10:80");
+    let (_, frame, _) = net.one(0, &open);
+    net.one(2, &Probe::answer(&frame, SYN | ACK));
+    let data = Probe { flags: ACK, ..open };
+    net.one(0, &data);
+    net.publish(two_namespaces().edit(2, |e| e.ingress = Some(every(Action::Drop, 9))).build());
+    net.dropped(0, &data.frame(), DropReason::IngressDenied);
+    net.dropped(2, &Probe::answer(&frame, ACK).frame(), DropReason::IngressDenied);
+    net.publish(two_namespaces().build());
+    let (_, _, p) = net.one(0, &data);
+    assert_eq!(ends(&p).1, at("10.0.0.18:8080"), "the same member");
+    assert_eq!(net.sessions(), 1);
+}
+
+#[test]
+fn an_unrelated_change_leaves_a_session_alone() {
+    let mut net = Net::new(two_namespaces());
+    let open = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "10.0.0.18:80");
+    net.one(0, &open);
+    net.one(0, &open);
+    assert_eq!(net.counters().hits, 1);
+    net.publish(two_namespaces().edit(1, |e| e.ingress = Some(every(Action::Drop, 9))).build());
+    net.one(0, &open);
+    assert_eq!(net.counters().hits, 1, "the first packet compares");
+    net.one(0, &open);
+    assert_eq!(net.counters().hits, 2, "the next is a hit again");
+}
+
+#[test]
+fn a_removed_member_resets_tcp_and_frees_udp() {
+    let one = |members: &[&str]| {
+        two_namespaces().server(ServerKind::Distributed, "10.96.0.11:80", Proto::TCP, members).server(
+            ServerKind::Distributed,
+            "10.96.0.11:80",
+            Proto::UDP,
+            members,
+        )
+    };
+    let mut net = Net::new(one(&["10.0.0.18:8080"]));
+    let tcp = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.11:80");
+    let udp = Probe { proto: Proto::UDP, ..tcp };
+    net.one(0, &tcp);
+    net.one(0, &udp);
+    net.publish(one(&["10.0.0.3:8080"]).build());
+    let out = net.dropped(0, &Probe { flags: ACK, ..tcp }.frame(), DropReason::BindingGone);
+    let resets: Vec<_> = out.iter().map(|(port, f)| (*port, sound(f).tcp_flags & RST)).collect();
+    assert_eq!(resets, [(0, RST), (2, RST)], "both sides learn");
+    assert_eq!(sound(&out[0].1).src.to_string(), "10.96.0.11");
+    let (port, _, p) = net.one(0, &udp);
+    assert_eq!((port, ends(&p).1), (1, at("10.0.0.3:8080")), "UDP goes to the new member");
+}
+
+#[test]
+fn running_out_is_counted_and_established_sessions_survive() {
+    let mut net = Net::with(two_namespaces(), Config { sessions: 2, frames: 64, ..Config::default() });
+    let open = |n| Probe::new(0, Proto::UDP, &format!("10.0.0.2:{n}"), "10.0.0.18:80");
+    net.one(0, &open(1));
+    net.one(0, &open(2));
+    net.dropped(0, &open(3).frame(), DropReason::SessionTableFull);
+    net.one(0, &open(1));
+    // Silence ends them, and there is room again.
+    net.now = Instant::from_secs(1000);
+    net.worker.poll(net.now);
+    assert_eq!(net.sessions(), 0);
+    net.one(0, &open(3));
+}
+
+#[test]
+fn every_nat_port_can_be_used_and_comes_back() {
+    let mut net = Net::with(two_namespaces(), Config { sessions: 70_000, frames: 64, ..Config::default() });
+    let probe = |n: u32| {
+        let dst = SocketAddr::from(([203, 0, 113, (n >> 16) as u8], 1 + (n & 0x7fff) as u16));
+        Probe {
+            dst,
+            ..Probe::new(
+                0,
+                Proto::UDP,
+                &format!("10.0.0.2:{}", 1 + (n & 0xffff).min(65_534)),
+                "203.0.113.0:1",
+            )
+        }
+    };
+    for n in 0..64_512 {
+        let (_, _, p) = net.one(0, &probe(n));
+        assert!(p.sport >= 1024);
+    }
+    let late = Probe::new(0, Proto::UDP, "10.0.0.2:9999", "198.51.100.1:53");
+    net.dropped(0, &late.frame(), DropReason::NatPortsExhausted);
+    net.one(0, &probe(5));
+    assert_eq!(net.dataplane.state().nat.busy(), ["192.168.90.1".parse::<std::net::IpAddr>().unwrap()]);
+    for second in 0..200 {
+        net.now = Instant::from_secs(10_000 + second);
+        net.worker.poll(net.now);
+    }
+    assert_eq!(net.sessions(), 0);
+    assert!(net.dataplane.state().nat.busy().is_empty());
+    net.one(0, &late);
+}
+
+#[test]
+fn a_clash_of_answers_moves_the_source_port() {
+    let mut net = Net::new(two_namespaces());
+    let direct = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.0.0.18:8080");
+    net.one(0, &direct);
+    let through = Probe { dst: at("10.96.0.10:80"), ..direct };
+    let (_, frame, p) = net.one(0, &through);
+    assert_eq!(p.dst, at("10.0.0.18:8080").ip());
+    assert_ne!(p.sport, 4000, "the address is kept, the port is not");
+    let (_, _, p) = net.one(2, &Probe::answer(&frame, SYN | ACK));
+    assert_eq!(ends(&p), (at("10.96.0.10:80"), at("10.0.0.2:4000")));
+}
+
+#[test]
+fn fragments_and_giants_are_counted() {
+    let mut net = Net::new(two_namespaces());
+    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "10.0.0.18:80");
+    let mut fragment = probe.frame();
+    fragment[20] = 0x20;
+    let sum = supernet_dataplane::wire::checksum::Delta::default();
+    let old = u16::from_be_bytes([fragment[24], fragment[25]]);
+    // etherparse sets "don't fragment"; this takes it away and sets "more fragments".
+    let new = sum.and16(0x4000, 0x2000).apply(old);
+    fragment[24..26].copy_from_slice(&new.to_be_bytes());
+    net.dropped(0, &fragment, DropReason::Fragment);
+    net.dropped(0, &Probe { payload: 1480, ..probe }.frame(), DropReason::TooBig);
+    assert_eq!(net.sessions(), 0);
+}
+
+#[test]
+fn a_next_hop_is_asked_for_and_learned() {
+    let mut net = Net::new(
+        Topology::new()
+            .namespace(&["192.168.90.1"])
+            .segment(&["10.0.0.1/28"], 0)
+            .pod(&["10.0.0.2"])
+            .uplink("192.168.100.1/24", &["192.168.100.254"]),
+    );
+    let asked = net.send(0, &Probe::new(0, Proto::UDP, "10.0.0.2:1", "203.0.113.7:1").frame());
+    assert_eq!(asked.len(), 1, "{:?}", net.counters());
+    assert_eq!(net.counters().drops[&DropReason::NeighborUnresolved], 1);
+    let request = supernet_dataplane::wire::arp::Arp::read(&asked[0].1, 14);
+    assert_eq!((asked[0].0, request.request, request.target), (1, true, [192, 168, 100, 254].into()));
+    let mut reply = asked[0].1.clone();
+    supernet_dataplane::wire::arp::reply_in_place(&mut reply, &request, OUTSIDE_MAC.parse().unwrap());
+    net.dropped(1, &reply, DropReason::Absorbed);
+    let (port, _, p) = net.one(0, &Probe::new(0, Proto::UDP, "10.0.0.2:1", "203.0.113.7:1"));
+    assert_eq!((port, p.dst_mac), (1, OUTSIDE_MAC.parse().unwrap()));
+}
