@@ -42,6 +42,7 @@ fn main() -> ExitCode {
 fn test() -> bool {
     let mut steps = Steps::default();
     steps.run("packages", packages::install);
+    steps.run("TAP devices", packages::can_use_taps);
     steps.run("format", || cargo(&["fmt", "--all", "--check"]));
     steps.run("imports", check_imports);
     steps.run("lints", || {

@@ -2,6 +2,7 @@
 
 use crate::steps::Outcome;
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -50,6 +51,26 @@ pub(crate) fn install() -> Outcome {
     }
 }
 
+/// Whether tests that need root and TAP devices can run. In CI they have to.
+pub(crate) fn can_use_taps() -> Outcome {
+    let missing = if !is_root() {
+        "not root: run it again with `sudo -E env PATH=\"$PATH\" cargo xtask test`"
+    } else if !Path::new("/dev/net/tun").exists() {
+        "no /dev/net/tun: `modprobe tun`, or pass the device into the container"
+    } else {
+        println!("root, and /dev/net/tun is there: TAP and lab tests run");
+        return Outcome::Passed;
+    };
+    if std::env::var_os("CI").is_some() {
+        return Outcome::Failed(missing.to_owned());
+    }
+    Outcome::Skipped(format!("TAP AND LAB TESTS CAN'T RUN HERE AND ARE SKIPPED: {missing}"))
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
 /// Where a program is that could be run by name.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -59,8 +80,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 }
 
 fn apt_get(args: &[&str]) -> Outcome {
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
-    let mut command = if is_root {
+    let mut command = if is_root() {
         Command::new("apt-get")
     } else if Path::new("/usr/bin/sudo").exists() {
         let mut command = Command::new("sudo");

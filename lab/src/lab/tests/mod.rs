@@ -1,5 +1,7 @@
 //! Labs of two hosts, as root. The network between them is a cable: what one TAP receives the other sends.
 
+mod process;
+
 use super::{
     EndpointSpec, LabError, LabNet, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place, bring_up, down,
     netns::{self, Netns},
@@ -39,7 +41,8 @@ fn as_root() -> bool {
         return true;
     };
     assert!(std::env::var_os("CI").is_none(), "lab tests can't run in CI: {missing}");
-    eprintln!("\n*** SKIPPED: this lab test can't run here: {missing} ***\n");
+    // Straight to the descriptor: what a test prints is otherwise shown only when it fails.
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED: this lab test can't run here: {missing} ***\n");
     false
 }
 

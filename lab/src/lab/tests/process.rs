@@ -1,0 +1,112 @@
+//! The supervisor as a process of its own: this very test program, started again with one ignored test.
+
+use super::{LabError, LabSpec, NOTHING, as_root, endpoint, lab_name, traces_of, up};
+use crate::lab::{Mode, OutsideSpec, down, exec, supervise};
+use rustix::process::{Pid, Signal};
+use std::{
+    env,
+    ffi::OsString,
+    io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, Output, Stdio},
+};
+
+const LAB: &str = "SUPERNET_TEST_LAB";
+
+fn spec() -> LabSpec {
+    LabSpec {
+        endpoints: vec![endpoint("shop/web-0", 1, &["10.0.0.2/28"], &["10.0.0.1"])],
+        outside: OutsideSpec::default(),
+    }
+}
+
+#[test]
+#[ignore = "started by the others"]
+fn supervisor() {
+    let Ok(lab) = env::var(LAB) else { return };
+    supervise(&lab, Mode::Supervised, &spec(), Ok::<_, LabError>, |taps| assert_eq!(taps.len(), 1)).unwrap();
+}
+
+#[test]
+#[ignore = "started by the others"]
+fn executed() {
+    let Ok(lab) = env::var(LAB) else { return };
+    let command = ["sh", "-c", "ip -o address show dev eth0; exit 7"].map(OsString::from);
+    panic!("{}", exec(&lab, "shop/w", &command).unwrap_err());
+}
+
+fn again(test: &str, lab: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    command.args(["--ignored", "--exact", "--nocapture", &name]).env(LAB, lab);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts a supervisor and returns when it says that it is ready.
+fn start(lab: &str) -> Child {
+    let mut child = again("supervisor", lab).spawn().unwrap();
+    let mut said = Vec::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.ends_with("\u{1}ready") {
+            assert!(said.iter().any(|l: &String| l.contains("\u{1}progress 2 2 ")), "{said:?}");
+            return child;
+        }
+        said.push(line);
+    }
+    panic!("it did not start: {said:?} {:?}", child.wait_with_output());
+}
+
+#[test]
+fn a_command_runs_inside_and_down_leaves_nothing() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("down");
+    let mut child = start(&lab);
+    let Output { status, stdout, stderr } = again("executed", &lab).output().unwrap();
+    let text = String::from_utf8_lossy(&stdout);
+    assert!(text.contains("inet 10.0.0.2/28"), "{text}{}", String::from_utf8_lossy(&stderr));
+    assert_eq!(status.code(), Some(7), "the command's own status");
+
+    assert_eq!(down(&lab).unwrap(), format!("lab {lab} is down"));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(traces_of(&lab), NOTHING);
+    let error = exec(&lab, "shop/web-0", &["true".into()]).unwrap_err();
+    assert!(matches!(error, LabError::NotUp { .. }), "{error}");
+}
+
+#[test]
+fn a_signal_ends_it_and_leaves_nothing() {
+    if !as_root() {
+        return;
+    }
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let lab = lab_name("signal");
+        let mut child = start(&lab);
+        rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+        assert!(child.wait().unwrap().success(), "{signal:?}");
+        assert_eq!(traces_of(&lab), NOTHING, "{signal:?}");
+    }
+}
+
+#[test]
+fn what_a_kill_leaves_is_removed() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("kill");
+    for by_down in [true, false] {
+        let mut child = start(&lab);
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_ne!(traces_of(&lab), NOTHING);
+        if by_down {
+            assert!(down(&lab).unwrap().contains("had been killed"));
+        } else {
+            drop(up(&lab, &spec()));
+        }
+        assert_eq!(traces_of(&lab), NOTHING);
+    }
+}
