@@ -1,6 +1,7 @@
 //! The `supernet` command.
 
 mod cli;
+mod demo;
 #[cfg(test)]
 mod fixture;
 mod input;
@@ -45,6 +46,7 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(0)
         }
         Command::Trace(args) => trace::run(&args),
-        Command::Demo | Command::Lab(_) | Command::Bench(_) => Ok(0),
+        Command::Demo => demo::run(),
+        Command::Lab(_) | Command::Bench(_) => Ok(0),
     }
 }

@@ -121,6 +121,16 @@ impl Listing {
         self.table.add_row(cells);
     }
 
+    /// A table without title, indented, with an empty line after it.
+    pub(crate) fn rows(columns: &[&str], rows: Vec<Vec<String>>, style: Style) -> String {
+        let mut listing = Self::new("", columns, style);
+        for row in rows {
+            listing.table.add_row(row);
+        }
+        let text = listing.render();
+        text.lines().skip(1).map(|line| if line.is_empty() { "\n".to_owned() } else { format!(" {line}\n") }).collect()
+    }
+
     /// The title and the table, with an empty line after it.
     pub(crate) fn render(self) -> String {
         if self.table.row_count() == 0 {
