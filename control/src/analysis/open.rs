@@ -23,8 +23,10 @@ pub(super) fn ask(
     let mut open = Open { others: both(Proto::ICMP, 0), ranges: BTreeMap::new() };
     for protocol in PROTOCOLS {
         let proto = Proto::from(protocol);
-        let starts: BTreeSet<u16> =
+        let mut starts: Vec<u16> =
             egress.into_iter().chain(ingress).flat_map(|set| set.boundaries(proto)).chain([0]).collect();
+        starts.sort_unstable();
+        starts.dedup();
         let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
         let mut ranges: Vec<(u16, u16)> = Vec::new();
         for (&start, end) in starts.iter().zip(ends).filter(|(start, _)| both(proto, **start)) {

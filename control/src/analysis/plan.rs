@@ -18,10 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
-use supernet_dataplane::{
-    snapshot::{PortEntry, PortRole, Segment, Snapshot},
-    wire::Mac,
-};
+use supernet_dataplane::snapshot::{PortEntry, PortRole, Segment, Snapshot};
 
 /// A whole network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -284,7 +281,7 @@ impl Ports<'_> {
     fn mac(&self, name: &str) -> String {
         let id = self.interner.known_port(name);
         let entry = id.and_then(|id| self.snapshot.ports.get(id.index())?.as_ref());
-        entry.map(|p| p.mac).unwrap_or(Mac::default()).to_string()
+        entry.map(|p| p.mac).unwrap_or_default().to_string()
     }
 }
 

@@ -327,9 +327,12 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
 struct Judge {
     classes: HashMap<Class, usize>,
     asked: HashMap<Asked, Rc<Open>>,
-    by_family: HashMap<(usize, usize), Rc<BTreeMap<IpFamily, Rc<Open>>>>,
+    by_family: HashMap<(usize, usize), Rc<ByFamily>>,
     rows: HashMap<(usize, usize, bool), Rc<[Row]>>,
 }
+
+/// What is open between two ends, in each family that both have.
+type ByFamily = BTreeMap<IpFamily, Rc<Open>>;
 
 /// Two rule sets, by where they lie, and the identities of both ends.
 type Asked = (usize, usize, IdentityId, IdentityId);
@@ -342,7 +345,7 @@ impl Judge {
     }
 
     /// What is open from one end to another, by family; nothing for families that they do not share.
-    fn open(&mut self, source: Judged<'_>, destination: Judged<'_>) -> Rc<BTreeMap<IpFamily, Rc<Open>>> {
+    fn open(&mut self, source: Judged<'_>, destination: Judged<'_>) -> Rc<ByFamily> {
         let key = (source.class, destination.class);
         if let Some(open) = self.by_family.get(&key) {
             return open.clone();
@@ -405,11 +408,7 @@ struct Judged<'a> {
 }
 
 /// Rows still without names.
-fn rows(
-    by_family: &BTreeMap<IpFamily, Rc<Open>>,
-    declared: &BTreeSet<(Protocol, u16)>,
-    tell_closed: bool,
-) -> Vec<Row> {
+fn rows(by_family: &ByFamily, declared: &BTreeSet<(Protocol, u16)>, tell_closed: bool) -> Vec<Row> {
     let mut different: Vec<(Option<IpFamily>, &Open)> =
         by_family.iter().map(|(family, open)| (Some(*family), &**open)).collect();
     different.dedup_by(|b, a| a.1 == b.1);

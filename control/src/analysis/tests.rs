@@ -196,3 +196,20 @@ fn a_service_is_reached_through_its_members_and_a_cluster_address_never_from_out
         reach.rows.iter().find(|r| r.source == "outside" && r.destination == "shop/svc/web").unwrap();
     assert_eq!(from_outside.unreached_members, Some(1));
 }
+
+#[test]
+fn host_networked_pods_are_in_the_plan_but_in_no_rule() {
+    let mut c = shop();
+    let agent = c.pod("shop/agent", WEB);
+    agent.host_network = true;
+    agent.node = Some("node-3".to_owned().into());
+    c.policy("shop/all", &[], Some(Vec::new()), Some(Vec::new()));
+    let plan = plan(&c);
+    let pod = &plan["pods"][0];
+    assert_eq!(
+        (&pod["ip"], &pod["segment"], &pod["mac"]),
+        (&json!("172.26.0.4"), &json!("nodes"), &plan["nodes"][2]["mac"])
+    );
+    let rules = plan["firewall"].as_array().unwrap().iter().flat_map(|s| s["rules"].as_array().unwrap());
+    assert!(rules.flat_map(|r| r["appliedTo"].as_array().unwrap()).all(|pod| pod != "shop/agent"));
+}
