@@ -192,15 +192,8 @@ impl<'a> Workloads<'a> {
 fn pods(plan: &Plan, style: Style) -> String {
     let mut table = Listing::new("Pods", &["NAME", "ADDRESS", "NODE", "SEGMENT", "MAC"], style);
     for pod in &plan.pods {
-        let segment =
-            if pod.host_network { "its node's network".to_owned() } else { pod.segment.clone() };
-        table.row([
-            pod.name.clone(),
-            all(&pod.ips),
-            or_dash(pod.node.as_ref()),
-            segment,
-            pod.mac.clone(),
-        ]);
+        let segment = if pod.host_network { "its node's network".to_owned() } else { pod.segment.clone() };
+        table.row([pod.name.clone(), all(&pod.ips), or_dash(pod.node.as_ref()), segment, pod.mac.clone()]);
     }
     table.render()
 }

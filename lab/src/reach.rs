@@ -25,7 +25,9 @@ fn tables(reach: &Reach, style: Style) -> String {
     if reach.rows.is_empty() {
         text.push_str("Nobody reaches anybody.\n");
     } else {
-        text.push_str("All else is denied. Not shown, always open: a pod to itself, a node to the pods on it.\n");
+        text.push_str(
+            "All else is denied. Not shown, always open: a pod to itself, a node to the pods on it.\n",
+        );
     }
     text
 }

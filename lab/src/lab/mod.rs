@@ -12,6 +12,7 @@
 //! the same name removes.
 
 mod error;
+mod from_network;
 mod net;
 mod netns;
 mod responder;
@@ -22,6 +23,7 @@ mod supervise;
 mod tests;
 
 pub(crate) use error::LabError;
+pub(crate) use from_network::WORLD;
 pub(crate) use net::{LabNet, Progress, bring_up};
 pub(crate) use spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideRoute, OutsideSpec, OutsideUplink, Place};
 pub(crate) use supervise::{Mode, detach, down, exec, supervise};
