@@ -35,7 +35,9 @@ pub struct Place<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
     /// The pod names a node that is not there.
-    #[error("{at}: pod {pod} runs on node {node}, which does not exist; declare the node or correct the name")]
+    #[error(
+        "{at}: pod {pod} runs on node {node}, which does not exist; declare the node or correct the name"
+    )]
     UnknownNode {
         /// The pod.
         pod: Name,

@@ -9,7 +9,7 @@ use crate::wire::{
     checksum::{self, Delta},
     put16,
 };
-use std::net::IpAddr;
+use std::{hash::BuildHasher, net::IpAddr};
 
 /// One side of a connection's packets: where from, where to, by which protocol. An ICMP echo's identifier
 /// stands as the source port of requests and as the destination port of replies.
@@ -31,6 +31,12 @@ impl Tuple {
     /// The tuple of a parsed packet.
     pub fn of(p: &Packet) -> Self {
         Self { src: p.src, dst: p.dst, proto: p.proto, sport: p.sport, dport: p.dport }
+    }
+
+    /// A hash that is the same for every packet of a connection, given the tuple of its first: it picks members
+    /// and routes.
+    pub fn flow_hash(&self, seed: u64) -> u64 {
+        foldhash::fast::FixedState::with_seed(seed).hash_one(self)
     }
 
     /// The tuple of an answer.

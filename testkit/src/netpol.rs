@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use supernet_control::{
     ipam::{Addressing, PodAddresses, SegmentBlock},
     model::{
-        At, ContainerPort, IngressPosture, Labels, Mac, Model, Name, Namespace, NetworkPolicy, NextHop, Object,
-        Operator, Peer, Pod, PolicyPort, PortMatch, Position, Protocol, Requirement, Rule, Selector, Snat,
-        StaticRoute, Supervisor, Uplink,
+        At, ContainerPort, IngressPosture, Labels, Mac, Model, Name, Namespace, NetworkPolicy, NextHop,
+        Object, Operator, Peer, Pod, PolicyPort, PortMatch, Position, Protocol, Requirement, Rule, Selector,
+        Snat, StaticRoute, Supervisor, Uplink,
     },
 };
 
@@ -296,7 +296,9 @@ impl RawCase {
 
 /// The network around a case: one uplink with a default route, nothing closed, nothing translated.
 fn supervisor() -> Supervisor {
-    let nets = |v4: &str, v6: &str| [v4, v6].into_iter().filter_map(|n| n.parse::<ipnet::IpNet>().ok()).map(At::from).collect();
+    let nets = |v4: &str, v6: &str| {
+        [v4, v6].into_iter().filter_map(|n| n.parse::<ipnet::IpNet>().ok()).map(At::from).collect()
+    };
     let route = |prefix: ipnet::IpNet, hop: IpAddr| StaticRoute {
         prefix: prefix.into(),
         next_hops: vec![NextHop { address: hop.into(), mac: Some(OUTSIDE_MAC) }],
@@ -342,7 +344,8 @@ fn add_pod(
     pod.addresses = addresses.iter().copied().map(At::from).collect();
     pod.ports = raw.ports.unwrap_or_default().into_iter().map(RawContainerPort::into_port).collect();
     if some_nodes {
-        let own = || if raw.host_network { format!("node-of-{}", pod.name.name) } else { ELSEWHERE.to_owned() };
+        let own =
+            || if raw.host_network { format!("node-of-{}", pod.name.name) } else { ELSEWHERE.to_owned() };
         let node = raw.node.unwrap_or_else(own);
         let known = addressing.nodes.entry(node.clone()).or_default();
         if raw.host_network {
@@ -389,7 +392,9 @@ impl RawPolicy {
         };
         let rules = |listed: bool, raw: Option<Vec<RawRule>>| {
             let rules = raw.unwrap_or_default();
-            listed.then(|| rules.into_iter().map(RawRule::into_rule).collect::<Result<Vec<_>, _>>()).transpose()
+            listed
+                .then(|| rules.into_iter().map(RawRule::into_rule).collect::<Result<Vec<_>, _>>())
+                .transpose()
         };
         Ok(NetworkPolicy {
             name: Name::new(
@@ -495,9 +500,13 @@ impl RawEnd {
             Self { ip: Some(address), .. } => Ok(End { pod: None, address }),
             Self { ns: Some(ns), pod: Some(pod), ip: None } => {
                 let name = Name::new(ns, pod);
-                let pod = model.pods.get(&name).ok_or_else(|| format!("a probe of {name}, which is not there"))?;
+                let pod =
+                    model.pods.get(&name).ok_or_else(|| format!("a probe of {name}, which is not there"))?;
                 let address = pod.addresses.first().map(|a| a.value);
-                Ok(End { address: address.ok_or_else(|| format!("pod {name} has no address"))?, pod: Some(name) })
+                Ok(End {
+                    address: address.ok_or_else(|| format!("pod {name} has no address"))?,
+                    pod: Some(name),
+                })
             }
             _ => Err("an end that is neither a pod nor an address".to_owned()),
         }

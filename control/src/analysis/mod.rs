@@ -1,4 +1,5 @@
-//! Answers about a network, as values: what it is ([`plan`]) and who reaches whom ([`reach`]).
+//! Answers about a network, as values: what it is ([`plan`]), who reaches whom ([`reach`]),
+//! and what happens to a packet ([`trace`]).
 //!
 //! Answers are computed from the compiled snapshot, never by a second reading of the model's rules, so they say
 //! what packets will meet. They serialise with camelCase names; programs may rely on the fields documented here.
@@ -6,3 +7,4 @@
 pub mod plan;
 pub mod reach;
 mod text;
+pub mod trace;

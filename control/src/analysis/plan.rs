@@ -298,9 +298,9 @@ fn segments(addressing: &Addressing, snapshot: &Snapshot) -> Vec<SegmentPlan> {
         .filter_map(|segment| {
             let name = snapshot.names.segments.get(&segment.id)?;
             let v4 = segment.gateway_v4.map(|net| (IpNet::V4(net.trunc()), IpAddr::V4(net.addr())));
-            let v6 = segment.prefix_v6.map(|net| {
-                (IpNet::V6(net), IpAddr::V6(supernet_dataplane::snapshot::GATEWAY_V6))
-            });
+            let v6 = segment
+                .prefix_v6
+                .map(|net| (IpNet::V6(net), IpAddr::V6(supernet_dataplane::snapshot::GATEWAY_V6)));
             let (cidrs, gateways) = v4.into_iter().chain(v6).unzip();
             Some(SegmentPlan {
                 name: name.clone(),
@@ -548,9 +548,12 @@ fn routes(snapshot: &Snapshot) -> Vec<RoutePlan> {
 /// a use for an address that is translated.
 fn advertised(model: &Model, addressing: &Addressing, places: &Places<'_>) -> Vec<AdvertisedRoute> {
     let tier1_of = |namespace: &str| crate::compile::tier1_name(model.supervisor.tier1, namespace);
-    let host = |prefix: IpAddr, kind, tier1, owner| AdvertisedRoute { prefix: prefix.into(), kind, tier1, owner };
+    let host =
+        |prefix: IpAddr, kind, tier1, owner| AdvertisedRoute { prefix: prefix.into(), kind, tier1, owner };
     let mut routes = Vec::new();
-    for (service, addresses) in addressing.ingress.iter().filter(|(name, _)| model.services.contains_key(name)) {
+    for (service, addresses) in
+        addressing.ingress.iter().filter(|(name, _)| model.services.contains_key(name))
+    {
         let vips = addresses.iter();
         routes.extend(vips.map(|a| host(*a, "LB_VIP", tier1_of(&service.namespace), service.to_string())));
     }

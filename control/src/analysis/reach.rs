@@ -394,13 +394,16 @@ impl Judge {
             let passes = |set: Option<&RuleSet>, peer, proto, port| {
                 set.is_none_or(|set| set.decide(peer, proto, port).action == Action::Allow)
             };
-            let both =
-                |proto, port| passes(egress, to, proto, port) && passes(ingress, from, proto, port);
+            let both = |proto, port| passes(egress, to, proto, port) && passes(ingress, from, proto, port);
             let mut open = Open { others: both(Proto::ICMP, 0), ranges: BTreeMap::new() };
             for protocol in PROTOCOLS {
                 let proto = Proto::from(protocol);
-                let starts: BTreeSet<u16> =
-                    egress.into_iter().chain(ingress).flat_map(|set| set.boundaries(proto)).chain([0]).collect();
+                let starts: BTreeSet<u16> = egress
+                    .into_iter()
+                    .chain(ingress)
+                    .flat_map(|set| set.boundaries(proto))
+                    .chain([0])
+                    .collect();
                 let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
                 let mut ranges: Vec<(u16, u16)> = Vec::new();
                 for (&start, end) in starts.iter().zip(ends).filter(|(start, _)| both(proto, **start)) {
@@ -427,7 +430,8 @@ impl Judge {
 /// The rows of one pair: two where the families differ; none where nothing is open, unless that has to be told.
 fn pair_rows(source: &End<'_>, destination: &End<'_>, tell_closed: bool, judge: &mut Judge) -> Vec<Row> {
     let by_family = judge.open(source, destination);
-    let mut different: Vec<(Option<IpFamily>, &Open)> = by_family.iter().map(|(f, open)| (Some(*f), open)).collect();
+    let mut different: Vec<(Option<IpFamily>, &Open)> =
+        by_family.iter().map(|(f, open)| (Some(*f), open)).collect();
     different.dedup_by(|b, a| a.1 == b.1);
     if let [(family, _)] = &mut different[..] {
         *family = None;
@@ -494,7 +498,10 @@ fn services(
         let of_all: Vec<Row> =
             ends.iter().map(|source| service_row(source, name, &by_name[name], snapshot, judge)).collect();
         let worth_telling = of_all.iter().enumerate().filter(|(at, row)| match around(*at) {
-            Some(wide) => (&of_all[wide].allowed, of_all[wide].unreached_members) != (&row.allowed, row.unreached_members),
+            Some(wide) => {
+                (&of_all[wide].allowed, of_all[wide].unreached_members)
+                    != (&row.allowed, row.unreached_members)
+            }
             None => !row.allowed.is_empty(),
         });
         rows.extend(worth_telling.map(|(_, row)| row.clone()));
@@ -521,7 +528,9 @@ fn service_row(
         let (reached, not): (Vec<&Member>, Vec<&Member>) = active.partition(|member| {
             let ip = member.address.ip();
             let ingress = endpoint(snapshot, &[ip]).and_then(|p| p.ingress.as_deref());
-            judge.ask(source.egress, ingress, from, snapshot.identities.of(ip)).has(proto, member.address.port())
+            judge
+                .ask(source.egress, ingress, from, snapshot.identities.of(ip))
+                .has(proto, member.address.port())
         });
         if !reached.is_empty() {
             let port = server.address.port();

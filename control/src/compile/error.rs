@@ -79,7 +79,9 @@ pub enum CompileError {
         at: Position,
     },
     /// A default virtual server names a pod that is not there.
-    #[error("{at}: {server} is to be served by pod {pod}, which does not exist; declare it or correct the name")]
+    #[error(
+        "{at}: {server} is to be served by pod {pod}, which does not exist; declare it or correct the name"
+    )]
     NoBackend {
         /// The virtual server.
         server: String,
@@ -89,7 +91,9 @@ pub enum CompileError {
         at: Position,
     },
     /// Two virtual servers listen on the same address, protocol and port.
-    #[error("{at}: {second} would listen on {address}, as {first} does; give one of them another port or address")]
+    #[error(
+        "{at}: {second} would listen on {address}, as {first} does; give one of them another port or address"
+    )]
     ServerTaken {
         /// Address and port.
         address: SocketAddr,

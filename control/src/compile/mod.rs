@@ -8,9 +8,9 @@ mod error;
 mod ports;
 mod segments;
 mod servers;
-mod tier0;
 #[cfg(test)]
 mod tests;
+mod tier0;
 
 pub use error::CompileError;
 pub use segments::{NODES_SEGMENT, SHARED_TIER1, tier1_name};

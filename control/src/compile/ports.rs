@@ -37,12 +37,8 @@ pub(super) fn ports(
     names: &mut Names,
 ) -> Result<Ports, CompileError> {
     let mtu = model.supervisor.mtu;
-    let mut builder = Builder {
-        ports: Ports { entries: Vec::new(), endpoints: BTreeMap::new() },
-        mtu,
-        interner,
-        names,
-    };
+    let mut builder =
+        Builder { ports: Ports { entries: Vec::new(), endpoints: BTreeMap::new() }, mtu, interner, names };
     let segment_ids: HashMap<String, usize> = segments
         .iter()
         .enumerate()

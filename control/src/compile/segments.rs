@@ -35,14 +35,7 @@ pub(super) fn segments(
         names.segments.insert(id, name.to_owned());
         let tier1_id = interner.tier1(&tier1);
         names.tier1s.insert(tier1_id, tier1);
-        Segment {
-            id,
-            tier1: tier1_id,
-            gateway_v4,
-            prefix_v6,
-            mtu: model.supervisor.mtu,
-            ports: Vec::new(),
-        }
+        Segment { id, tier1: tier1_id, gateway_v4, prefix_v6, mtu: model.supervisor.mtu, ports: Vec::new() }
     };
     let mut segments: Vec<Segment> = addressing
         .segments
@@ -67,7 +60,8 @@ fn first_address(block: Ipv4Net) -> Option<Ipv4Net> {
 /// The node segment's IPv4 gateway, which is the first address of the CIDR that no node has, and IPv6 prefix.
 fn node_prefixes(model: &Model, addressing: &Addressing) -> (Option<Ipv4Net>, Option<Ipv6Net>) {
     let cidrs = || model.supervisor.node_cidrs.iter().map(|c| c.value.trunc());
-    let taken = |addr: &std::net::Ipv4Addr| addressing.nodes.values().flatten().any(|a| *a == IpAddr::V4(*addr));
+    let taken =
+        |addr: &std::net::Ipv4Addr| addressing.nodes.values().flatten().any(|a| *a == IpAddr::V4(*addr));
     let v4 = cidrs().find_map(|cidr| match cidr {
         IpNet::V4(net) => Ipv4Net::new(net.hosts().find(|a| !taken(a))?, net.prefix_len()).ok(),
         IpNet::V6(_) => None,

@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     fixture::{Cluster, endpoint, http, name},
     model::{
-        At, Endpoint, EndpointPort, EndpointSlice, IpFamily, Mac, NextHop, Object, Position, Protocol, ServerBackend,
-        ServiceKind, StaticRoute, TargetPort, Tier1Layout,
+        At, Endpoint, EndpointPort, EndpointSlice, IpFamily, Mac, NextHop, Object, Position, Protocol,
+        ServerBackend, ServiceKind, StaticRoute, TargetPort, Tier1Layout,
     },
     place::PlaceError,
 };
@@ -199,11 +199,7 @@ fn slice(endpoints: &[(&str, bool, bool, bool)], ports: &[(&str, Option<u16>)]) 
             .collect(),
         ports: ports
             .iter()
-            .map(|(name, port)| EndpointPort {
-                name: (*name).into(),
-                protocol: Protocol::Tcp,
-                port: *port,
-            })
+            .map(|(name, port)| EndpointPort { name: (*name).into(), protocol: Protocol::Tcp, port: *port })
             .collect(),
         at: Position::default(),
     }
@@ -227,7 +223,11 @@ fn slices_take_the_place_of_the_selector() {
 
     c.model.insert(Object::EndpointSlice(slice(&endpoints[..1], &[("", None)])));
     let s = c.compile().unwrap();
-    assert_eq!(server(&s, "10.96.0.1", 80).active, sockets(&["203.0.113.1:80"]), "no number: the Service's own");
+    assert_eq!(
+        server(&s, "10.96.0.1", 80).active,
+        sockets(&["203.0.113.1:80"]),
+        "no number: the Service's own"
+    );
 }
 
 #[test]

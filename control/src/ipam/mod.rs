@@ -52,7 +52,7 @@ use crate::{
     model::Model,
     store::{LeaseBatch, LeaseStore, LeaseTable, MemoryStore, StoreError, UnixSeconds},
 };
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// All leases, and the store that keeps them.
 #[derive(Debug)]
@@ -96,13 +96,14 @@ impl Leases {
 /// Gives addresses.
 ///
 /// ```
+/// use std::collections::BTreeSet;
 /// use supernet_control::{ipam::{Ipam, Leases}, model::{Model, Name, Pod}, store::UnixSeconds};
 ///
 /// let mut model = Model::default();
 /// model.insert(Pod::new(Name::new("shop", "web-0")).into());
 ///
 /// let mut ipam = Ipam::new(Leases::memory());
-/// let proposal = ipam.plan(&model, UnixSeconds(1_700_000_000), &|_| false)?;
+/// let proposal = ipam.plan(&model, UnixSeconds(1_700_000_000), &BTreeSet::new())?;
 /// let addressing = ipam.commit(proposal)?;
 /// let web = &addressing.pods[&Name::new("shop", "web-0")];
 /// assert_eq!((web.segment.as_str(), web.addresses[0].to_string().as_str()), ("shop-0", "10.244.0.2"));
@@ -126,8 +127,8 @@ impl Ipam {
 
     /// The addresses of `model`, without leasing them.
     ///
-    /// `busy` tells whether living sessions still use an address (an egress address with translated
-    /// connections, say): it goes on resting. It is asked about addresses that nobody holds.
+    /// `busy` are the addresses that living sessions still use (egress addresses with translated connections,
+    /// say): those of them that nobody holds go on resting.
     ///
     /// # Errors
     /// Everything that cannot be given, all at once.
@@ -135,7 +136,7 @@ impl Ipam {
         &self,
         model: &Model,
         now: UnixSeconds,
-        busy: &dyn Fn(IpAddr) -> bool,
+        busy: &BTreeSet<IpAddr>,
     ) -> Result<Proposal, IpamErrors> {
         let base = Arc::clone(&self.leases.table);
         let (next, addressing) = plan::plan(model, &base, now, busy)?;

@@ -18,14 +18,17 @@ use crate::{
     store::{LeaseTable, Owner, UnixSeconds},
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// Computes the next leases and what they mean. Changes nothing.
 pub(super) fn plan(
     model: &Model,
     old: &LeaseTable,
     now: UnixSeconds,
-    busy: &dyn Fn(IpAddr) -> bool,
+    busy: &BTreeSet<IpAddr>,
 ) -> Result<(LeaseTable, Addressing), IpamErrors> {
     let mut errors = Vec::new();
     let mut pools = Pools::new(&model.supervisor);

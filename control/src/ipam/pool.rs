@@ -139,8 +139,9 @@ impl Pool {
 
     /// How many addresses may be given.
     pub(super) fn size(&self) -> u128 {
-        let count = |cidr| match usable(cidr) {
-            (first, last) => (last - first).saturating_add(1),
+        let count = |cidr| {
+            let (first, last) = usable(cidr);
+            (last - first).saturating_add(1)
         };
         self.cidrs.iter().map(count).fold(0, u128::saturating_add)
     }
@@ -344,11 +345,8 @@ mod tests {
                 .collect();
             assert_eq!(given, placed, "{cidr}");
         }
-        for cidr in ["10.0.0.0/28", "10.0.0.0/30", "10.0.0.0/31", "10.0.0.0/32", "fd00::/124"] {
+        for cidr in ["10.0.0.0/28", "10.0.0.0/30", "255.255.255.252/30", "fd00::/124"] {
             let net: IpNet = cidr.parse().unwrap();
-            if net.prefix_len() > 30 && net.addr().is_ipv4() {
-                continue;
-            }
             let mut block = Block::new(net);
             let given: Vec<_> = std::iter::from_fn(|| block.next(|_| true)).collect();
             let placed: Vec<_> =

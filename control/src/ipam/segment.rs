@@ -234,7 +234,7 @@ impl Segments {
         family: IpFamily,
         home: Option<u32>,
     ) -> Result<IpAddr, IpFamily> {
-        let mut next = |segment: &mut Segment| {
+        let next = |segment: &mut Segment| {
             segment.block_mut(family).as_mut()?.next(|address| table.is_free(owner, address))
         };
         let all = self.namespaces.entry(namespace.to_owned()).or_default();

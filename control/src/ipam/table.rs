@@ -31,7 +31,7 @@ pub(super) struct Table<'a> {
     /// Lengths of blocks that occur among the leases.
     block_lengths: BTreeSet<(IpFamily, u8)>,
     now: UnixSeconds,
-    busy: &'a dyn Fn(IpAddr) -> bool,
+    busy: &'a BTreeSet<IpAddr>,
 }
 
 impl<'a> Table<'a> {
@@ -39,14 +39,14 @@ impl<'a> Table<'a> {
         old: &LeaseTable,
         fixed: BTreeMap<IpAddr, String>,
         now: UnixSeconds,
-        busy: &'a dyn Fn(IpAddr) -> bool,
+        busy: &'a BTreeSet<IpAddr>,
     ) -> Self {
         let mut leases = LeaseTable::new();
         let mut former: HashMap<Owner, Vec<IpNet>> = HashMap::new();
         let mut block_lengths = BTreeSet::new();
         let rests = |net: &IpNet, lease: &Lease| match lease.resting_until {
             None => false,
-            Some(until) => now < until || (is_address(net) && busy(net.addr())),
+            Some(until) => now < until || (is_address(net) && busy.contains(&net.addr())),
         };
         for (net, lease) in old.iter().filter(|(_, l)| l.is_held()) {
             former.entry(lease.owner.clone()).or_default().push(*net);
@@ -92,7 +92,7 @@ impl<'a> Table<'a> {
                     return Some(refusal);
                 }
             }
-            None if (self.busy)(address) => return Some(Refusal::InUse),
+            None if self.busy.contains(&address) => return Some(Refusal::InUse),
             None => {}
         }
         self.blocks_around(address)

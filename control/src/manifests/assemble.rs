@@ -64,7 +64,10 @@ fn default_node_names(supervisor: &Supervisor) -> impl Iterator<Item = String> {
 /// Supervisor's own nodes have all the names that occur.
 fn mentioned_nodes(r: &mut Reading, declared: &Declared, supervisor: &Supervisor) -> Vec<Node> {
     let mut mentioned: BTreeMap<&str, Node> = BTreeMap::new();
-    for DeclaredPod { pod, host_addresses } in &declared.pods {
+    let pods = declared.pods.iter().map(|DeclaredPod { pod, host_addresses }| (pod, host_addresses));
+    let none = Vec::new();
+    let templates = declared.workloads.iter().map(|w| (&w.template.pod, &none));
+    for (pod, host_addresses) in pods.chain(templates) {
         let Some(name) = &pod.node else { continue };
         let node = mentioned.entry(&name.value).or_insert_with(|| Node {
             name: name.value.clone(),
@@ -214,8 +217,7 @@ fn note_idle_services(r: &mut Reading, declared: &Declared, services: &[Service]
         let selector = Selector::labels(labels.clone());
         let mut candidates = by_namespace.get(namespace).into_iter().flatten();
         if !candidates.any(|p| selector.matches(&p.labels)) {
-            let text = format!("Service {} selects no pod, so nobody serves it", service.name);
-            r.notes.remarks.push((service.at.clone(), text));
+            r.notes.idle.push((service.name.to_string(), service.at.clone()));
         }
     }
 }

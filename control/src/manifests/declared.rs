@@ -148,7 +148,7 @@ impl<'n> Meta<'n> {
                 _ => r.required(&meta, "name").and_then(|n| r.checked_text(n, "a name", check)),
             },
         };
-        let namespace = match (scope, meta.get("namespace")) {
+        let namespace = match (scope, meta.filled("namespace")) {
             (Scope::Namespace, Some(n)) => r.checked_text(n, "the name of a namespace", syntax::dns_label),
             (Scope::Namespace, None) => Some("default"),
             _ => Some(""),

@@ -116,6 +116,7 @@ fn dispatch(r: &mut Reading, kind: Kind, node: &Node, declared: &mut Declared) {
         Kind::NetworkPolicy => policy::read(r, node, declared),
         Kind::Deployment
         | Kind::ReplicaSet
+        | Kind::ReplicationController
         | Kind::StatefulSet
         | Kind::DaemonSet
         | Kind::Job

@@ -174,6 +174,8 @@ pub enum Warning {
     },
     /// Pods that ended (phase Succeeded or Failed) and so have no network.
     FinishedPods(usize),
+    /// Services whose selector matches no pod, often by a slip, and where they are.
+    IdleServices(Vec<(String, Position)>),
     /// Anything else.
     Remark {
         /// Where.
@@ -193,16 +195,27 @@ impl fmt::Display for Warning {
                 write!(f, "not enforced yet, and left out of the network: {}", Counts(kinds))
             }
             Self::FieldNotEnforced { field, objects } => {
-                write!(f, "not enforced yet: {field} of ")?;
-                for (i, (object, at)) in objects.iter().take(3).enumerate() {
-                    write!(f, "{}{object} ({at})", if i > 0 { ", " } else { "" })?;
-                }
-                if objects.len() > 3 { write!(f, " and {} more", objects.len() - 3) } else { Ok(()) }
+                write!(f, "not enforced yet: {field} of {}", Some3(objects))
             }
             Self::FinishedPods(1) => f.write_str("1 pod has ended and is left out: it has no network"),
             Self::FinishedPods(n) => write!(f, "{n} pods have ended and are left out: they have no network"),
+            Self::IdleServices(services) => {
+                write!(f, "no pod matches the selector, so nobody serves: Service {}", Some3(services))
+            }
             Self::Remark { at, text } => write!(f, "{at}: {text}"),
         }
+    }
+}
+
+/// The first three objects with their places, and how many more there are.
+struct Some3<'a>(&'a [(String, Position)]);
+
+impl fmt::Display for Some3<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (object, at)) in self.0.iter().take(3).enumerate() {
+            write!(f, "{}{object} ({at})", if i > 0 { ", " } else { "" })?;
+        }
+        if self.0.len() > 3 { write!(f, " and {} more", self.0.len() - 3) } else { Ok(()) }
     }
 }
 

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! What is read: Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy, and `Supervisor`
-//! (`supernet.dev/v1alpha1`). Deployment, ReplicaSet, StatefulSet, DaemonSet, Job and CronJob become pods,
-//! named and labelled as Kubernetes would; if what a workload made was declared too (`kubectl get -o yaml`),
-//! that stands for the expansion. Other kinds are skipped, with one warning that counts them.
+//! (`supernet.dev/v1alpha1`). Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job and
+//! CronJob become pods, named and labelled as Kubernetes would; if what a workload made was declared too
+//! (`kubectl get -o yaml`), that stands for the expansion. Other kinds are skipped, with one warning that counts
+//! them.
 //!
 //! What always holds: nothing is read by halves. Either every object was understood, or the caller gets
 //! [`Errors`], all of them, each with file, line and column. A field that Kubernetes does not have is an

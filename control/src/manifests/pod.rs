@@ -66,10 +66,8 @@ fn status_addresses(r: &mut Reading, status: &Fields<'_>, one: &str, all: &str) 
         let item = r.fields(node, &schema::POD_IP);
         addresses.extend(item.get("ip").and_then(|n| r.address(n)));
     }
-    if let Some(node) = status.get(one) {
-        // Kubernetes writes "" for a pod that has none yet.
-        let empty = matches!(&node.value, super::yaml::Value::String(s) if s.is_empty());
-        if let Some(address) = if empty { None } else { r.address(node) }
+    if let Some(node) = status.filled(one) {
+        if let Some(address) = r.address(node)
             && !addresses.contains(&address)
         {
             addresses.insert(0, address);
@@ -94,10 +92,7 @@ pub(super) fn read_spec(r: &mut Reading, object: &Fields<'_>, owner: &str) -> Po
         Some(node) => r.fields(node, &schema::POD_SPEC),
         None => r.sub(object, "spec", &schema::POD_SPEC),
     };
-    let node = spec.get("nodeName").and_then(|n| {
-        let text = r.text(n).filter(|t| !t.is_empty())?;
-        Some(At::new(text.to_owned(), r.at(n.place)))
-    });
+    let node = spec.filled("nodeName").and_then(|n| Some(At::new(r.text(n)?.to_owned(), r.at(n.place))));
     let node_selector = r.labels_of(&spec, "nodeSelector");
     let host_network = r.bool_of(&spec, "hostNetwork").unwrap_or(false);
     let mut ports = Vec::new();
@@ -127,7 +122,7 @@ fn read_ports(
         let fields = r.fields(node, &schema::CONTAINER_PORT);
         let port = r.required(&fields, "containerPort").and_then(|n| r.port(n));
         let protocol = r.protocol(&fields);
-        let name = match fields.get("name") {
+        let name = match fields.filled("name") {
             Some(n) => r.checked_text(n, "the name of a port", syntax::port_name),
             None => Some(""),
         };

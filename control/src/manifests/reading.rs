@@ -31,6 +31,7 @@ pub(super) struct Notes {
     pub(super) kinds: BTreeMap<String, usize>,
     pub(super) fields: BTreeMap<&'static str, Vec<(String, Position)>>,
     pub(super) finished: usize,
+    pub(super) idle: Vec<(String, Position)>,
     pub(super) remarks: Vec<(Position, String)>,
 }
 
@@ -47,6 +48,9 @@ impl Notes {
         warnings.extend(fields.map(|(field, objects)| Warning::FieldNotEnforced { field, objects }));
         if self.finished > 0 {
             warnings.push(Warning::FinishedPods(self.finished));
+        }
+        if !self.idle.is_empty() {
+            warnings.push(Warning::IdleServices(self.idle));
         }
         warnings.extend(self.remarks.into_iter().map(|(at, text)| Warning::Remark { at, text }));
         warnings
@@ -66,6 +70,11 @@ impl<'n> Fields<'n> {
     pub(super) fn get(&self, field: &str) -> Option<&'n Node> {
         let (_, node) = self.entries.iter().find(|(k, _)| k.text == field)?;
         (node.value != Value::Null).then_some(node)
+    }
+
+    /// The same for fields whose empty text means that they are left out.
+    pub(super) fn filled(&self, field: &str) -> Option<&'n Node> {
+        self.get(field).filter(|n| n.value != Value::String(String::new()))
     }
 }
 
@@ -252,7 +261,7 @@ impl Reading {
 
     /// A protocol, TCP if the field is left out.
     pub(super) fn protocol(&mut self, fields: &Fields<'_>) -> Option<Protocol> {
-        let Some(node) = fields.get("protocol") else { return Some(Protocol::Tcp) };
+        let Some(node) = fields.filled("protocol") else { return Some(Protocol::Tcp) };
         let all = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
         self.word(node, &all)
     }

@@ -1,6 +1,6 @@
 //! The fields that Kubernetes has, kind by kind: what is read, and what is known and of no concern to a network.
 //!
-//! As of Kubernetes 1.35, with fields that were removed earlier. Fields below a field that is not listed as a
+//! As of Kubernetes 1.36, with fields that were removed earlier. Fields below a field that is not listed as a
 //! schema of its own (a container's `resources`, say) are not looked at.
 
 use super::{reading::either, syntax};
@@ -70,6 +70,7 @@ schemas! {
         "hostPID" "hostUsers" "hostname" "hostnameOverride" "imagePullSecrets" "initContainers" "nodeName"
         "nodeSelector" "os" "overhead" "preemptionPolicy" "priority" "priorityClassName" "readinessGates"
         "resourceClaims" "resources" "restartPolicy" "runtimeClassName" "schedulerName" "schedulingGates"
+        "schedulingGroup"
         "securityContext" "serviceAccount" "serviceAccountName" "setHostnameAsFQDN" "shareProcessNamespace"
         "subdomain" "terminationGracePeriodSeconds" "tolerations" "topologySpreadConstraints" "volumes"
         "workloadRef"];
@@ -80,7 +81,8 @@ schemas! {
     CONTAINER_PORT "a container's port" ["containerPort" "hostIP" "hostPort" "name" "protocol"];
     POD_STATUS "a Pod's status" ["allocatedResources" "conditions" "containerStatuses"
         "ephemeralContainerStatuses" "extendedResourceClaimStatus" "hostIP" "hostIPs" "initContainerStatuses"
-        "message" "nominatedNodeName" "observedGeneration" "phase" "podIP" "podIPs" "qosClass" "reason" "resize"
+        "message" "nodeAllocatableResourceClaimStatuses" "nominatedNodeName" "observedGeneration" "phase" "podIP"
+        "podIPs" "qosClass" "reason" "resize"
         "resourceClaimStatuses" "resources" "startTime"];
     POD_IP "an item of podIPs" ["ip"];
     CONDITION "a condition" ["lastHeartbeatTime" "lastProbeTime" "lastTransitionTime" "lastUpdateTime" "message"
@@ -89,7 +91,7 @@ schemas! {
     DEPLOYMENT "a Deployment" ["apiVersion" "kind" "metadata" "spec" "status"]
         { "metadata" METADATA "spec" DEPLOYMENT_SPEC };
     DEPLOYMENT_SPEC "a Deployment's spec" ["minReadySeconds" "paused" "progressDeadlineSeconds" "replicas"
-        "revisionHistoryLimit" "rollbackTo" "selector" "strategy" "template"] { "template" POD_TEMPLATE };
+        "revisionHistoryLimit" "selector" "strategy" "template"] { "template" POD_TEMPLATE };
     DEPLOYMENT_STATUS "a Deployment's status" ["availableReplicas" "collisionCount" "conditions"
         "observedGeneration" "readyReplicas" "replicas" "terminatingReplicas" "unavailableReplicas"
         "updatedReplicas"];
@@ -99,6 +101,10 @@ schemas! {
         { "template" POD_TEMPLATE };
     REPLICA_SET_STATUS "a ReplicaSet's status" ["availableReplicas" "conditions" "fullyLabeledReplicas"
         "observedGeneration" "readyReplicas" "replicas" "terminatingReplicas"];
+    REPLICATION_CONTROLLER "a ReplicationController" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" REPLICATION_CONTROLLER_SPEC };
+    REPLICATION_CONTROLLER_SPEC "a ReplicationController's spec" ["minReadySeconds" "replicas" "selector" "template"]
+        { "template" POD_TEMPLATE };
     STATEFUL_SET "a StatefulSet" ["apiVersion" "kind" "metadata" "spec" "status"]
         { "metadata" METADATA "spec" STATEFUL_SET_SPEC };
     STATEFUL_SET_SPEC "a StatefulSet's spec" ["minReadySeconds" "ordinals"
@@ -111,7 +117,7 @@ schemas! {
     DAEMON_SET "a DaemonSet" ["apiVersion" "kind" "metadata" "spec" "status"]
         { "metadata" METADATA "spec" DAEMON_SET_SPEC };
     DAEMON_SET_SPEC "a DaemonSet's spec" ["minReadySeconds" "revisionHistoryLimit" "selector" "template"
-        "templateGeneration" "updateStrategy"] { "template" POD_TEMPLATE };
+        "updateStrategy"] { "template" POD_TEMPLATE };
     DAEMON_SET_STATUS "a DaemonSet's status" ["collisionCount" "conditions" "currentNumberScheduled"
         "desiredNumberScheduled" "numberAvailable" "numberMisscheduled" "numberReady" "numberUnavailable"
         "observedGeneration" "updatedNumberScheduled"];
@@ -133,7 +139,7 @@ schemas! {
         { "metadata" METADATA "spec" SERVICE_SPEC };
     SERVICE_SPEC "a Service's spec" ["allocateLoadBalancerNodePorts" "clusterIP" "clusterIPs" "externalIPs"
         "externalName" "externalTrafficPolicy" "healthCheckNodePort" "internalTrafficPolicy" "ipFamilies"
-        "ipFamily" "ipFamilyPolicy" "loadBalancerClass" "loadBalancerIP" "loadBalancerSourceRanges" "ports"
+        "ipFamilyPolicy" "loadBalancerClass" "loadBalancerIP" "loadBalancerSourceRanges" "ports"
         "publishNotReadyAddresses" "selector" "sessionAffinity" "sessionAffinityConfig" "topologyKeys"
         "trafficDistribution" "type"];
     SERVICE_PORT "a Service's port" ["appProtocol" "name" "nodePort" "port" "protocol" "targetPort"];
@@ -176,6 +182,7 @@ pub(super) enum Kind {
     Pod,
     Deployment,
     ReplicaSet,
+    ReplicationController,
     StatefulSet,
     DaemonSet,
     Job,
@@ -187,13 +194,14 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Every kind, its name, and the version that is read.
-    pub(super) const ALL: [(Self, &'static str, &'static str); 13] = [
+    pub(super) const ALL: [(Self, &'static str, &'static str); 14] = [
         (Self::Supervisor, "Supervisor", "supernet.dev/v1alpha1"),
         (Self::Namespace, "Namespace", "v1"),
         (Self::Node, "Node", "v1"),
         (Self::Pod, "Pod", "v1"),
         (Self::Deployment, "Deployment", "apps/v1"),
         (Self::ReplicaSet, "ReplicaSet", "apps/v1"),
+        (Self::ReplicationController, "ReplicationController", "v1"),
         (Self::StatefulSet, "StatefulSet", "apps/v1"),
         (Self::DaemonSet, "DaemonSet", "apps/v1"),
         (Self::Job, "Job", "batch/v1"),

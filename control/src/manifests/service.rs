@@ -29,7 +29,7 @@ pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared
         ("LoadBalancer", ServiceKind::LoadBalancer),
         ("ExternalName", ServiceKind::ExternalName),
     ];
-    let kind = spec.get("type").map_or(Some(ServiceKind::ClusterIp), |n| r.word(n, &kinds));
+    let kind = spec.filled("type").map_or(Some(ServiceKind::ClusterIp), |n| r.word(n, &kinds));
     let (cluster_ips, headless) = cluster_ips(r, &spec);
     let kind = kind.map(|kind| checked_kind(r, &spec, kind, headless));
     let ports = ports(r, &spec, kind, &named);
@@ -78,10 +78,9 @@ fn checked_kind(r: &mut Reading, spec: &Fields<'_>, kind: ServiceKind, headless:
 fn cluster_ips(r: &mut Reading, spec: &Fields<'_>) -> (Vec<At<IpAddr>>, bool) {
     let mut addresses: Vec<At<IpAddr>> = Vec::new();
     let mut headless = false;
-    let (one, all) = (spec.get("clusterIP"), r.short_list(spec, "clusterIPs", 2));
+    let (one, all) = (spec.filled("clusterIP"), r.short_list(spec, "clusterIPs", 2));
     for node in one.into_iter().chain(all) {
         match &node.value {
-            Value::String(s) if s.is_empty() => {}
             Value::String(s) if s == "None" => headless = true,
             _ => {
                 if let Some(address) = r.address(node)
@@ -94,7 +93,6 @@ fn cluster_ips(r: &mut Reading, spec: &Fields<'_>) -> (Vec<At<IpAddr>>, bool) {
     }
     if let (Some(one), Some(first)) = (one, all.first())
         && one.value != first.value
-        && one.value != Value::String(String::new())
     {
         r.invalid(
             first.place,
@@ -124,8 +122,7 @@ fn ports(r: &mut Reading, spec: &Fields<'_>, kind: Option<ServiceKind>, named: &
     let mut ports: Vec<ServicePort> = Vec::new();
     for node in items {
         let fields = r.fields(node, &schema::SERVICE_PORT);
-        let name = match fields.get("name") {
-            Some(n) if n.value == Value::String(String::new()) => Some(""),
+        let name = match fields.filled("name") {
             Some(n) => r.checked_text(n, "the name of a Service's port", syntax::dns_label),
             None => Some(""),
         };
@@ -155,10 +152,9 @@ fn ports(r: &mut Reading, spec: &Fields<'_>, kind: Option<ServiceKind>, named: &
 }
 
 fn target(r: &mut Reading, port: &Fields<'_>, number: Option<u16>) -> Option<TargetPort> {
-    match port.get("targetPort") {
+    match port.filled("targetPort") {
         None => number.map(TargetPort::Number),
         Some(n) => match &n.value {
-            Value::String(s) if s.is_empty() => number.map(TargetPort::Number),
             Value::String(_) => {
                 let name = r.checked_text(n, "the name of a port", syntax::port_name);
                 name.map(|s| TargetPort::Name(s.to_owned()))
@@ -222,10 +218,7 @@ fn load_balancer_ip(
     kind: Option<ServiceKind>,
     named: &str,
 ) -> Option<At<IpAddr>> {
-    let node = spec.get("loadBalancerIP")?;
-    if node.value == Value::String(String::new()) {
-        return None;
-    }
+    let node = spec.filled("loadBalancerIP")?;
     let address = r.address(node);
     if kind.is_some_and(|k| k != ServiceKind::LoadBalancer) {
         r.remark(
@@ -239,6 +232,11 @@ fn load_balancer_ip(
 
 fn note_not_enforced(r: &mut Reading, spec: &Fields<'_>, named: &str) {
     let service = format!("Service {named}");
+    if let Some(node) = spec.get("type")
+        && node.value == Value::String("NodePort".to_owned())
+    {
+        r.not_enforced("type: NodePort", &service, node.place);
+    }
     let values = [
         ("sessionAffinity", "ClientIP", "sessionAffinity: ClientIP"),
         ("internalTrafficPolicy", "Local", "internalTrafficPolicy: Local"),
@@ -329,8 +327,7 @@ fn endpoint(r: &mut Reading, node: &Node, family: IpFamily) -> Option<Endpoint> 
 fn endpoint_port(r: &mut Reading, node: &Node) -> Option<EndpointPort> {
     let fields = r.fields(node, &schema::ENDPOINT_PORT);
     let protocol = r.protocol(&fields);
-    let name = match fields.get("name") {
-        Some(n) if n.value == Value::String(String::new()) => Some(""),
+    let name = match fields.filled("name") {
         Some(n) => r.checked_text(n, "the name of a port", syntax::dns_label),
         None => Some(""),
     };

@@ -1,4 +1,5 @@
-//! Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs and CronJobs: read here, made into pods by `expand`.
+//! Deployments, ReplicaSets, ReplicationControllers, StatefulSets, DaemonSets, Jobs and CronJobs: read here, made
+//! into pods by `expand`.
 
 use super::{
     declared::{Declared, Meta, Scope},
@@ -8,7 +9,7 @@ use super::{
     selector, syntax,
     yaml::{Node, Value},
 };
-use crate::model::{Labels, Name, Pod, Position};
+use crate::model::{Labels, Name, Pod, Position, Selector};
 
 /// A workload that is to be expanded, unless what it made was declared too.
 #[derive(Debug)]
@@ -103,6 +104,12 @@ pub(super) fn owned_by(declared: &mut Declared, namespace: &str, owner: &(String
 fn schemas(kind: Kind) -> (&'static Schema, &'static Schema, &'static Schema) {
     match kind {
         Kind::ReplicaSet => (&schema::REPLICA_SET, &schema::REPLICA_SET_SPEC, &schema::REPLICA_SET_STATUS),
+        // Its status has the fields of a ReplicaSet's.
+        Kind::ReplicationController => (
+            &schema::REPLICATION_CONTROLLER,
+            &schema::REPLICATION_CONTROLLER_SPEC,
+            &schema::REPLICA_SET_STATUS,
+        ),
         Kind::StatefulSet => {
             (&schema::STATEFUL_SET, &schema::STATEFUL_SET_SPEC, &schema::STATEFUL_SET_STATUS)
         }
@@ -119,8 +126,14 @@ fn replicated(r: &mut Reading, kind: Kind, spec: &Fields<'_>, named: &str, names
     let replicas = r.count_of(spec, "replicas").unwrap_or(1);
     let ordinals = r.sub(spec, "ordinals", &schema::STATEFUL_SET_ORDINALS);
     let start = r.count_of(&ordinals, "start").unwrap_or(0);
-    let selector_node = r.required(spec, "selector");
-    let selector = selector_node.map(|n| selector::read(r, n));
+    let (selector_node, selector) = if kind == Kind::ReplicationController {
+        // Plain labels; left out, they are the template's.
+        let node = spec.get("selector");
+        (node, node.map(|n| Selector::labels(r.labels(n))))
+    } else {
+        let node = r.required(spec, "selector");
+        (node, node.map(|n| selector::read(r, n)))
+    };
     let template = template(r, spec, named, namespace)?;
     if let (Some(node), Some(selector)) = (selector_node, selector) {
         if selector.requirements.is_empty() {

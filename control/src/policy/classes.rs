@@ -186,7 +186,8 @@ impl PeerIndex<'_> {
         pods: Option<&crate::model::Selector>,
         ids: &mut BTreeSet<IdentityId>,
     ) {
-        let (Some(members), Some(index)) = (self.classes.pods.get(namespace), self.pods.get(namespace)) else {
+        let (Some(members), Some(index)) = (self.classes.pods.get(namespace), self.pods.get(namespace))
+        else {
             return;
         };
         match pods {

@@ -189,9 +189,10 @@ impl Resolved<'_> {
                 by_number.entry((protocol, number)).or_default().extend(both);
             }
         }
-        let named = by_number.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|((protocol, number), ids)| {
-            Clause { peers: Peers::Identities(ids), services: vec![one_port(protocol, number)] }
-        });
+        let named =
+            by_number.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|((protocol, number), ids)| {
+                Clause { peers: Peers::Identities(ids), services: vec![one_port(protocol, number)] }
+            });
         self.clause(self.services.clone()).into_iter().chain(named).collect()
     }
 

@@ -21,7 +21,13 @@ const WEB: &[(&str, &str)] = &[("app", "web")];
 const DB: &[(&str, &str)] = &[("app", "db")];
 
 /// What the rule set of one side says, and in whose name.
-fn decide(snapshot: &Snapshot, set: Option<&Arc<RuleSet>>, peer: IpAddr, proto: Proto, port: u16) -> (bool, String) {
+fn decide(
+    snapshot: &Snapshot,
+    set: Option<&Arc<RuleSet>>,
+    peer: IpAddr,
+    proto: Proto,
+    port: u16,
+) -> (bool, String) {
     let Some(set) = set else { return (true, "no policy".to_owned()) };
     let decision = set.decide(snapshot.identities.of(peer), proto, port);
     (decision.action == Action::Allow, snapshot.names.rules[&decision.rule].to_string())
@@ -125,7 +131,11 @@ fn pods_share_rule_sets_unless_their_named_ports_differ() {
     let s = c.compile().unwrap();
     for (pod, port) in [("shop/web-0", 8080), ("shop/web-1", 8081)] {
         for probe in [8080, 8081] {
-            assert_eq!(ingress(&s, OUTSIDE, v4(&c, pod), Proto::TCP, probe).0, probe == port, "{pod} {probe}");
+            assert_eq!(
+                ingress(&s, OUTSIDE, v4(&c, pod), Proto::TCP, probe).0,
+                probe == port,
+                "{pod} {probe}"
+            );
         }
     }
     assert_eq!(set(&c, "shop/web-0").rules().len(), 1);
@@ -182,12 +192,22 @@ fn host_networked_pods_stand_outside_policy() {
     let host = c.pod("shop/agent", WEB);
     host.host_network = true;
     host.node = Some("node-2".to_owned().into());
-    c.policy("shop/all", &[], Some(vec![Rule { peers: vec![pods_in_own_namespace(&[])], ports: vec![] }]), None);
+    c.policy(
+        "shop/all",
+        &[],
+        Some(vec![Rule { peers: vec![pods_in_own_namespace(&[])], ports: vec![] }]),
+        None,
+    );
     let node = IpAddr::from([172, 26, 0, 3]);
     let s = c.compile().unwrap();
     assert!(endpoint(&s, node).unwrap().ingress.is_none());
     assert!(!ingress(&s, node, v4(&c, "shop/web-0"), Proto::TCP, 80).0, "no selector sees it");
-    c.policy("shop/all", &[], Some(vec![Rule { peers: vec![block("172.26.0.3/32", &[])], ports: vec![] }]), None);
+    c.policy(
+        "shop/all",
+        &[],
+        Some(vec![Rule { peers: vec![block("172.26.0.3/32", &[])], ports: vec![] }]),
+        None,
+    );
     let s = c.compile().unwrap();
     assert!(ingress(&s, node, v4(&c, "shop/web-0"), Proto::TCP, 80).0, "its address is an address");
 }
@@ -297,7 +317,8 @@ fn oracle(
         isolated = true;
         let allowed = rules.iter().any(|rule| {
             let own = &policy.name.namespace;
-            (rule.peers.is_empty() || rule.peers.iter().any(|p| peer_matches(model, own, p, other, other_addr)))
+            (rule.peers.is_empty()
+                || rule.peers.iter().any(|p| peer_matches(model, own, p, other, other_addr)))
                 && (rule.ports.is_empty()
                     || rule.ports.iter().any(|p| port_matches(p, destination, probe.protocol, probe.port)))
         });
@@ -326,7 +347,10 @@ fn selector() -> impl Strategy<Value = Selector> {
 
 /// Ranges around the addresses that pods, nodes and the probes' outside have.
 fn range() -> impl Strategy<Value = ipnet::IpNet> {
-    let v4 = (prop::sample::select(vec![[10u8, 244, 0, 2], [10, 244, 1, 3], [172, 26, 0, 2], [203, 0, 113, 9]]), 0u8..=32)
+    let v4 = (
+        prop::sample::select(vec![[10u8, 244, 0, 2], [10, 244, 1, 3], [172, 26, 0, 2], [203, 0, 113, 9]]),
+        0u8..=32,
+    )
         .prop_map(|(a, len)| ipnet::IpNet::new(IpAddr::from(a), len).unwrap());
     let v6 = (prop::sample::select(vec!["fd00::2", "fd00:0:0:1::3", "2001:db8::9"]), 0u8..=128)
         .prop_map(|(a, len)| ipnet::IpNet::new(a.parse().unwrap(), len).unwrap());
@@ -335,7 +359,8 @@ fn range() -> impl Strategy<Value = ipnet::IpNet> {
 
 fn peer() -> impl Strategy<Value = Peer> {
     prop_oneof![
-        (range(), prop::collection::vec(range(), 0..3)).prop_map(|(cidr, except)| Peer::Block { cidr, except }),
+        (range(), prop::collection::vec(range(), 0..3))
+            .prop_map(|(cidr, except)| Peer::Block { cidr, except }),
         (prop::option::of(selector()), prop::option::of(selector()))
             .prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
     ]
@@ -361,8 +386,11 @@ fn rules() -> impl Strategy<Value = Option<Vec<Rule>>> {
 }
 
 fn cluster() -> impl Strategy<Value = Cluster> {
-    let port = ("[pq]?", protocol(), 79u16..83)
-        .prop_map(|(name, protocol, port)| ContainerPort { name, protocol, port });
+    let port = ("[pq]?", protocol(), 79u16..83).prop_map(|(name, protocol, port)| ContainerPort {
+        name,
+        protocol,
+        port,
+    });
     let pod = (0..3usize, some_labels(), prop::collection::vec(port, 0..3), prop::bool::weighted(0.15));
     let policy = (0..3usize, selector(), rules(), rules());
     (

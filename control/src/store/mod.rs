@@ -12,6 +12,10 @@ pub use lease::{Lease, LeaseBatch, LeaseTable, Owner, UnixSeconds};
 #[cfg(feature = "redb")]
 pub use redb::RedbStore;
 
+#[cfg(test)]
+#[cfg(feature = "redb")]
+mod tests;
+
 use std::{fmt, io, path::PathBuf};
 
 /// Where leases are kept.

@@ -7,7 +7,7 @@
 use super::{Arrival, Hop, Output, Pipeline, Tables, addressed, has_session};
 use crate::{
     counters::TallyKey,
-    flow::{Direction, FlowKey, Found, SessionId, Tick},
+    flow::{Direction, FlowKey, Found, Tick},
     id::{PortId, RuleId},
     rewrite::{Rewrite, Tuple},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
@@ -104,8 +104,7 @@ impl Pipeline {
             return Known::Ended(arrival);
         }
         let stale = session.judgement.generation != self.snapshot.generation || !state.config.cache;
-        let hash = self.hash(&session.original);
-        if stale && commit::judge_again(&state, &self.snapshot, session, id, hash) == Judged::Gone {
+        if stale && commit::judge_again(&state, &self.snapshot, session, id) == Judged::Gone {
             let rewrite = found.rewrite;
             let hop = self.resolve(found.meta.adjacency).ok();
             commit::end(&state, &mut place, id);
@@ -175,7 +174,7 @@ impl Pipeline {
             tuple,
             ttl: packet.ttl,
             dst_mac: packet.dst_mac,
-            hash: self.hash(&tuple),
+            hash: tuple.flow_hash(self.state.config.seed),
             echo: packet.is_echo_request(),
         };
         let path = stage::walk(snap, &first, None, &mut ())?;
@@ -303,29 +302,18 @@ impl Pipeline {
         }
     }
 
-    /// Picks members and routes; the same for every packet of a connection.
-    fn hash(&self, tuple: &Tuple) -> u64 {
-        commit::flow_hash(&self.state, tuple)
-    }
-
     /// Looks at `count` sessions from the shared cursor on and ends those whose time is up, or whose binding is
     /// gone and that no reset would tell. TCP connections without a binding wait for their next packet.
     pub fn sweep(&mut self, count: usize, now: Instant) {
         let state = self.state.clone();
         for id in state.sweep.next(count, state.sessions.high_water()) {
-            let id: SessionId = state.sessions.nth(id);
+            let id = state.sessions.nth(id);
             let mut place = state.sessions.lock(id);
             let Some(session) = place.as_deref_mut() else { continue };
             let over = commit::is_expired(&state, session, now) || {
                 session.judgement.generation != self.snapshot.generation
                     && session.original.proto != Proto::TCP
-                    && commit::judge_again(
-                        &state,
-                        &self.snapshot,
-                        session,
-                        id,
-                        commit::flow_hash(&state, &session.original.clone()),
-                    ) == Judged::Gone
+                    && commit::judge_again(&state, &self.snapshot, session, id) == Judged::Gone
             };
             if over {
                 commit::end(&state, &mut place, id);

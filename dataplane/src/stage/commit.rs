@@ -20,7 +20,7 @@ use crate::{
     verdict::DropReason,
     wire::Address,
 };
-use std::{hash::BuildHasher, net::IpAddr};
+use std::net::IpAddr;
 
 /// An adjacency with this bit is a next hop beyond an uplink, else a port.
 pub const NEIGHBOR: u32 = 1 << 23;
@@ -121,11 +121,6 @@ fn commit_in<A: Address>(
         }
     }
     give_up(DropReason::TupleClash)
-}
-
-/// A hash of a connection's first packet, the same for all of its packets: picks members and routes.
-pub fn flow_hash(state: &State, tuple: &Tuple) -> u64 {
-    foldhash::fast::FixedState::with_seed(state.config.seed).hash_one(tuple)
 }
 
 /// Whether a session has been silent for longer than its state allows.
@@ -237,14 +232,8 @@ pub enum Judged {
 
 /// Judges a session again if anything it was built from is newer than its judgement, always on the
 /// initiator's original packet and with the binding kept, and brings its entries up to date.
-pub fn judge_again(
-    state: &State,
-    snap: &Snapshot,
-    session: &mut Session,
-    id: SessionId,
-    hash: u64,
-) -> Judged {
-    let first = original(session, hash);
+pub fn judge_again(state: &State, snap: &Snapshot, session: &mut Session, id: SessionId) -> Judged {
+    let first = original(state, session);
     if state.config.cache && session.judgement.denied.is_none() && unchanged(snap, session) {
         session.judgement.generation = snap.generation;
         stamp(state, session, snap);
@@ -288,13 +277,13 @@ fn deny(
 }
 
 /// The packet that opened a session, as the stages saw it.
-pub fn original(session: &Session, hash: u64) -> First {
+fn original(state: &State, session: &Session) -> First {
     First {
         ingress: session.ingress,
         tuple: session.original,
         ttl: u8::MAX,
         dst_mac: session.dst_mac,
-        hash,
+        hash: session.original.flow_hash(state.config.seed),
         echo: false,
     }
 }

@@ -296,7 +296,8 @@ mod tests {
 
     #[test]
     fn decisions_change_at_boundaries_only() {
-        let clause = Clause { peers: Peers::Any, services: vec![Service { proto: Proto::TCP, ports: 80..=443 }] };
+        let clause =
+            Clause { peers: Peers::Any, services: vec![Service { proto: Proto::TCP, ports: 80..=443 }] };
         let rule = Rule { id: RuleId(1), action: Action::Allow, clauses: vec![clause] };
         let set = RuleSet::new(vec![rule], Decision { rule: RuleId(0), action: Action::Drop });
         assert_eq!(set.boundaries(Proto::TCP).collect::<Vec<_>>(), [0, 80, 444]);

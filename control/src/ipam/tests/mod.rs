@@ -79,13 +79,11 @@ fn pods(names: &[&str]) -> Vec<Object> {
     names.iter().map(|n| pod(n, &[]).into()).collect()
 }
 
-fn idle(_: IpAddr) -> bool {
-    false
-}
+static IDLE: BTreeSet<IpAddr> = BTreeSet::new();
 
 impl Ipam {
     fn now(&mut self, model: &Model, now: UnixSeconds) -> Result<Addressing, IpamErrors> {
-        let proposal = self.plan(model, now, &idle)?;
+        let proposal = self.plan(model, now, &IDLE)?;
         let seen = proposal.addressing().clone();
         let done = self.commit(proposal).unwrap();
         assert_eq!(seen, done);
@@ -197,11 +195,11 @@ fn an_address_in_use_by_sessions_rests_on() {
     let mut ipam = fresh();
     ipam.now(&model(dual(), [namespace("a", Snat::Pool).into()]), NOW).unwrap();
     let b = model(dual(), [namespace("b", Snat::Pool).into()]);
-    let busy = |a: IpAddr| a == ip("192.168.90.1");
+    let busy = BTreeSet::from([ip("192.168.90.1")]);
     let second = |ipam: &Ipam, now, busy| ipam.plan(&b, now, busy).unwrap().addressing().egress["b"][0];
     ipam.now(&model(dual(), []), NOW).unwrap();
-    assert_eq!(second(&ipam, NOW.plus(59), &idle), ip("192.168.90.2"));
-    assert_eq!(second(&ipam, NOW.plus(60), &idle), ip("192.168.90.1"));
+    assert_eq!(second(&ipam, NOW.plus(59), &IDLE), ip("192.168.90.2"));
+    assert_eq!(second(&ipam, NOW.plus(60), &IDLE), ip("192.168.90.1"));
     assert_eq!(second(&ipam, NOW.plus(9999), &busy), ip("192.168.90.2"));
     let proposal = ipam.plan(&model(dual(), []), NOW.plus(9999), &busy).unwrap();
     ipam.commit(proposal).unwrap();
@@ -246,9 +244,9 @@ fn what_is_asked_for_comes_first_and_a_changed_wish_changes_the_address() {
     assert_eq!(texts(&got.cluster_ips[&name("z/last")]), ["10.96.0.1"]);
     assert_eq!(texts(&got.cluster_ips[&name("a/first")]), ["10.96.0.2"]);
     assert_eq!(texts(&got.ingress[&name("z/last")]), ["192.168.80.1"]);
-    assert_eq!(texts(&got.cli_tools), ["192.168.80.2", "fd00:80::1"]);
-    assert_eq!(texts(&got.kube_api), ["192.168.80.3", "fd00:80::2"]);
-    assert_eq!(texts(&got.egress["z"]), ["192.168.90.1", "fd00:90::2"], "the other family is from the pool");
+    assert_eq!(texts(&got.cli_tools), ["192.168.80.2", "fd00:80::2"]);
+    assert_eq!(texts(&got.kube_api), ["192.168.80.3", "fd00:80::1"]);
+    assert_eq!(texts(&got.egress["z"]), ["192.168.90.1", "fd00:90::3"], "the other family is from the pool");
     assert_eq!(texts(&got.egress["a"]), ["192.168.90.2", "fd00:90::1"]);
     assert_eq!(texts(&got.nodes["n1"]), ["172.26.0.1", "203.0.113.5"]);
     assert_eq!(texts(&got.nodes["n0"]), ["172.26.0.2", "fd00:26::1"]);
@@ -315,14 +313,14 @@ fn a_changed_pool_moves_only_who_is_outside() {
 #[test]
 fn proposals_change_nothing_and_old_ones_are_refused() {
     let mut ipam = fresh();
-    let first = ipam.plan(&model(dual(), pods(&["a/p"])), NOW, &idle).unwrap();
-    let second = ipam.plan(&model(dual(), pods(&["b/p"])), NOW, &idle).unwrap();
+    let first = ipam.plan(&model(dual(), pods(&["a/p"])), NOW, &IDLE).unwrap();
+    let second = ipam.plan(&model(dual(), pods(&["b/p"])), NOW, &IDLE).unwrap();
     assert!(ipam.leases().is_empty());
     ipam.commit(second).unwrap();
     let before = ipam.leases().clone();
     assert!(matches!(ipam.commit(first), Err(StoreError::Stale)));
     assert_eq!(*ipam.leases(), before);
-    let foreign = fresh().plan(&model(dual(), []), NOW, &idle).unwrap();
+    let foreign = fresh().plan(&model(dual(), []), NOW, &IDLE).unwrap();
     assert!(matches!(ipam.commit(foreign), Err(StoreError::Stale)), "of another IPAM");
 }
 
@@ -340,7 +338,7 @@ fn after_a_failed_write_nothing_is_leased() {
     }
     let mut ipam = Ipam::new(Leases::load(Full).unwrap());
     let model = model(dual(), pods(&["a/p"]));
-    let proposal = ipam.plan(&model, NOW, &idle).unwrap();
+    let proposal = ipam.plan(&model, NOW, &IDLE).unwrap();
     let error = ipam.commit(proposal.clone()).unwrap_err();
     assert!(error.to_string().contains("disk full"), "{error}");
     assert!(ipam.leases().is_empty());

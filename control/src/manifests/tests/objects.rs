@@ -256,7 +256,7 @@ items:
         [
             "not enforced yet: nodePort of Service default/web (net.yaml:20:57)",
             "not enforced yet: sessionAffinity: ClientIP of Service default/web (net.yaml:17:22)",
-            "net.yaml:23:3: Service default/headless selects no pod, so nobody serves it",
+            "no pod matches the selector, so nobody serves: Service default/headless (net.yaml:23:3)",
         ]
     );
 }

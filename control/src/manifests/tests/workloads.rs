@@ -185,3 +185,43 @@ fn one_replica_may_ask_for_its_address() {
     let p = m.model.pods.values().next().unwrap();
     assert_eq!(p.addresses, [std::net::IpAddr::from([10, 0, 0, 1]).into()]);
 }
+
+#[test]
+fn nodes_that_are_only_named() {
+    // A name of the default nodes leaves these as they are; any other makes the named nodes the cluster's.
+    let named =
+        |node: &str| good(&workload("Deployment", "web", "", &format!("nodeName: {node}"))).model.nodes.len();
+    assert_eq!((named("node-2"), named("worker-a")), (0, 1));
+}
+
+#[test]
+fn a_replication_controller_is_the_elder_replica_set() {
+    let text = "{apiVersion: v1, kind: ReplicationController, metadata: {name: old}, spec: {replicas: 2, \
+                selector: {app: x}, template: {metadata: {labels: {app: x}}, spec: {}}}}";
+    for text in [text.to_owned(), text.replace("selector: {app: x}, ", "")] {
+        let m = good(&text);
+        assert_eq!(m.model.pods.len(), 2);
+        assert!(m.model.pods.keys().all(|n| is_drawn(parts(&n.name, "old-")[0], 5)));
+    }
+}
+
+#[test]
+fn text_as_tools_write_it() {
+    let pod = "apiVersion: v1\r\nkind: Pod\r\nmetadata:\r\n  name: a\r\nspec: {}\r\n";
+    let helm = "\u{feff}---\n# Source: chart/templates/a.yaml\n---\n# Source: b\n\n---\n";
+    let m = good(&format!("{helm}{pod}...\n---\n{}", pod.replace("name: a", "name: b")));
+    assert_eq!(pod_names(&m), ["default/a", "default/b"]);
+    assert_eq!(m.model.pods.values().next().unwrap().at.to_string(), "net.yaml:7:1");
+}
+
+#[test]
+fn an_empty_text_is_a_field_left_out() {
+    let m = good(
+        "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: \"\"}, spec: {nodeName: \"\", containers: \
+         [{ports: [{containerPort: 1, name: \"\", protocol: \"\"}]}]}, status: {podIP: \"\"}}\n---\n\
+         {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: \"\", clusterIP: \"\", loadBalancerIP: \"\", \
+         ports: [{port: 1, name: \"\", targetPort: \"\"}]}}\n",
+    );
+    assert_eq!(pod(&m, "default", "a").ports.len(), 1);
+    assert_eq!(m.model.services.len(), 1);
+}

@@ -1,0 +1,121 @@
+//! What happens to a packet, stage by stage, and why.
+//!
+//! The packet walks the real stages of the compiled snapshot with a commit that claims nothing; this module
+//! puts names to what they did. The answer says what matched at every stage, addresses before and after, how
+//! the reply comes back, and the verdict in one sentence.
+
+mod probe;
+mod words;
+
+pub use probe::{End, Probe, TraceError};
+
+use crate::{intern::Interner, ipam::Addressing, model::Model, place::Places};
+use serde::Serialize;
+use std::fmt;
+use supernet_dataplane::{snapshot::Snapshot, trace::Trace};
+
+/// What happened to a traced packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TraceReport {
+    /// Where it started: "shop/web-0", "outside".
+    pub from: String,
+    /// Where it was sent: "shop/svc/db".
+    pub to: String,
+    /// "TCP", "UDP", "SCTP", "ICMP" or "ICMPv6".
+    pub protocol: String,
+    /// Its destination port; `null` for ICMP.
+    pub port: Option<u16>,
+    /// The packet as it was sent: "10.244.0.2:49152 > 10.96.0.1:80 TCP".
+    pub packet: String,
+    /// Whether it reached its destination.
+    pub delivered: bool,
+    /// One sentence.
+    pub verdict: String,
+    /// Why it was dropped: the name of a drop reason, as in counters; `null` if it was not.
+    pub drop_reason: Option<String>,
+    /// The rule that denied it; `null` if no rule did.
+    pub denied_by: Option<RuleRef>,
+    /// What it met, in order.
+    pub steps: Vec<Step>,
+    /// What the reply meets, in order; empty if the packet was not delivered.
+    pub reply: Vec<Step>,
+}
+
+/// A firewall rule by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleRef {
+    /// "shop/allow-web", or "posture" for what the Supervisor decides.
+    pub policy: String,
+    /// "ingress[0]", "isolation", "deny".
+    pub rule: String,
+}
+
+impl fmt::Display for RuleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.policy, self.rule)
+    }
+}
+
+/// What one stage did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// The stage: "spoof-guard", "dlb", "dfw-egress", "router", "snat", "tier-0", "vip", "dfw-ingress", "deliver",
+    /// "session".
+    pub stage: String,
+    /// Where: a port, a Tier-1, an uplink.
+    pub at: String,
+    /// What it did, in words.
+    pub did: String,
+    /// The firewall rule that matched, if one did.
+    pub rule: Option<RuleRef>,
+    /// The packet before, if the stage changed it.
+    pub before: Option<String>,
+    /// The packet after.
+    pub after: String,
+}
+
+impl TraceReport {
+    /// Traces a probe through a snapshot. `seed` is the dataplane's, so that the same members are picked.
+    ///
+    /// # Errors
+    /// The probe names what is not there, or stands for no packet.
+    pub fn of(
+        probe: &Probe,
+        model: &Model,
+        addressing: &Addressing,
+        snapshot: &Snapshot,
+        interner: &mut Interner,
+        seed: u64,
+    ) -> Result<Self, TraceError> {
+        let places = Places::of(model, addressing, interner)?;
+        let context = probe::Context { model, addressing, snapshot, places: &places };
+        let resolved = context.resolve(probe, seed)?;
+        let trace = Trace::of(snapshot, resolved.first);
+        Ok(words::report(snapshot, resolved, &trace))
+    }
+
+    /// Whether the packet reached its destination.
+    pub fn delivered(&self) -> bool {
+        self.delivered
+    }
+}
+
+impl fmt::Display for TraceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (title, steps) in [("", &self.steps), ("reply", &self.reply)] {
+            if !title.is_empty() && !steps.is_empty() {
+                writeln!(f, "{title}")?;
+            }
+            for step in steps {
+                writeln!(f, "  {:<12} {:<20} {}  [{}]", step.stage, step.at, step.did, step.after)?;
+            }
+        }
+        f.write_str(&self.verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests;

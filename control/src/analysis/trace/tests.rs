@@ -1,0 +1,159 @@
+//! Traces of a small shop, from manifest objects to sentences.
+
+use super::{End, Probe, TraceError, TraceReport};
+use crate::{
+    compile,
+    intern::Interner,
+    ipam::{Ipam, Leases},
+    model::{
+        ContainerPort, IngressPosture, Labels, Model, Name, NetworkPolicy, Peer, Pod, PolicyPort, PortMatch,
+        Position, Protocol, Rule, Selector, Service, ServiceKind, ServicePort, TargetPort,
+    },
+    store::UnixSeconds,
+};
+use supernet_dataplane::wire::Proto;
+
+fn labels(app: &str) -> Labels {
+    Labels::from([("app".to_owned(), app.to_owned())])
+}
+
+fn pod(namespace: &str, name: &str, app: &str) -> Pod {
+    let port = ContainerPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 };
+    Pod {
+        labels: labels(app),
+        ports: vec![port],
+        owner: Some(format!("deployment/{app}")),
+        ..Pod::new(Name::new(namespace, name))
+    }
+}
+
+fn shop() -> Model {
+    let mut model = Model::default();
+    for pod in [pod("shop", "web-1", "web"), pod("shop", "web-2", "web"), pod("shop", "db-1", "db")] {
+        model.insert(pod.into());
+    }
+    model.insert(pod("other", "curl", "curl").into());
+    model.insert(
+        Service {
+            name: Name::new("shop", "web"),
+            kind: ServiceKind::LoadBalancer,
+            selector: Some(labels("web")),
+            ports: vec![ServicePort {
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                target: TargetPort::Name("http".into()),
+            }],
+            cluster_ips: Vec::new(),
+            load_balancer_ip: None,
+            families: Vec::new(),
+            prefer_dual_stack: false,
+            publish_not_ready: false,
+            at: Position::default(),
+        }
+        .into(),
+    );
+    model.insert(
+        NetworkPolicy {
+            name: Name::new("shop", "web"),
+            pods: Selector::labels([("app", "web")]),
+            ingress: Some(vec![Rule {
+                peers: vec![
+                    Peer::Pods {
+                        namespaces: Some(Selector::ALL),
+                        pods: Some(Selector::labels([("app", "curl")])),
+                    },
+                    Peer::Block { cidr: "203.0.113.0/24".parse().unwrap(), except: Vec::new() },
+                ],
+                ports: vec![PolicyPort { protocol: Protocol::Tcp, port: PortMatch::Named("http".into()) }],
+            }]),
+            egress: None,
+            at: Position::default(),
+        }
+        .into(),
+    );
+    model
+}
+
+fn trace(
+    model: &Model,
+    from: &str,
+    to: &str,
+    proto: Proto,
+    port: Option<u16>,
+) -> Result<TraceReport, TraceError> {
+    let mut interner = Interner::default();
+    let ipam = Ipam::new(Leases::memory());
+    let proposal = ipam.plan(model, UnixSeconds(0), &std::collections::BTreeSet::new()).unwrap();
+    let snapshot = compile::compile(model, proposal.addressing(), &mut interner).unwrap();
+    let probe = Probe { from: from.parse()?, to: to.parse()?, proto, port };
+    // Publishing fills in what look-ups need.
+    let snapshot = snapshot.succeed(&Default::default());
+    TraceReport::of(&probe, model, proposal.addressing(), &snapshot, &mut interner, 0)
+}
+
+fn tcp(from: &str, to: &str, port: u16) -> TraceReport {
+    trace(&shop(), from, to, Proto::TCP, Some(port)).unwrap()
+}
+
+#[test]
+fn a_service_from_an_allowed_pod() {
+    let t = tcp("other/curl", "shop/svc/web", 80);
+    assert!(t.delivered(), "{t}");
+    let stages: Vec<&str> = t.steps.iter().map(|s| &*s.stage).collect();
+    assert_eq!(stages, ["spoof-guard", "dlb", "dfw-egress", "router", "dfw-ingress", "deliver"]);
+    assert!(t.verdict.ends_with("allowed by posture egress and shop/web ingress[0]."), "{}", t.verdict);
+    assert_eq!(t.reply.last().unwrap().after, "10.96.0.1:80 > 10.244.0.2:49152 TCP");
+}
+
+#[test]
+fn denials_name_who_denies() {
+    let t = tcp("shop/db", "shop/web", 8080);
+    assert_eq!(
+        t.verdict,
+        "TCP 8080 from shop/db-1 to shop/web-1 is dropped in front of shop/web-1: shop/web isolates it, and no \
+         rule allows this."
+    );
+    assert_eq!(t.denied_by.unwrap().policy, "shop/web");
+    let t = tcp("shop/web", "shop/db", 8080);
+    assert!(t.verdict.contains("no policy selects it, and the Supervisor lets nothing in"), "{}", t.verdict);
+    assert_eq!(t.drop_reason.as_deref(), Some("IngressDenied"));
+}
+
+#[test]
+fn outside_in_and_out() {
+    let t = tcp("outside", "shop/svc/web", 80);
+    assert!(t.delivered(), "{t}");
+    assert!(t.steps.iter().any(|s| s.stage == "vip"), "{t}");
+    assert!(t.steps.last().unwrap().after.starts_with("203.0.113.10:49152"), "the client is kept: {t}");
+    let t = tcp("shop/db", "198.51.100.1", 443);
+    assert!(t.verdict.contains("which sees it come from 192.168.90.2"), "{}", t.verdict);
+    assert!(tcp("shop/db", "shop/svc/web", 81).verdict.contains("is refused"));
+    let icmp = trace(&shop(), "shop/db", "10.244.0.17", Proto::ICMP, None).unwrap();
+    assert!(icmp.delivered(), "{icmp}");
+}
+
+#[test]
+fn a_posture_that_allows() {
+    let mut model = shop();
+    model.supervisor.ingress_posture = IngressPosture::AllowNamespace;
+    assert!(trace(&model, "shop/web", "shop/db", Proto::TCP, Some(1)).unwrap().delivered());
+    assert!(!trace(&model, "other/curl", "shop/db", Proto::TCP, Some(1)).unwrap().delivered());
+}
+
+#[test]
+fn names_that_stand_for_nothing() {
+    let fails = |from: &str, to: &str| trace(&shop(), from, to, Proto::TCP, Some(1)).unwrap_err().to_string();
+    assert_eq!(fails("shop/nobody", "outside"), "there is no pod shop/nobody; there are shop/db, shop/web");
+    assert_eq!(
+        fails("shop/we", "outside"),
+        "shop/we stands for several pods: shop/web-1, shop/web-2; name one of them"
+    );
+    assert_eq!(
+        fails("shop/svc/web", "outside"),
+        "a packet cannot start at a Service; name one of the pods of shop/web"
+    );
+    assert!(fails("a/b/c/d", "outside").contains("is no end of a packet"));
+    assert_eq!(fails("shop/db", "shop/svc/x"), "there is no Service shop/x; there are shop/web");
+    assert!(matches!("10.0.0.1".parse(), Ok(End::Address(_))));
+}

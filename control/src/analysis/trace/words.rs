@@ -1,0 +1,283 @@
+//! What the stages did, in words.
+
+use super::{RuleRef, Step, TraceReport, probe::Resolved};
+use std::net::{IpAddr, SocketAddr};
+use supernet_dataplane::{
+    id::{PortId, RuleId},
+    rewrite::Tuple,
+    snapshot::{PortRole, Snapshot},
+    stage::{Event, Judged, Next, Path, Source, Stop},
+    table::classifier::Action,
+    trace::Trace,
+    verdict::DropReason,
+};
+
+/// Puts names to a trace.
+pub(super) fn report(snap: &Snapshot, resolved: Resolved, trace: &Trace) -> TraceReport {
+    let names = Names { snap };
+    let first = resolved.first.tuple;
+    let mut before = first;
+    let mut steps: Vec<Step> = Vec::new();
+    for (event, after) in &trace.events {
+        steps.push(names.step(event, &before, after, trace.first.ingress));
+        before = *after;
+    }
+    let mut report = TraceReport {
+        from: resolved.from,
+        to: resolved.to,
+        protocol: first.proto.to_string(),
+        port: (!first.proto.is_icmp()).then_some(first.dport),
+        packet: first.to_string(),
+        delivered: false,
+        verdict: String::new(),
+        drop_reason: None,
+        denied_by: None,
+        steps,
+        reply: Vec::new(),
+    };
+    match &trace.outcome {
+        Ok(path) => {
+            let delivered = trace.delivered_tuple().unwrap_or(first);
+            report.delivered = true;
+            report.reply = names.reply(path, trace, &delivered);
+            report.verdict = names.delivered(&report, path, &delivered);
+        }
+        Err(Stop::EchoReply) => {
+            report.delivered = true;
+            let did = "answers the echo request itself".to_owned();
+            report.steps.push(names.plain("gateway", &before.dst.to_string(), did, &before.reversed()));
+            report.verdict = format!("{}: {} answers it itself.", subject(&report), before.dst);
+        }
+        Err(stop) => {
+            let rule = match stop {
+                Stop::Drop(_, Some(rule)) => Some(names.rule(*rule)),
+                _ => None,
+            };
+            let reason = stop.reason();
+            if rule.is_none() {
+                let (at, did) = (names.port(trace.first.ingress), names.stopped(stop));
+                report.steps.push(names.plain(stage_of(stop), &at, did, &before));
+            }
+            report.verdict = names.dropped(&report, stop, rule.as_ref());
+            report.drop_reason = reason.map(|r| r.name().to_owned());
+            report.denied_by = rule;
+        }
+    }
+    report
+}
+
+struct Names<'a> {
+    snap: &'a Snapshot,
+}
+
+impl Names<'_> {
+    fn port(&self, id: PortId) -> String {
+        self.snap.names.ports.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"))
+    }
+
+    fn rule(&self, id: RuleId) -> RuleRef {
+        match self.snap.names.rules.get(&id) {
+            Some(name) => RuleRef { policy: name.policy.clone(), rule: name.rule.clone() },
+            None => RuleRef { policy: format!("{id:?}"), rule: String::new() },
+        }
+    }
+
+    /// Whose address it is, with the address.
+    fn owner(&self, address: IpAddr) -> Option<String> {
+        self.snap.endpoints.get(&address).map(|port| self.port(*port))
+    }
+
+    fn plain(&self, stage: &str, at: &str, did: String, tuple: &Tuple) -> Step {
+        Step {
+            stage: stage.to_owned(),
+            at: at.to_owned(),
+            did,
+            rule: None,
+            before: None,
+            after: tuple.to_string(),
+        }
+    }
+
+    fn step(&self, event: &Event, before: &Tuple, after: &Tuple, ingress: PortId) -> Step {
+        let mut rule = None;
+        let (stage, at, did) = match event {
+            Event::Arrived(port) => {
+                ("spoof-guard", self.port(*port), format!("{} belongs to the port", after.src))
+            }
+            Event::ReversePathChecked(port) => {
+                ("urpf", self.port(*port), format!("{} is outside and routable", after.src))
+            }
+            Event::Balanced { server, member } => {
+                let from_outside = self.is_uplink(ingress);
+                let server = self.snap.names.servers.get(server).cloned().unwrap_or_default();
+                let whose = self.owner(member.ip()).map_or_else(String::new, |pod| format!(" ({pod})"));
+                let stage = if from_outside { "vip" } else { "dlb" };
+                (stage, server, format!("picks member {member}{whose}"))
+            }
+            Event::Judged { egress, port, judged } => {
+                let (did, by) = self.judged(judged);
+                rule = by;
+                (if *egress { "dfw-egress" } else { "dfw-ingress" }, self.port(*port), did)
+            }
+            Event::Routed { tier1 } => {
+                let name = self.snap.names.tier1s.get(tier1).cloned().unwrap_or_default();
+                let to = self.owner(after.dst);
+                let did = match to {
+                    Some(to) => format!("routes to {to}, TTL -1"),
+                    None => "routes to the Tier-0, TTL -1".to_owned(),
+                };
+                ("router", name, did)
+            }
+            Event::SourceTranslated { to } => ("snat", "tier-1".to_owned(), {
+                format!(
+                    "translates {} to the namespace's egress address {to}, with a port of its own",
+                    before.src
+                )
+            }),
+            Event::Hairpinned => ("dlb", self.port(ingress), {
+                "the member is the client itself: its source becomes the virtual server".to_owned()
+            }),
+            Event::Tier0 { neighbor: Some(n) } => {
+                ("tier-0", self.port(n.port), format!("sends to next hop {}, TTL -1", n.address))
+            }
+            Event::Tier0 { neighbor: None } => {
+                ("tier-0", "tier-0".to_owned(), "routes inside, TTL -1".to_owned())
+            }
+            Event::Delivered(port) => {
+                ("deliver", self.port(*port), "hands the packet to the port".to_owned())
+            }
+        };
+        Step {
+            stage: stage.to_owned(),
+            at,
+            did,
+            rule,
+            before: (before != after).then(|| before.to_string()),
+            after: after.to_string(),
+        }
+    }
+
+    fn judged(&self, judged: &Judged) -> (String, Option<RuleRef>) {
+        match judged {
+            Judged::Rule(d) => {
+                let rule = self.rule(d.rule);
+                let verb = if d.action == Action::Allow { "allows" } else { "drops" };
+                (format!("{rule} {verb} it"), Some(rule))
+            }
+            Judged::NoFirewall => ("stands outside policy".to_owned(), None),
+            Judged::SamePod => ("a pod always reaches itself".to_owned(), None),
+            Judged::OwnNode => ("the pod's own node always reaches it".to_owned(), None),
+        }
+    }
+
+    /// The way of the reply: the session knows it, no policy is asked.
+    fn reply(&self, path: &Path, trace: &Trace, delivered: &Tuple) -> Vec<Step> {
+        let mut tuple = delivered.reversed();
+        let from = self.port(path.out.port());
+        let did = "belongs to the session: no policy is asked".to_owned();
+        let mut steps = vec![self.plain("session", &from, did, &tuple)];
+        let original = trace.first.tuple;
+        let mut change = |stage: &str, at: &str, did: String, next: Tuple| {
+            let before = std::mem::replace(&mut tuple, next);
+            steps.push(Step { before: Some(before.to_string()), ..self.plain(stage, at, did, &next) });
+        };
+        if let Source::Egress(address) = path.source {
+            let next = Tuple { dst: original.src, dport: original.sport, ..delivered.reversed() };
+            change("snat", "tier-1", format!("translates {address} back to {}", original.src), next);
+        }
+        if let Some(bound) = path.bound {
+            let name = self.snap.names.servers.get(&bound.server).cloned().unwrap_or_default();
+            let stage = if self.is_uplink(trace.first.ingress) { "vip" } else { "dlb" };
+            let did = format!("answers in the virtual server's name, {}", original.dst);
+            change(stage, &name, did, original.reversed());
+        }
+        let back = match &path.back {
+            Next::Port(port) => (self.port(*port), "hands the reply to the port".to_owned()),
+            Next::Neighbor(n) => (self.port(n.port), format!("sends the reply to next hop {}", n.address)),
+        };
+        steps.push(self.plain("deliver", &back.0, back.1, &original.reversed()));
+        steps
+    }
+
+    fn delivered(&self, report: &TraceReport, path: &Path, delivered: &Tuple) -> String {
+        let mut text = format!("{} is delivered", subject(report));
+        let end = |a: IpAddr, port: u16| {
+            if delivered.proto.is_icmp() { a.to_string() } else { SocketAddr::new(a, port).to_string() }
+        };
+        match &path.out {
+            Next::Port(port) => {
+                text += &format!(" to {} at {}", self.port(*port), end(delivered.dst, delivered.dport));
+            }
+            Next::Neighbor(n) => {
+                text += &format!(" to {} by {}", end(delivered.dst, delivered.dport), self.port(n.port));
+            }
+        }
+        if let Source::Egress(address) = path.source {
+            text += &format!(", which sees it come from {address}");
+        }
+        let rules: Vec<String> = [path.egress_rule, path.ingress_rule]
+            .into_iter()
+            .flatten()
+            .map(|r| self.rule(r).to_string())
+            .collect();
+        match rules.len() {
+            0 => text += "; no policy stands in its way",
+            _ => text += &format!("; allowed by {}", rules.join(" and ")),
+        }
+        text + "."
+    }
+
+    fn dropped(&self, report: &TraceReport, stop: &Stop, rule: Option<&RuleRef>) -> String {
+        let subject = subject(report);
+        let (Some(rule), Stop::Drop(reason, _)) = (rule, stop) else {
+            let verb = if matches!(stop, Stop::Refuse(_)) { "refused" } else { "dropped" };
+            let why = stop.reason().map_or("", DropReason::text);
+            return format!("{subject} is {verb}: {why}.");
+        };
+        let place = match (reason, report.steps.last()) {
+            (DropReason::EgressDenied, Some(step)) => format!("where it leaves {}", step.at),
+            (_, Some(step)) => format!("in front of {}", step.at),
+            (_, None) => String::new(),
+        };
+        let why = match (rule.policy.as_str(), rule.rule.as_str()) {
+            (crate::policy::POSTURE, _) => {
+                "no policy selects it, and the Supervisor lets nothing in that no policy allows".to_owned()
+            }
+            (policies, "isolation") => {
+                let verb = if policies.contains(", ") { "isolate" } else { "isolates" };
+                format!("{policies} {verb} it, and no rule allows this")
+            }
+            _ => format!("{rule} denies it"),
+        };
+        format!("{subject} is dropped {place}: {why}.")
+    }
+
+    fn stopped(&self, stop: &Stop) -> String {
+        match stop {
+            Stop::Refuse(reason) => format!("refuses it: {reason}"),
+            Stop::NoRoute(_) => "there is no route to the destination".to_owned(),
+            Stop::TimeExceeded(router) => format!("the TTL ends at {router}"),
+            Stop::Drop(reason, _) => format!("drops it: {reason}"),
+            Stop::EchoReply => String::new(),
+        }
+    }
+
+    fn is_uplink(&self, port: PortId) -> bool {
+        matches!(self.snap.port(port).map(|p| &p.role), Some(PortRole::Uplink(_)))
+    }
+}
+
+fn subject(report: &TraceReport) -> String {
+    let port = report.port.map_or_else(String::new, |p| format!(" {p}"));
+    format!("{}{port} from {} to {}", report.protocol, report.from, report.to)
+}
+
+fn stage_of(stop: &Stop) -> &'static str {
+    match stop.reason() {
+        Some(DropReason::SpoofedAddress | DropReason::SpoofedMac) => "spoof-guard",
+        Some(DropReason::NoServer | DropReason::NoBackend) => "dlb",
+        Some(DropReason::NoNatSession) => "snat",
+        Some(DropReason::NoRoute | DropReason::Transit) => "tier-0",
+        _ => "router",
+    }
+}
