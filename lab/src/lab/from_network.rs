@@ -139,7 +139,7 @@ mod tests {
     fn spec(yaml: &str) -> LabSpec {
         let model = manifests::read_str("x.yaml", yaml).unwrap().model;
         let mut ipam = ipam::Ipam::new(ipam::Leases::memory());
-        let proposal = ipam.plan(&model, UnixSeconds(0), &|_| false).unwrap();
+        let proposal = ipam.plan(&model, UnixSeconds(0), &BTreeSet::new()).unwrap();
         let addressing = ipam.commit(proposal).unwrap();
         LabSpec::of(&model, &compile(&model, &addressing, &mut Interner::default()).unwrap())
     }

@@ -127,7 +127,7 @@ fn a_service_is_reached_from_outside_and_from_pods() {
     }
     let model = manifests::read_str("shop.yaml", SHOP).unwrap().model;
     let mut ipam = Ipam::new(Leases::memory());
-    let proposal = ipam.plan(&model, UnixSeconds(0), &|_| false).unwrap();
+    let proposal = ipam.plan(&model, UnixSeconds(0), &BTreeSet::new()).unwrap();
     let addressing = ipam.commit(proposal).unwrap();
     let mut interner = Interner::default();
     let snapshot = compile(&model, &addressing, &mut interner).unwrap();
