@@ -87,8 +87,8 @@ impl Host {
     /// Takes what arrived, sends what is due, serves who waits. Returns whether anything happened.
     pub fn poll(&mut self, now: Instant) -> bool {
         self.now = smoltcp::time::Instant::from_micros(i64::try_from(now.micros()).unwrap_or(i64::MAX));
-        let changed =
-            self.interface.poll(self.now, &mut self.device, &mut self.sockets) == PollResult::SocketStateChanged;
+        let changed = self.interface.poll(self.now, &mut self.device, &mut self.sockets)
+            == PollResult::SocketStateChanged;
         let mut services = std::mem::take(&mut self.services);
         for service in &mut services {
             self.serve_tcp(service);

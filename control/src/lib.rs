@@ -16,6 +16,7 @@ pub mod ipam;
 #[cfg(feature = "manifests")]
 pub mod manifests;
 pub mod model;
+pub mod network;
 pub mod place;
 pub mod policy;
 pub mod store;

@@ -158,10 +158,7 @@ impl Dataplane {
     /// Detaches a port and ends its sessions. Workers let go of it at their next poll; frames on their way to
     /// it are dropped and counted.
     pub fn detach(&self, id: PortId) {
-        lock(&self.shared.owners).retain(|(port, _)| *port != id);
-        for worker in &self.shared.workers {
-            let _ = worker.commands.send(Command::Detach(id));
-        }
+        self.release(id);
         let state = &self.shared.state;
         for n in 0..state.sessions.high_water() {
             let place_id = state.sessions.nth(n);
@@ -169,6 +166,15 @@ impl Dataplane {
             if place.as_ref().is_some_and(|s| s.ingress == id || s.judgement.out == id) {
                 commit::end(state, &mut place, place_id);
             }
+        }
+    }
+
+    /// Lets go of a port that the snapshot no longer has. Its sessions stay until their next packet tells the
+    /// other side, or their time is up.
+    pub fn release(&self, id: PortId) {
+        lock(&self.shared.owners).retain(|(port, _)| *port != id);
+        for worker in &self.shared.workers {
+            let _ = worker.commands.send(Command::Detach(id));
         }
         self.wake_all();
     }

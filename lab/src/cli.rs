@@ -78,8 +78,8 @@ pub(crate) struct TraceArgs {
     /// Its protocol
     #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
     pub(crate) proto: Protocol,
-    /// Its destination port; needed for tcp, udp and sctp
-    #[arg(long, value_name = "N", required_unless_present_any = ["icmp"])]
+    /// Its destination port; may be left out for icmp, and for a Service that has a single one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
     /// Short for --proto icmp
     #[arg(long, conflicts_with = "port")]

@@ -181,6 +181,9 @@ fn open_error(path: &Path, error: DatabaseError) -> StoreError {
         DatabaseError::Storage(StorageError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => {
             StoreError::Foreign { path, why: e.to_string() }
         }
+        DatabaseError::Storage(StorageError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            StoreError::Damaged { path, why: "it ends too early".to_owned() }
+        }
         DatabaseError::Storage(StorageError::Io(source)) => {
             StoreError::Io { path, action: "open the leases", source }
         }

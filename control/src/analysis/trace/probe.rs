@@ -106,6 +106,30 @@ impl Probe {
     }
 }
 
+impl FromStr for Probe {
+    type Err = TraceError;
+
+    /// Reads "FROM -> TO PROTOCOL PORT", the port left out for ICMP: "shop/web -> shop/svc/db TCP 5432".
+    fn from_str(text: &str) -> Result<Self, TraceError> {
+        let wrong = || TraceError::Syntax(text.to_owned());
+        let (from, rest) = text.split_once("->").ok_or_else(wrong)?;
+        let mut words = rest.split_whitespace();
+        let to = words.next().ok_or_else(wrong)?;
+        let proto = match words.next().ok_or_else(wrong)?.to_ascii_lowercase().as_str() {
+            "tcp" => Proto::TCP,
+            "udp" => Proto::UDP,
+            "sctp" => Proto::SCTP,
+            "icmp" => Proto::ICMP,
+            _ => return Err(wrong()),
+        };
+        let port = words.next().map(str::parse).transpose().map_err(|_| wrong())?;
+        if words.next().is_some() {
+            return Err(wrong());
+        }
+        Ok(Self { from: from.trim().parse()?, to: to.parse()?, proto, port })
+    }
+}
+
 /// A probe that stands for no packet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TraceError {

@@ -1,0 +1,137 @@
+//! One network as control holds it: what is wanted, which addresses it has, and the snapshot compiled from both.
+//!
+//! A [`Network`] changes in one step or not at all: a change is checked, addressed and compiled before a lease
+//! is written, and leases are durable before the snapshot can be published.
+
+use crate::{
+    analysis::{
+        plan::Plan,
+        reach::Reach,
+        trace::{Probe, TraceError, TraceReport},
+    },
+    compile::{CompileError, compile},
+    intern::Interner,
+    ipam::{Addressing, Ipam, IpamErrors, Leases},
+    model::{Change, Model, ModelError},
+    store::{StoreError, UnixSeconds},
+};
+use std::{collections::BTreeSet, net::IpAddr};
+use supernet_dataplane::snapshot::Snapshot;
+
+/// Why a network could not be made or changed. Nothing was applied.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The change contradicts the model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Addresses that cannot be given.
+    #[error(transparent)]
+    Ipam(#[from] IpamErrors),
+    /// The leases could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The model is no network.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
+
+/// A network: model, addresses, snapshot.
+#[derive(Debug)]
+pub struct Network {
+    model: Model,
+    ipam: Ipam,
+    interner: Interner,
+    addressing: Addressing,
+    snapshot: Snapshot,
+}
+
+impl Network {
+    /// The network of a model, on from these leases.
+    ///
+    /// # Errors
+    /// See [`NetworkError`]; no lease was written.
+    pub fn new(model: Model, leases: Leases, now: UnixSeconds) -> Result<Self, NetworkError> {
+        let mut network = Self {
+            model: Model::default(),
+            ipam: Ipam::new(leases),
+            interner: Interner::default(),
+            addressing: Addressing::default(),
+            snapshot: Snapshot::default(),
+        };
+        network.become_model(model, now, &BTreeSet::new())?;
+        Ok(network)
+    }
+
+    /// Takes all steps of a change or none. `busy` are addresses that living sessions use, which are given to
+    /// nobody else.
+    ///
+    /// # Errors
+    /// See [`NetworkError`]; the network is as it was.
+    pub fn apply(
+        &mut self,
+        change: Change,
+        now: UnixSeconds,
+        busy: &BTreeSet<IpAddr>,
+    ) -> Result<(), NetworkError> {
+        let next = self.model.with(change)?;
+        self.become_model(next, now, busy)
+    }
+
+    /// Takes another model's place, keeping the addresses of what stays.
+    ///
+    /// # Errors
+    /// See [`NetworkError`]; the network is as it was.
+    pub fn become_model(
+        &mut self,
+        model: Model,
+        now: UnixSeconds,
+        busy: &BTreeSet<IpAddr>,
+    ) -> Result<(), NetworkError> {
+        let proposal = self.ipam.plan(&model, now, busy)?;
+        let snapshot = compile(&model, proposal.addressing(), &mut self.interner)?;
+        self.addressing = self.ipam.commit(proposal)?;
+        // Stamped against nothing, so that look-ups that publishing prepares work for analyses too.
+        self.snapshot = snapshot.succeed(&Snapshot::default());
+        self.model = model;
+        Ok(())
+    }
+
+    /// What is wanted.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Who has which address.
+    pub fn addressing(&self) -> &Addressing {
+        &self.addressing
+    }
+
+    /// The compiled network.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The network as a plan.
+    ///
+    /// # Errors
+    /// None for a model that this network holds; the type is that of compiling.
+    pub fn plan(&mut self) -> Result<Plan, CompileError> {
+        Plan::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
+    }
+
+    /// Who reaches whom.
+    ///
+    /// # Errors
+    /// None for a model that this network holds; the type is that of compiling.
+    pub fn reach(&mut self) -> Result<Reach, CompileError> {
+        Reach::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
+    }
+
+    /// What happens to a packet. `seed` is the dataplane's.
+    ///
+    /// # Errors
+    /// The probe names what is not there.
+    pub fn trace(&mut self, probe: &Probe, seed: u64) -> Result<TraceReport, TraceError> {
+        TraceReport::of(probe, &self.model, &self.addressing, &self.snapshot, &mut self.interner, seed)
+    }
+}

@@ -1,0 +1,167 @@
+//! Making a network, and who runs it.
+
+use crate::{
+    Handle,
+    control::{
+        ipam::Leases,
+        model::Model,
+        network::{Network, NetworkError},
+    },
+    dataplane::{
+        flow::Timeouts,
+        state::Config,
+        worker::{Dataplane, Worker},
+    },
+    runtime::Threads,
+};
+use std::{
+    hash::{BuildHasher, RandomState},
+    io,
+    ops::Deref,
+    sync::Arc,
+};
+
+/// Why a network could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The model is no network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A worker is needed at least.
+    #[error("a network needs at least one worker")]
+    NoWorkers,
+    /// More sessions than the table can number.
+    #[error("at most {max} sessions are possible")]
+    TooManySessions {
+        /// The most there can be.
+        max: usize,
+    },
+}
+
+/// Settings of a network to be built. Everything has a default.
+#[derive(Debug)]
+pub struct Builder {
+    config: Config,
+    leases: Leases,
+}
+
+/// Sessions are numbered with 28 bits.
+const MAX_SESSIONS: usize = 1 << 28;
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        // Random unless asked for: members and routes are picked with it, and nobody outside should know it.
+        let seed = RandomState::new().hash_one("supernet");
+        Self { config: Config { seed, ..Config::default() }, leases: Leases::memory() }
+    }
+
+    /// Worker threads; 1 by default.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.config.workers = workers;
+        self
+    }
+
+    /// Connections that can be remembered at one time; 65,536 by default. Memory is taken as it is used.
+    #[must_use]
+    pub fn sessions(mut self, sessions: usize) -> Self {
+        self.config.sessions = sessions;
+        self
+    }
+
+    /// Frame buffers of 2 KiB, shared by all ports; 8,192 by default.
+    #[must_use]
+    pub fn frames(mut self, frames: usize) -> Self {
+        self.config.frames = frames;
+        self
+    }
+
+    /// How long idle connections are remembered.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.config.timeouts = timeouts;
+        self
+    }
+
+    /// The seed of everything that is picked; random by default. Two networks with one seed pick alike.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.config.seed = seed;
+        self
+    }
+
+    /// Where addresses are leased from; in memory by default.
+    #[must_use]
+    pub fn leases(mut self, leases: Leases) -> Self {
+        self.leases = leases;
+        self
+    }
+
+    /// Builds the network of a model: addresses are leased, the snapshot is compiled and published.
+    ///
+    /// # Errors
+    /// See [`BuildError`]; no lease was written.
+    pub fn build(self, model: Model) -> Result<Supernet, BuildError> {
+        if self.config.workers == 0 {
+            return Err(BuildError::NoWorkers);
+        }
+        if self.config.sessions > MAX_SESSIONS {
+            return Err(BuildError::TooManySessions { max: MAX_SESSIONS });
+        }
+        let network = Network::new(model, self.leases, crate::handle::unix_now())?;
+        let (dataplane, workers) = Dataplane::new(self.config);
+        dataplane.publish(network.snapshot().clone());
+        Ok(Supernet { handle: Handle::new(dataplane, network), workers })
+    }
+}
+
+/// A network that is built and not running yet. Everything a [`Handle`] can do works on it already.
+#[derive(Debug)]
+pub struct Supernet {
+    handle: Handle,
+    workers: Vec<Worker>,
+}
+
+impl Supernet {
+    /// Begins to build a network.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Runs the workers on threads of our own, which sleep while there is nothing to do.
+    ///
+    /// # Errors
+    /// A thread or its event descriptor could not be made.
+    pub fn spawn(self) -> io::Result<Running> {
+        let threads = Threads::spawn(self.handle.dataplane(), self.workers)?;
+        Ok(Running { handle: self.handle, _threads: Arc::new(threads) })
+    }
+
+    /// The handle, and the workers for threads of the caller's own.
+    pub fn into_parts(self) -> (Handle, Vec<Worker>) {
+        (self.handle, self.workers)
+    }
+}
+
+impl Deref for Supernet {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+/// A network that runs. Clones share it; the last one to be dropped stops its threads.
+#[derive(Debug, Clone)]
+pub struct Running {
+    handle: Handle,
+    _threads: Arc<Threads>,
+}
+
+impl Deref for Running {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}

@@ -1,0 +1,239 @@
+//! What can be done to a network while it runs.
+
+use crate::{
+    control::{
+        analysis::{
+            plan::Plan,
+            reach::Reach,
+            trace::{Probe, TraceError, TraceReport},
+        },
+        compile::CompileError,
+        model::{Change, Model},
+        network::{Network, NetworkError},
+        store::UnixSeconds,
+    },
+    dataplane::{
+        counters::Counters,
+        id::PortId,
+        port::Port,
+        rewrite::Tuple,
+        snapshot::{PortEntry, Snapshot},
+        stage::commit,
+        worker::Dataplane,
+    },
+};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+/// A change that was not applied. The network is as it was.
+pub type ApplyError = NetworkError;
+
+/// A port that was not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Nobody is called that.
+    #[error("there is no {0} in this network; declare it before attaching its port")]
+    Unknown(String),
+    /// The port could not be opened, or is attached already.
+    #[error("cannot attach {name}: {source}")]
+    Port {
+        /// Whose port.
+        name: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// A living connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// The port it came in by: "shop/web-0", "uplink/leaf-a".
+    pub ingress: String,
+    /// The port it leaves by.
+    pub egress: String,
+    /// The first packet as it came in.
+    pub original: Tuple,
+    /// Answers as they come in.
+    pub reply: Tuple,
+    /// Its virtual server, if it goes through one.
+    pub server: Option<String>,
+    /// Its state: "established", "single", ...
+    pub state: &'static str,
+    /// Whether the firewall denies it now.
+    pub denied: bool,
+    /// Packets forward and back.
+    pub packets: (u64, u64),
+    /// Bytes forward and back.
+    pub bytes: (u64, u64),
+}
+
+/// The handle on a network. Clones share it; it may be used from any thread while packets run.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    dataplane: Dataplane,
+    network: Arc<Mutex<Network>>,
+}
+
+impl Handle {
+    pub(crate) fn new(dataplane: Dataplane, network: Network) -> Self {
+        Self { dataplane, network: Arc::new(Mutex::new(network)) }
+    }
+
+    /// Attaches a pod's port by the pod's name, "namespace/pod", and returns its other side.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing was attached.
+    pub fn attach<P: Port>(&self, pod: &str, port: P) -> Result<P::Peer, AttachError> {
+        self.attach_called(pod.to_owned(), port)
+    }
+
+    /// Attaches a node's port by the node's name.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing was attached.
+    pub fn attach_node<P: Port>(&self, node: &str, port: P) -> Result<P::Peer, AttachError> {
+        self.attach_called(format!("node/{node}"), port)
+    }
+
+    /// Attaches an uplink's port by the uplink's name.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing was attached.
+    pub fn attach_uplink<P: Port>(&self, uplink: &str, port: P) -> Result<P::Peer, AttachError> {
+        self.attach_called(format!("uplink/{uplink}"), port)
+    }
+
+    /// Detaches a port by the name its pod, "node/NAME" or "uplink/NAME" has. Its sessions end, and frames on
+    /// their way to it are dropped and counted. `false` if there is no port of that name.
+    pub fn detach(&self, name: &str) -> bool {
+        let Some(id) = self.port_called(name).map(|p| p.id) else { return false };
+        self.dataplane.detach(id);
+        true
+    }
+
+    /// Applies a change: all of it or nothing, while packets run. Ports of pods that are gone are detached.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; the network is as it was.
+    pub fn apply(&self, change: Change) -> Result<(), ApplyError> {
+        let mut network = self.network();
+        let busy = self.dataplane.state().nat.busy().into_iter().collect();
+        network.apply(change, unix_now(), &busy)?;
+        self.publish(&network);
+        Ok(())
+    }
+
+    /// Replaces the whole model, keeping the addresses of what stays.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; the network is as it was.
+    pub fn replace(&self, model: Model) -> Result<(), ApplyError> {
+        let mut network = self.network();
+        let busy = self.dataplane.state().nat.busy().into_iter().collect();
+        network.become_model(model, unix_now(), &busy)?;
+        self.publish(&network);
+        Ok(())
+    }
+
+    /// A copy of the model.
+    pub fn model(&self) -> Model {
+        self.network().model().clone()
+    }
+
+    /// What happens to a packet, stage by stage.
+    ///
+    /// # Errors
+    /// The probe names what is not there.
+    pub fn trace(&self, probe: &Probe) -> Result<TraceReport, TraceError> {
+        self.network().trace(probe, self.dataplane.state().config.seed)
+    }
+
+    /// The network as a plan.
+    ///
+    /// # Errors
+    /// As compiling; none in practice, for what runs was compiled.
+    pub fn plan(&self) -> Result<Plan, CompileError> {
+        self.network().plan()
+    }
+
+    /// Who reaches whom.
+    ///
+    /// # Errors
+    /// As compiling; none in practice, for what runs was compiled.
+    pub fn reach(&self) -> Result<Reach, CompileError> {
+        self.network().reach()
+    }
+
+    /// Everything counted so far.
+    pub fn counters(&self) -> Counters {
+        self.dataplane.counters()
+    }
+
+    /// Living connections.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let (snapshot, state) = (self.dataplane.snapshot(), self.dataplane.state());
+        let port = |id: PortId| snapshot.names.ports.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"));
+        let mut all = Vec::new();
+        self.dataplane.for_each_session(|_, session| {
+            let Some(usage) = commit::usage(state, session) else { return };
+            let server = session.binding.bound.and_then(|b| snapshot.names.servers.get(&b.server));
+            all.push(SessionInfo {
+                ingress: port(session.ingress),
+                egress: port(session.judgement.out),
+                original: session.original,
+                reply: session.reply,
+                server: server.cloned(),
+                state: commit::condition(session, &usage).name(),
+                denied: session.judgement.denied.is_some(),
+                packets: (usage.0.packets, usage.1.packets),
+                bytes: (usage.0.bytes, usage.1.bytes),
+            });
+        });
+        all
+    }
+
+    /// The published snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.dataplane.snapshot()
+    }
+
+    /// A port of the published snapshot by name: "shop/web-0", "node/node-1", "uplink/leaf-a".
+    pub fn port_called(&self, name: &str) -> Option<Arc<PortEntry>> {
+        let snapshot = self.dataplane.snapshot();
+        let id = snapshot.names.ports.iter().find(|(_, n)| *n == name).map(|(id, _)| *id)?;
+        snapshot.port(id).cloned()
+    }
+
+    /// The dataplane below.
+    pub fn dataplane(&self) -> &Dataplane {
+        &self.dataplane
+    }
+
+    fn attach_called<P: Port>(&self, name: String, port: P) -> Result<P::Peer, AttachError> {
+        let Some(id) = self.port_called(&name).map(|p| p.id) else { return Err(AttachError::Unknown(name)) };
+        self.dataplane.attach(id, port).map_err(|source| AttachError::Port { name, source })
+    }
+
+    fn publish(&self, network: &Network) {
+        let before = self.dataplane.snapshot();
+        self.dataplane.publish(network.snapshot().clone());
+        let now = self.dataplane.snapshot();
+        for gone in before.ports.iter().flatten().filter(|p| now.port(p.id).is_none()) {
+            self.dataplane.release(gone.id);
+        }
+    }
+
+    fn network(&self) -> MutexGuard<'_, Network> {
+        // A network changes in one step, so it is whole whatever panicked.
+        self.network.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seconds since 1970, for leases.
+pub(crate) fn unix_now() -> UnixSeconds {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    UnixSeconds(since.map_or(0, |d| d.as_secs()))
+}
