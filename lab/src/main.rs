@@ -4,7 +4,6 @@ mod cli;
 #[cfg(test)]
 mod fixture;
 mod input;
-#[allow(dead_code, unused_imports)]
 mod lab;
 mod output;
 mod plan;
@@ -45,6 +44,7 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(0)
         }
         Command::Trace(args) => trace::run(&args),
-        Command::Demo | Command::Lab(_) | Command::Bench(_) => Ok(0),
+        Command::Lab(command) => lab::run(&command),
+        Command::Demo | Command::Bench(_) => Ok(0),
     }
 }

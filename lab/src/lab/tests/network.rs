@@ -1,7 +1,10 @@
 //! A lab on the real network: three replicas behind a LoadBalancer Service, a policy, and the world outside.
 
 use super::{NOTHING, as_root, get, inside, lab_name, traces_of, up};
-use crate::lab::{LabSpec, Place, WORLD};
+use crate::lab::{
+    from_network::WORLD,
+    spec::{LabSpec, Place},
+};
 use std::{
     collections::BTreeSet,
     io::Write,
