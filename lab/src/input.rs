@@ -2,7 +2,11 @@
 
 use crate::cli::Files;
 use std::error::Error;
-use supernet::{Leases, control::{network::Network, store::UnixSeconds}, manifests::{self, Manifests}};
+use supernet::{
+    Leases,
+    control::{network::Network, store::UnixSeconds},
+    manifests::{self, Manifests},
+};
 
 /// Says which Supervisor is used when none was declared.
 const DEFAULT_SUPERVISOR: &str = "no Supervisor is declared: the default one is used (pods 10.244.0.0/16, Services \

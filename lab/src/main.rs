@@ -5,7 +5,6 @@ mod demo;
 #[cfg(test)]
 mod fixture;
 mod input;
-#[allow(dead_code, unused_imports)]
 mod lab;
 mod output;
 mod plan;
@@ -47,6 +46,7 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
         }
         Command::Trace(args) => trace::run(&args),
         Command::Demo => demo::run(),
-        Command::Lab(_) | Command::Bench(_) => Ok(0),
+        Command::Lab(command) => lab::run(&command),
+        Command::Bench(_) => Ok(0),
     }
 }

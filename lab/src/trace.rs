@@ -6,11 +6,7 @@ use crate::{
     output::{self, Listing, Style},
 };
 use std::error::Error;
-use supernet::{
-    Probe, TraceReport,
-    control::analysis::trace::Step,
-    dataplane::wire::Proto,
-};
+use supernet::{Probe, TraceReport, control::analysis::trace::Step, dataplane::wire::Proto};
 
 /// Exit status of a packet that was dropped.
 const DROPPED: u8 = 3;
