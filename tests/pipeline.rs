@@ -1,5 +1,7 @@
 //! The pipeline from end to end over memory ports: what goes in, what comes out, what is counted.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use std::net::SocketAddr;
 use supernet_dataplane::{
     counters::Counters,

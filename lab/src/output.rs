@@ -128,7 +128,10 @@ impl Listing {
             listing.table.add_row(row);
         }
         let text = listing.render();
-        text.lines().skip(1).map(|line| if line.is_empty() { "\n".to_owned() } else { format!(" {line}\n") }).collect()
+        text.lines()
+            .skip(1)
+            .map(|line| if line.is_empty() { "\n".to_owned() } else { format!(" {line}\n") })
+            .collect()
     }
 
     /// The title and the table, with an empty line after it.

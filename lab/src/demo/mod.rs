@@ -121,7 +121,10 @@ fn east_west(story: &mut Story, stage: &mut Stage) {
         let saw = stage.ask("shop/web-0", db);
         story.check(
             saw.as_ref().is_some_and(|s| s.client.ip() == web.ip()),
-            format!("{family}: shop/web-0 reaches data/db at {db}, which saw {}", words(saw.map(|s| s.client.ip()))),
+            format!(
+                "{family}: shop/web-0 reaches data/db at {db}, which saw {}",
+                words(saw.map(|s| s.client.ip()))
+            ),
         );
     }
     let db = stage.address("data/db", false, 5432);
@@ -137,7 +140,9 @@ fn egress(story: &mut Story, stage: &mut Stage, plan: &Plan) {
     );
     let mut rows = Vec::new();
     let mut seen = BTreeMap::new();
-    for (pod, namespace) in [("shop/web-0", "shop"), ("shop/web-1", "shop"), ("data/db", "data"), ("ops/shell", "ops")] {
+    for (pod, namespace) in
+        [("shop/web-0", "shop"), ("shop/web-1", "shop"), ("data/db", "data"), ("ops/shell", "ops")]
+    {
         for v6 in [false, true] {
             let server = stage.outside(v6, 443);
             let saw = stage.ask(pod, server).map(|s| s.client.ip());
@@ -152,7 +157,10 @@ fn egress(story: &mut Story, stage: &mut Stage, plan: &Plan) {
         }
     }
     story.table(&["POD", "ITS ADDRESS", "THE SERVER OUTSIDE SAW", "LEASED TO THE NAMESPACE"], rows);
-    story.check(seen.values().all(|same| *same), "the server saw the namespace's egress address, and only that");
+    story.check(
+        seen.values().all(|same| *same),
+        "the server saw the namespace's egress address, and only that",
+    );
     story.end();
 }
 
@@ -187,11 +195,7 @@ fn cluster_ip(story: &mut Story, stage: &mut Stage, plan: &Plan) {
     story.end();
 }
 
-fn ingress(
-    story: &mut Story,
-    stage: &mut Stage,
-    plan: &Plan,
-) -> Result<stage::Connection, Box<dyn Error>> {
+fn ingress(story: &mut Story, stage: &mut Stage, plan: &Plan) -> Result<stage::Connection, Box<dyn Error>> {
     let vip = virtual_server(plan, VirtualServerKind::LoadBalancer, false);
     story.chapter(
         "A VIP: closed by default, opened by a policy",
@@ -240,7 +244,10 @@ fn living_connection(
 }
 
 fn books(story: &mut Story, stage: &mut Stage) {
-    story.chapter("The books balance", "Every frame that came in or was made went out or has one drop reason.");
+    story.chapter(
+        "The books balance",
+        "Every frame that came in or was made went out or has one drop reason.",
+    );
     let counters = stage.settled();
     let mut rows = vec![
         vec!["received".to_owned(), counters.received.to_string()],
