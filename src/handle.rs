@@ -1,6 +1,7 @@
 //! What can be done to a network while it runs.
 
 use crate::{
+    Stats,
     control::{
         analysis::{
             plan::Plan,
@@ -170,6 +171,12 @@ impl Handle {
     /// Everything counted so far.
     pub fn counters(&self) -> Counters {
         self.dataplane.counters()
+    }
+
+    /// Everything counted so far, by name.
+    pub fn stats(&self) -> Stats {
+        let network = self.network();
+        Stats::of(&self.dataplane.counters(), network.interner(), network.snapshot())
     }
 
     /// Living connections.
