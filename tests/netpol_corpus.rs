@@ -7,6 +7,8 @@
 //! The cases are no part of this repository. `SUPERNET_NETPOL_CORPUS` names files and folders of them, several
 //! separated by ':'; without it, `../shared/netpol/open/np-*.jsonl` beside the workspace is read.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test")]
+
 use std::{
     collections::BTreeMap,
     fmt, fs,
@@ -86,7 +88,8 @@ fn every_probe_of_every_case_ends_as_the_case_says() {
 
 /// Prints a line also when the test passes: the test harness withholds only what `println!` prints.
 fn say(line: &str) {
-    writeln!(io::stdout(), "{line}").unwrap();
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
 }
 
 /// The files a path stands for: itself, or the cases in the folder.
