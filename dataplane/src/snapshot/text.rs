@@ -58,7 +58,8 @@ impl Snapshot {
                     lines.insert(format!("port {name} {} in {segment} {}", port.mac, addresses.join(" ")));
                     for (direction, rules) in [("egress", &e.egress), ("ingress", &e.ingress)] {
                         if let Some(rules) = rules {
-                            lines.insert(format!("port {name} {direction} {}", rule_line(&self.names, rules)));
+                            lines
+                                .insert(format!("port {name} {direction} {}", rule_line(&self.names, rules)));
                         }
                     }
                 }
@@ -85,11 +86,17 @@ impl Snapshot {
     fn route_lines(&self) -> BTreeSet<String> {
         let uplink = |id: &PortId| called(&self.names.ports, id);
         let hop = |n: &super::Neighbor| {
-            format!(" {} by {}{}", n.address, uplink(&n.port), n.mac.map_or_else(String::new, |m| format!(" at {m}")))
+            format!(
+                " {} by {}{}",
+                n.address,
+                uplink(&n.port),
+                n.mac.map_or_else(String::new, |m| format!(" at {m}"))
+            )
         };
-        let routes = self.tier0.routes.iter().map(|(prefix, hops)| {
-            format!("route {prefix} to{}", hops.iter().map(hop).collect::<String>())
-        });
+        let routes =
+            self.tier0.routes.iter().map(|(prefix, hops)| {
+                format!("route {prefix} to{}", hops.iter().map(hop).collect::<String>())
+            });
         let connected = self.tier0.connected.iter();
         routes.chain(connected.map(|(p, port)| format!("route {p} connected to {}", uplink(port)))).collect()
     }
@@ -101,10 +108,7 @@ impl Snapshot {
     }
 }
 
-fn called<K: Eq + Hash + fmt::Debug>(
-    names: &HashMap<K, String>,
-    id: &K,
-) -> String {
+fn called<K: Eq + Hash + fmt::Debug>(names: &HashMap<K, String>, id: &K) -> String {
     names.get(id).cloned().unwrap_or_else(|| format!("{id:?}"))
 }
 
