@@ -154,6 +154,23 @@ fn a_plain_packet_of_a_session_is_a_hit_in_both_directions() {
 }
 
 #[test]
+fn packets_from_an_uplink_are_hits_too() {
+    let mut net = Net::new(two_namespaces());
+    let call = Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        ..Probe::new(3, Proto::UDP, "203.0.113.7:5000", "10.0.0.18:53")
+    };
+    net.one(3, &call);
+    assert_eq!(net.counters().hits, 0);
+    net.one(3, &call);
+    assert_eq!(net.counters().hits, 1);
+    let (_, frame, _) = net.one(0, &Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:53"));
+    net.one(3, &Probe::answer(&frame, 0));
+    assert_eq!(net.counters().hits, 2, "an answer to a translated source");
+}
+
+#[test]
 fn switched_within_a_segment_keeps_macs_and_ttl() {
     let mut net = Net::new(two_namespaces());
     let probe = Probe { dst_mac: mac(1), ..Probe::new(0, Proto::UDP, "10.0.0.2:53", "10.0.0.3:53") };

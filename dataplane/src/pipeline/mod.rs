@@ -166,8 +166,9 @@ impl Pipeline {
             && packet.ttl > meta.hops
             && !changes_state(packet);
         let hop = if usable { self.resolve(meta.adjacency).ok() } else { None };
-        let Some(hop) = hop.filter(|hop| packet.ip_len() <= usize::from(hop.mtu) && addressed(packet, hop))
-        else {
+        let from_uplink = || self.snapshot.tier0.uplinks.contains(&arrival.port);
+        let fits = |hop: &Hop| packet.ip_len() <= usize::from(hop.mtu);
+        let Some(hop) = hop.filter(|hop| fits(hop) && (addressed(packet, hop) || from_uplink())) else {
             return Some(arrival);
         };
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
