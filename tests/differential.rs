@@ -467,7 +467,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 10_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_fast_path_equals_the_stages(world in world(), events in vec(event(), 1..60)) {
