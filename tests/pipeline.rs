@@ -361,6 +361,23 @@ fn an_unrelated_change_leaves_a_session_alone() {
 }
 
 #[test]
+fn an_address_outside_that_becomes_ours_ends_what_went_there() {
+    let mut net = Net::new(two_namespaces());
+    let out = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:53");
+    assert_eq!(net.one(0, &out).0, 3);
+    let inward = Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        ..Probe::new(3, Proto::UDP, "203.0.113.8:53", "10.0.0.2:4000")
+    };
+    assert_eq!(net.one(3, &inward).0, 0);
+    net.publish(two_namespaces().owned("203.0.113.0/24").build());
+    net.dropped(0, &out.frame(), DropReason::NoEndpoint);
+    net.dropped(3, &inward.frame(), DropReason::SpoofedAddress);
+    assert_eq!(net.sessions(), 0);
+}
+
+#[test]
 fn a_removed_member_resets_tcp_and_frees_udp() {
     let one = |members: &[&str]| {
         two_namespaces().server(ServerKind::Distributed, "10.96.0.11:80", Proto::TCP, members).server(
