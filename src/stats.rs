@@ -56,7 +56,8 @@ impl Stats {
                 *stats.segments.entry(segment.clone()).or_default() += *count;
             }
         }
-        let rules = interner.rules().filter_map(|(id, name)| Some((name.to_string(), *counters.rules.get(&id)?)));
+        let rules =
+            interner.rules().filter_map(|(id, name)| Some((name.to_string(), *counters.rules.get(&id)?)));
         stats.rules = rules.collect();
         let servers =
             interner.servers().filter_map(|(id, name)| Some((name.to_owned(), *counters.servers.get(&id)?)));

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 use supernet_dataplane::{
     counters::Counters,
     id::{PortId, RuleId, ServerId},
@@ -154,6 +154,23 @@ fn a_plain_packet_of_a_session_is_a_hit_in_both_directions() {
 }
 
 #[test]
+fn packets_from_an_uplink_are_hits_too() {
+    let mut net = Net::new(two_namespaces());
+    let call = Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        ..Probe::new(3, Proto::UDP, "203.0.113.7:5000", "10.0.0.18:53")
+    };
+    net.one(3, &call);
+    assert_eq!(net.counters().hits, 0);
+    net.one(3, &call);
+    assert_eq!(net.counters().hits, 1);
+    let (_, frame, _) = net.one(0, &Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:53"));
+    net.one(3, &Probe::answer(&frame, 0));
+    assert_eq!(net.counters().hits, 2, "an answer to a translated source");
+}
+
+#[test]
 fn switched_within_a_segment_keeps_macs_and_ttl() {
     let mut net = Net::new(two_namespaces());
     let probe = Probe { dst_mac: mac(1), ..Probe::new(0, Proto::UDP, "10.0.0.2:53", "10.0.0.3:53") };
@@ -171,19 +188,7 @@ fn north_south_is_translated_to_the_namespace_address_and_back() {
         assert_eq!((port, p.src.to_string(), p.ttl), (3, "192.168.90.1".into(), 62));
         assert_eq!((p.src_mac, p.dst_mac), (mac(3), OUTSIDE_MAC.parse::<Mac>().unwrap()));
         assert_eq!(p.sport, 4000, "a source port that is free is kept");
-        let mut answer = Probe::answer(&frame, SYN | ACK);
-        let answer = if proto == Proto::ICMP {
-            // An echo reply: the request with addresses exchanged and type 0.
-            answer.src.set_port(4000);
-            let mut f = answer.frame();
-            f[34] = 0;
-            let sum = u16::from_be_bytes([f[36], f[37]]);
-            let sum = supernet_dataplane::wire::checksum::Delta::default().and16(0x0800, 0).apply(sum);
-            f[36..38].copy_from_slice(&sum.to_be_bytes());
-            f
-        } else {
-            answer.frame()
-        };
+        let answer = Probe::answer(&frame, SYN | ACK).frame();
         let out = net.send(3, &answer);
         assert_eq!(out.len(), 1, "{proto} {:?}", net.counters().drops);
         let p = sound(&out[0].1);
@@ -356,6 +361,23 @@ fn an_unrelated_change_leaves_a_session_alone() {
 }
 
 #[test]
+fn an_address_outside_that_becomes_ours_ends_what_went_there() {
+    let mut net = Net::new(two_namespaces());
+    let out = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:53");
+    assert_eq!(net.one(0, &out).0, 3);
+    let inward = Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        ..Probe::new(3, Proto::UDP, "203.0.113.8:53", "10.0.0.2:4000")
+    };
+    assert_eq!(net.one(3, &inward).0, 0);
+    net.publish(two_namespaces().owned("203.0.113.0/24").build());
+    net.dropped(0, &out.frame(), DropReason::NoEndpoint);
+    net.dropped(3, &inward.frame(), DropReason::SpoofedAddress);
+    assert_eq!(net.sessions(), 0);
+}
+
+#[test]
 fn a_removed_member_resets_tcp_and_frees_udp() {
     let one = |members: &[&str]| {
         two_namespaces().server(ServerKind::Distributed, "10.96.0.11:80", Proto::TCP, members).server(
@@ -377,6 +399,29 @@ fn a_removed_member_resets_tcp_and_frees_udp() {
     assert_eq!(sound(&out[0].1).src.to_string(), "10.96.0.11");
     let (port, _, p) = net.one(0, &udp);
     assert_eq!((port, ends(&p).1), (1, at("10.0.0.3:8080")), "UDP goes to the new member");
+}
+
+#[test]
+fn ports_used_again_belong_to_the_new_connection_within_one_batch() {
+    let server = |active: &[&str], draining: &[&str]| {
+        let draining = draining.iter().map(|m| at(m)).collect::<Vec<_>>();
+        let key = (at("10.96.0.11:80").ip(), Proto::TCP, 80);
+        two_namespaces().server(ServerKind::Distributed, "10.96.0.11:80", Proto::TCP, active).with(|s| {
+            Arc::make_mut(s.servers.listening.get_mut(&key).unwrap()).draining = draining;
+        })
+    };
+    let mut net = Net::new(server(&["10.0.0.18:8080"], &[]));
+    let open = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.11:80");
+    let (_, frame, _) = net.one(0, &open);
+    net.one(2, &Probe::answer(&frame, FIN | ACK));
+    net.one(0, &Probe { flags: FIN | ACK, ..open });
+    net.publish(server(&["10.0.0.3:8080"], &["10.0.0.18:8080"]).build());
+    let data = Probe { flags: ACK, ..open };
+    assert_eq!(net.one(0, &data).0, 2, "what began before goes on at the draining member");
+    // Now the SYN and what follows it arrive together.
+    net.guests[0].send(&open.frame()).unwrap();
+    let out: Vec<u32> = net.send(0, &data.frame()).iter().map(|(port, _)| *port).collect();
+    assert_eq!(out, [1, 1], "the new connection is the new member's");
 }
 
 #[test]

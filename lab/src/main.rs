@@ -1,5 +1,6 @@
 //! The `supernet` command.
 
+mod bench;
 mod cli;
 mod demo;
 #[cfg(test)]
@@ -47,6 +48,9 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
         Command::Trace(args) => trace::run(&args),
         Command::Demo => demo::run(),
         Command::Lab(command) => lab::run(&command),
-        Command::Bench(_) => Ok(0),
+        Command::Bench(args) => {
+            bench::run(&args)?;
+            Ok(0)
+        }
     }
 }

@@ -6,10 +6,13 @@ use crate::{
     output::{self, Listing, Style},
 };
 use std::error::Error;
-use supernet::{Probe, TraceReport, control::analysis::trace::Step, dataplane::wire::Proto};
+use supernet::{Probe, TraceError, TraceReport, control::analysis::trace::Step, dataplane::wire::Proto};
 
 /// Exit status of a packet that was dropped.
 const DROPPED: u8 = 3;
+
+/// Exit status of a probe that cannot be meant.
+const USAGE: u8 = 2;
 
 pub(crate) fn run(args: &TraceArgs) -> Result<u8, Box<dyn Error>> {
     let (mut network, warnings) = input::network(&args.files)?;
@@ -20,8 +23,16 @@ pub(crate) fn run(args: &TraceArgs) -> Result<u8, Box<dyn Error>> {
         Protocol::Sctp => Proto::SCTP,
         Protocol::Icmp => Proto::ICMP,
     };
-    let probe = Probe { from: args.from.parse()?, to: args.to.parse()?, proto, port: args.port };
-    let report = network.trace(&probe, 0)?;
+    let ends = args.from.parse().and_then(|from| Ok((from, args.to.parse()?)));
+    let report = ends.and_then(|(from, to)| network.trace(&Probe { from, to, proto, port: args.port }, 0));
+    let report = match report {
+        Ok(report) => report,
+        Err(e @ (TraceError::Syntax(_) | TraceError::NoPort(_) | TraceError::FromService(_))) => {
+            eprintln!("error: {e}\n\nFor more information, try 'supernet trace --help'.");
+            return Ok(USAGE);
+        }
+        Err(e) => return Err(e.into()),
+    };
     if args.output == Format::Table {
         input::warn(&warnings);
     }

@@ -11,13 +11,13 @@ pub struct Probe {
     pub src_mac: Mac,
     /// Destination MAC.
     pub dst_mac: Mac,
-    /// Source address and port; for ICMP the port is the identifier.
+    /// Source address and port; the port of an echo request is its identifier.
     pub src: SocketAddr,
-    /// Destination address and port.
+    /// Destination address and port; the port of an echo reply is its identifier.
     pub dst: SocketAddr,
     /// Protocol.
     pub proto: Proto,
-    /// TCP flags.
+    /// TCP flags. Of ICMP, ACK makes an echo reply, everything else an echo request.
     pub flags: u8,
     /// TTL.
     pub ttl: u8,
@@ -53,6 +53,7 @@ impl Probe {
         let payload: Vec<u8> = (0..self.payload).map(|n| n as u8).collect();
         let mut out = Vec::new();
         let (sport, dport) = (self.src.port(), self.dst.port());
+        let is_reply = self.flags & wire::tcp_flags::ACK != 0;
         let written = match self.proto {
             Proto::TCP => {
                 let mut header = etherparse::TcpHeader::new(sport, dport, 1000, 8192);
@@ -66,6 +67,8 @@ impl Probe {
                 ip.tcp_header(header).write(&mut out, &payload)
             }
             Proto::UDP => ip.udp(sport, dport).write(&mut out, &payload),
+            Proto::ICMP if is_reply => ip.icmpv4_echo_reply(dport, 1).write(&mut out, &payload),
+            Proto::ICMPV6 if is_reply => ip.icmpv6_echo_reply(dport, 1).write(&mut out, &payload),
             Proto::ICMP => ip.icmpv4_echo_request(sport, 1).write(&mut out, &payload),
             Proto::ICMPV6 => ip.icmpv6_echo_request(sport, 1).write(&mut out, &payload),
             proto => {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Frames are finished in the order they came in, so the misses of a batch run before later frames of their
-//! flow. A hit allocates nothing, takes no lock, reads no clock and draws no random number. What counts as a
+//! flow; once a session ended, the rest of the batch looks again. A hit allocates nothing, takes no lock, reads no clock and draws no random number. What counts as a
 //! hit: no fragment, no IP options, no SYN, FIN or RST, an entry of the current generation that is not denied,
 //! TTL above what the way takes, size within the MTU of the way out. All else takes the slow path, which does
 //! the same with the session's record in hand.
@@ -46,6 +46,8 @@ pub struct Pipeline {
     keys_v6: Vec<Option<FlowKey<u128>>>,
     found_v4: Vec<Option<Found<u32>>>,
     found_v6: Vec<Option<Found<u128>>>,
+    /// A session ended in this batch: what was found before may be of that one.
+    ended: bool,
 }
 
 /// Where a frame goes next: a port and the MACs it gets.
@@ -78,6 +80,7 @@ impl Pipeline {
             keys_v6: Vec::new(),
             found_v4: Vec::new(),
             found_v6: Vec::new(),
+            ended: false,
         }
     }
 
@@ -99,6 +102,7 @@ impl Pipeline {
     /// Runs a batch: `ports[i]` is where `frames[i]` came in. Takes all of `frames`.
     pub fn process(&mut self, frames: &mut Vec<Frame>, ports: &[PortId], now: Instant, out: &mut Output) {
         self.look_up(frames, ports);
+        self.ended = false;
         let tick = Tick::of(now);
         for (at, (frame, &port)) in frames.drain(..).zip(ports).enumerate() {
             let packet = match self.admitted[at] {
@@ -110,6 +114,7 @@ impl Pipeline {
             };
             let arrival = Arrival { frame, packet, port };
             let missed = match (self.found_v4[at], self.found_v6[at]) {
+                _ if self.ended => Some(arrival),
                 (Some(found), _) => self.hit(arrival, &found, tick, out),
                 (_, Some(found)) => self.hit(arrival, &found, tick, out),
                 (None, None) => Some(arrival),
@@ -161,8 +166,9 @@ impl Pipeline {
             && packet.ttl > meta.hops
             && !changes_state(packet);
         let hop = if usable { self.resolve(meta.adjacency).ok() } else { None };
-        let Some(hop) = hop.filter(|hop| packet.ip_len() <= usize::from(hop.mtu) && addressed(packet, hop))
-        else {
+        let from_uplink = || self.snapshot.tier0.uplinks.contains(&arrival.port);
+        let fits = |hop: &Hop| packet.ip_len() <= usize::from(hop.mtu);
+        let Some(hop) = hop.filter(|hop| fits(hop) && (addressed(packet, hop) || from_uplink())) else {
             return Some(arrival);
         };
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);

@@ -101,6 +101,7 @@ impl Pipeline {
         {
             // The ports of a connection that is over may be used again at once.
             commit::end(&state, &mut place, id);
+            self.ended = true;
             return Known::Ended(arrival);
         }
         let stale = session.judgement.generation != self.snapshot.generation || !state.config.cache;
@@ -108,6 +109,7 @@ impl Pipeline {
             let rewrite = found.rewrite;
             let hop = self.resolve(found.meta.adjacency).ok();
             commit::end(&state, &mut place, id);
+            self.ended = true;
             if packet.proto != Proto::TCP {
                 return Known::Ended(arrival);
             }

@@ -5,7 +5,7 @@
 //! a hit on the winner's session. Nothing is committed for a connection that a stage stopped, so a
 //! retransmitted packet never finds a session that policy refused.
 
-use super::{First, Next, Path, Source, Stop};
+use super::{First, Next, Path, Source, Stop, router, tier0};
 use crate::{
     counters::TallyKey,
     flow::{
@@ -294,7 +294,7 @@ fn unchanged(snap: &Snapshot, session: &Session) -> bool {
     let since = |id| snap.port(id).map(|p| p.since);
     let ports = [session.ingress, j.out].iter().all(|id| since(*id).is_some_and(|s| s <= j.generation));
     let is_uplink = |id| snap.tier0.uplinks.contains(&id);
-    let tier0 = !(is_uplink(session.ingress) || is_uplink(j.out)) || snap.tier0.since <= j.generation;
+    let routes = !(is_uplink(session.ingress) || is_uplink(j.out)) || snap.tier0.since <= j.generation;
     let t = &session.original;
     let server = session.binding.bound.is_none_or(|bound| {
         let server = snap.servers.listening.get(&(t.dst, t.proto, t.dport));
@@ -306,9 +306,14 @@ fn unchanged(snap: &Snapshot, session: &Session) -> bool {
     };
     let namespace = session.binding.claim.is_none() || namespace.is_some_and(|n| n.since <= j.generation);
     let dst: IpAddr = session.reply.src;
-    let endpoint = is_uplink(j.out) || snap.endpoints.get(&dst) == Some(&j.out);
+    let destination = if is_uplink(j.out) {
+        !snap.endpoints.contains_key(&dst) && router::not_ours(snap, dst).is_ok()
+    } else {
+        snap.endpoints.get(&dst) == Some(&j.out)
+    };
+    let source = !is_uplink(session.ingress) || tier0::reverse_path(snap, t.src).is_ok();
     let identities = (snap.identities.of(dst), snap.identities.of(t.src)) == j.identities;
-    ports && tier0 && server && namespace && endpoint && identities
+    ports && routes && server && namespace && destination && source && identities
 }
 
 fn rewrite<A: Address>(
