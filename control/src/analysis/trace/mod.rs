@@ -48,7 +48,7 @@ pub struct TraceReport {
 pub struct RuleRef {
     /// "shop/allow-web", or "posture" for what the Supervisor decides.
     pub policy: String,
-    /// "ingress[0]", "isolation", "deny".
+    /// `ingress[0]`, `isolation`, `deny`.
     pub rule: String,
 }
 
