@@ -152,6 +152,16 @@ fn a_plain_packet_of_a_session_is_a_hit_in_both_directions() {
 }
 
 #[test]
+fn plain_packets_to_and_from_outside_are_hits() {
+    let mut net = Net::new(two_namespaces());
+    let open = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:443");
+    let (_, frame, _) = net.one(0, &open);
+    net.one(0, &open);
+    net.one(3, &Probe::answer(&frame, 0));
+    assert_eq!(net.counters().hits, 2);
+}
+
+#[test]
 fn switched_within_a_segment_keeps_macs_and_ttl() {
     let mut net = Net::new(two_namespaces());
     let probe = Probe { dst_mac: mac(1), ..Probe::new(0, Proto::UDP, "10.0.0.2:53", "10.0.0.3:53") };
