@@ -329,3 +329,39 @@ fn racing_threads_see_whole_entries_ipv4() {
 fn racing_threads_see_whole_entries_ipv6() {
     stress::<u128>();
 }
+
+/// One thread changes a single entry without a pause, others read it.
+fn one_version_at_a_time<A: Address>() {
+    let table = FlowTable::<A>::new(1, 5, Arc::new(Epochs::new(1)));
+    let (forward, reverse) = (key::<A>(1, false), key::<A>(1, true));
+    let (entry, _) = insert(&table, &forward, &reverse, 0).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut seen = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let found = table.find(&forward).expect("never absent");
+                    assert_whole(&forward, &found);
+                    assert!(found.meta.generation.0 >= seen, "never older than before");
+                    seen = found.meta.generation.0;
+                }
+            });
+        }
+        for generation in 1..=100_000 {
+            let (rewrite, meta) = value(&forward, generation);
+            table.update(entry, &rewrite, &meta);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn readers_see_one_version_at_a_time_ipv4() {
+    one_version_at_a_time::<u32>();
+}
+
+#[test]
+fn readers_see_one_version_at_a_time_ipv6() {
+    one_version_at_a_time::<u128>();
+}
