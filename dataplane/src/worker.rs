@@ -293,9 +293,10 @@ impl Worker {
     /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.
     pub fn poll(&mut self, now: Instant) -> Polled {
         self.take_commands();
-        self.take_snapshot();
         self.shared.state.epochs.begin(self.index);
         self.receive();
+        // Last: an answer to what another worker sent on is judged by no older snapshot than that worker's.
+        self.take_snapshot();
         let frames = self.frames.len();
         if frames > 0 {
             self.pipeline.process(&mut self.frames, &self.ports, now, &mut self.output);
