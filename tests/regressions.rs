@@ -88,3 +88,66 @@ fn a_worker_still_on_the_older_snapshot_does_not_undo_what_a_newer_one_decided()
     assert!(run(&mut newest, &dataplane, 0, &data).is_empty());
     assert!(run(&mut old, &dataplane, 0, &data).is_empty());
 }
+
+#[test]
+fn the_tier0_answers_echo_of_pods_and_is_no_next_hop() {
+    let mut net = Net::new(dual());
+    let (port, _, p) = net.one(0, &Probe::new(0, Proto::ICMP, "10.0.0.2:7", "192.168.100.1:0"));
+    assert_eq!((port, p.is_echo_reply(), p.src), (0, true, at("192.168.100.1:0").ip()));
+    let echo = Probe::new(0, Proto::ICMPV6, "[fd00:0:0:1::2]:7", "[fd00:100::1]:0");
+    let (port, _, p) = net.one(0, &echo);
+    assert_eq!((port, p.is_echo_reply(), p.src), (0, true, at("[fd00:100::1]:0").ip()));
+    let udp = Probe::new(0, Proto::UDP, "10.0.0.2:7", "192.168.100.1:53");
+    net.dropped(0, &udp.frame(), DropReason::NoEndpoint);
+    assert_eq!(net.sessions(), 0);
+}
+
+#[test]
+fn the_outside_in_ipv6() {
+    let mut net = Net::new(dual());
+    // No IPv6 egress address: the pod's own is kept.
+    let call = Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:4000", "[2001:db8::7]:53");
+    let (port, frame, p) = net.one(0, &call);
+    assert_eq!((port, ends(&p).0, p.ttl, p.dst_mac), (4, call.src, 62, outside_mac()));
+    let (port, _, p) = net.one(4, &Probe::answer(&frame, 0));
+    assert_eq!((port, ends(&p)), (0, (call.dst, call.src)));
+    let (port, _, _) = net.one(4, &from_outside(4, Proto::TCP, "[2001:db8::8]:1", "[fd00:0:0:2::2]:80"));
+    assert_eq!(port, 2);
+    for (ttl, router) in [(1, "fe80::1"), (2, "fd00:100::1")] {
+        let out = net.dropped(0, &Probe { ttl, ..call }.frame(), DropReason::TtlExceeded);
+        let p = sound(&out[0].1);
+        assert_eq!((p.src.to_string(), p.icmp.kind, p.icmp.code), (router.into(), 3, 0));
+    }
+    for src in ["[fd00:0:0:1::2]:1", "[fe80::9]:1", "[ff02::1]:1", "[::1]:1"] {
+        let forged = from_outside(4, Proto::UDP, src, "[fd00:0:0:2::2]:53").frame();
+        assert!(net.send(4, &forged).is_empty(), "{src}");
+    }
+    // A neighbor asks for the uplink's address.
+    let mut ask = vec![0; nd::FRAME];
+    nd::solicitation(
+        &mut ask,
+        (outside_mac(), "fd00:100::254".parse().unwrap()),
+        "fd00:100::1".parse().unwrap(),
+    );
+    let out = net.send(4, &ask);
+    assert_eq!((out.len(), out[0].0, out[0].1[..6].to_vec()), (1, 4, outside_mac().0.to_vec()));
+    assert_eq!(sound(&out[0].1).icmp.kind, 136);
+}
+
+#[test]
+fn ttl_takes_three_between_tier1s() {
+    let topology = two_namespaces().with(|s| {
+        Arc::make_mut(s.segments[1].as_mut().unwrap()).tier1 = supernet_dataplane::id::Tier1Id(1);
+    });
+    let mut net = Net::new(topology);
+    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "10.0.0.18:80");
+    let (_, _, p) = net.one(0, &probe);
+    assert_eq!(p.ttl, 61);
+    for (ttl, router) in [(1, "10.0.0.1"), (2, "192.168.100.1"), (3, "10.0.0.17")] {
+        let out = net.dropped(0, &Probe { ttl, ..probe }.frame(), DropReason::TtlExceeded);
+        assert_eq!(sound(&out[0].1).src.to_string(), router, "a packet of the session");
+        let fresh = Probe { ttl, src: at(&format!("10.0.0.2:{}", 5000 + u16::from(ttl))), ..probe };
+        let out = net.dropped(0, &fresh.frame(), DropReason::TtlExceeded);
+        assert_eq!(sound(&out[0].1).src.to_string(), router, "a first packet");
+    }
+}
