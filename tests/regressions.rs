@@ -135,6 +135,45 @@ fn the_outside_in_ipv6() {
 }
 
 #[test]
+fn what_is_addressed_to_one_host_is_not_flooded() {
+    let mut net = Net::new(two_namespaces());
+    let probe = Probe { dst_mac: Mac::BROADCAST, ..Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.3:53") };
+    assert!(net.dropped(0, &probe.frame(), DropReason::UnknownMac).is_empty());
+    for dst in ["255.255.255.255:9", "10.0.0.15:9", "224.0.0.251:9"] {
+        let (port, _, p) = net.one(0, &Probe { dst: at(dst), ..probe });
+        assert_eq!((port, p.ttl, p.src_mac), (1, 64, mac(0)), "{dst}");
+    }
+    let v6 = Probe {
+        dst_mac: Mac([0x33, 0x33, 0, 0, 0, 0xfb]),
+        ..Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", "[ff02::fb]:9")
+    };
+    assert_eq!(net.one(0, &v6).0, 1);
+}
+
+#[test]
+fn multicast_is_held_to_fragments_and_mtu_and_rules_count_what_they_deny_of_it() {
+    let mut net = Net::new(two_namespaces());
+    let group = Probe {
+        dst_mac: Mac([1, 0, 0x5e, 0, 0, 251]),
+        ..Probe::new(0, Proto::UDP, "10.0.0.2:1", "224.0.0.251:53")
+    };
+    let mut fragment = group.frame();
+    let old = u16::from_be_bytes([fragment[24], fragment[25]]);
+    fragment[20] = 0x20;
+    let sum = supernet_dataplane::wire::checksum::Delta::default().and16(0x4000, 0x2000).apply(old);
+    fragment[24..26].copy_from_slice(&sum.to_be_bytes());
+    assert!(net.dropped(0, &fragment, DropReason::Fragment).is_empty());
+    net.dropped(0, &Probe { payload: 1480, ..group }.frame(), DropReason::TooBig);
+
+    let mut net = Net::new(two_namespaces().edit(0, |e| e.egress = Some(every(Action::Drop, 5))));
+    net.dropped(0, &group.frame(), DropReason::EgressDenied);
+    assert_eq!(net.counters().rules[&RuleId(5)].denied, 1);
+    let mut net = Net::new(two_namespaces().edit(1, |e| e.ingress = Some(every(Action::Drop, 6))));
+    net.dropped(0, &group.frame(), DropReason::IngressDenied);
+    assert_eq!(net.counters().rules[&RuleId(6)].denied, 1);
+}
+
+#[test]
 fn ttl_takes_three_between_tier1s() {
     let topology = two_namespaces().with(|s| {
         Arc::make_mut(s.segments[1].as_mut().unwrap()).tier1 = supernet_dataplane::id::Tier1Id(1);

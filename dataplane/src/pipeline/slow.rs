@@ -201,7 +201,7 @@ impl Pipeline {
     }
 
     /// A packet went no further than this.
-    fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
+    pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
         match stop {
             Stop::EchoReply => {
                 let Arrival { mut frame, packet, port } = arrival;
@@ -222,7 +222,7 @@ impl Pipeline {
         }
     }
 
-    fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
+    pub(super) fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
         if let Some(rule) = rule {
             let egress = (reason == DropReason::EgressDenied).then_some(rule);
             let ingress = (reason == DropReason::IngressDenied).then_some(rule);
