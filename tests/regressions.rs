@@ -174,6 +174,21 @@ fn multicast_is_held_to_fragments_and_mtu_and_rules_count_what_they_deny_of_it()
 }
 
 #[test]
+fn addresses_that_are_never_routed_stay_inside() {
+    let mut net = Net::new(dual());
+    for dst in ["0.1.2.3:9", "240.0.0.1:9", "255.255.255.254:9", "169.254.1.1:9", "127.0.0.1:9"] {
+        net.dropped(0, &Probe::new(0, Proto::UDP, "10.0.0.2:1", dst).frame(), DropReason::Martian);
+        let from = from_outside(3, Proto::UDP, dst, "10.0.0.2:9");
+        net.dropped(3, &from.frame(), DropReason::Martian);
+    }
+    for dst in ["[::ffff:10.0.0.18]:9", "[::1]:9", "[fe80::2]:9", "[::]:9"] {
+        net.dropped(0, &Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", dst).frame(), DropReason::Martian);
+        let from = from_outside(4, Proto::UDP, dst, "[fd00:0:0:1::2]:9");
+        net.dropped(4, &from.frame(), DropReason::Martian);
+    }
+}
+
+#[test]
 fn ttl_takes_three_between_tier1s() {
     let topology = two_namespaces().with(|s| {
         Arc::make_mut(s.segments[1].as_mut().unwrap()).tier1 = supernet_dataplane::id::Tier1Id(1);
