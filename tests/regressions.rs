@@ -189,6 +189,34 @@ fn addresses_that_are_never_routed_stay_inside() {
 }
 
 #[test]
+fn a_router_advertisement_outlasts_the_guest() {
+    let mut net = Net::new(two_namespaces());
+    let mut ask = vec![0; nd::FRAME];
+    let len = nd::solicitation(&mut ask, (mac(0), "fe80::2".parse().unwrap()), Ipv6Addr::UNSPECIFIED);
+    // A router solicitation: the same message with another type, to all routers, and no target.
+    ask.truncate(len);
+    ask[38..54].copy_from_slice(&"ff02::2".parse::<Ipv6Addr>().unwrap().octets());
+    ask[54..].fill(0);
+    ask[54] = 133;
+    ask[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 2]);
+    let (src, dst) = ("fe80::2".parse().unwrap(), "ff02::2".parse().unwrap());
+    let sum = supernet_dataplane::wire::checksum::transport(src, dst, Proto::ICMPV6, &ask[54..]);
+    ask[56..58].copy_from_slice(&sum.to_be_bytes());
+    let out = net.send(0, &ask);
+    assert_eq!(out.len(), 1, "{:?}", net.counters().drops);
+    let p = sound(&out[0].1);
+    assert_eq!((p.icmp.kind, p.src), (134, GATEWAY_V6.into()));
+    let message = &out[0].1[p.l4()..];
+    // Nothing repeats the advertisement, so nothing in it may run out while the guest lives.
+    assert_eq!(message[6..8], [0xff; 2], "the longest lifetime of a router (RFC 8319)");
+    assert_eq!(
+        (&message[36..40], &message[40..44]),
+        (&[0xff; 4][..], &[0xff; 4][..]),
+        "the prefix: for ever"
+    );
+}
+
+#[test]
 fn ttl_takes_three_between_tier1s() {
     let topology = two_namespaces().with(|s| {
         Arc::make_mut(s.segments[1].as_mut().unwrap()).tier1 = supernet_dataplane::id::Tier1Id(1);
