@@ -189,6 +189,15 @@ fn addresses_that_are_never_routed_stay_inside() {
 }
 
 #[test]
+fn a_port_number_that_no_key_can_hold_is_refused() {
+    let (dataplane, _workers) = Dataplane::new(Config { frames: 8, sessions: 8, ..Config::default() });
+    for id in [1 << 23, u32::MAX] {
+        let error = dataplane.attach(PortId(id), memory(1)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
 fn a_router_advertisement_outlasts_the_guest() {
     let mut net = Net::new(two_namespaces());
     let mut ask = vec![0; nd::FRAME];

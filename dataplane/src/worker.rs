@@ -130,8 +130,12 @@ impl Dataplane {
     /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
     ///
     /// # Errors
-    /// The port could not be opened; nothing was attached. A port id that is attached already is refused.
+    /// The port could not be opened; nothing was attached. A port id that is attached already, or not below
+    /// [`PortId::MAX`], is refused.
     pub fn attach<P: Port>(&self, id: PortId, port: P) -> io::Result<P::Peer> {
+        if id.0 >= PortId::MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no such port"));
+        }
         let mut owners = lock(&self.shared.owners);
         if owners.iter().any(|(p, _)| *p == id) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the port is attached already"));

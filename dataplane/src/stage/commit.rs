@@ -23,7 +23,7 @@ use crate::{
 use std::net::IpAddr;
 
 /// An adjacency with this bit is a next hop beyond an uplink, else a port.
-pub const NEIGHBOR: u32 = 1 << 23;
+pub const NEIGHBOR: u32 = PortId::MAX;
 
 /// Source ports tried when a connection's answers would clash with another's.
 const TRIES: u32 = 64;
