@@ -176,10 +176,13 @@ impl Dataplane {
     /// Lets go of a port that the snapshot no longer has. Its sessions stay until their next packet tells the
     /// other side, or their time is up.
     pub fn release(&self, id: PortId) {
-        lock(&self.shared.owners).retain(|(port, _)| *port != id);
+        // Locked until every worker is told, so that none lets go of what is attached under this id next.
+        let mut owners = lock(&self.shared.owners);
+        owners.retain(|(port, _)| *port != id);
         for worker in &self.shared.workers {
             let _ = worker.commands.send(Command::Detach(id));
         }
+        drop(owners);
         self.wake_all();
     }
 
