@@ -198,6 +198,24 @@ fn a_port_number_that_no_key_can_hold_is_refused() {
 }
 
 #[test]
+fn a_waker_may_come_after_the_ports() {
+    let mut net = Net::new(two_namespaces());
+    net.poll();
+    let woken = Arc::new(AtomicU32::new(0));
+    let count = woken.clone();
+    net.dataplane.set_waker(
+        0,
+        Waker::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }),
+    );
+    net.poll();
+    let before = woken.load(Ordering::SeqCst);
+    net.guests[0].send(&Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.3:2").frame()).unwrap();
+    assert_eq!(woken.load(Ordering::SeqCst), before + 1);
+}
+
+#[test]
 fn a_router_advertisement_outlasts_the_guest() {
     let mut net = Net::new(two_namespaces());
     let mut ask = vec![0; nd::FRAME];

@@ -21,7 +21,7 @@ use crate::{
     time::{Duration, Instant},
     verdict::DropReason,
 };
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::{
     fmt, io,
     os::fd::BorrowedFd,
@@ -65,6 +65,7 @@ struct WorkerHandle {
 enum Command {
     Attach { port: PortId, receiver: Option<Box<dyn Receive>>, sender: Box<dyn Transmit> },
     Detach(PortId),
+    Waker(Waker),
 }
 
 /// The handle on a dataplane. Clones share it; it may be used from any thread while packets run.
@@ -212,10 +213,13 @@ impl Dataplane {
         }
     }
 
-    /// Has `waker` called when worker `index` has something to do.
+    /// Has `waker` called when worker `index` has something to do: frames wait at a port without descriptor,
+    /// a port was attached or detached, a snapshot published. To be set once, at any time.
     pub fn set_waker(&self, index: usize, waker: Waker) {
         if let Some(worker) = self.shared.workers.get(index) {
-            *lock(&worker.waker) = Some(waker);
+            *lock(&worker.waker) = Some(waker.clone());
+            let _ = worker.commands.send(Command::Waker(waker.clone()));
+            waker.wake();
         }
     }
 
@@ -261,8 +265,7 @@ pub struct Worker {
     turn: usize,
     swept: Instant,
     ask_at: Instant,
-    /// Set when the handle is gone and no more commands can come.
-    orphan: bool,
+    waker: Option<Waker>,
 }
 
 impl Worker {
@@ -283,7 +286,7 @@ impl Worker {
             turn: 0,
             swept: Instant::ZERO,
             ask_at: Instant::ZERO,
-            orphan: false,
+            waker: None,
         }
     }
 
@@ -317,17 +320,21 @@ impl Worker {
     }
 
     fn take_commands(&mut self) {
-        while !self.orphan {
-            match self.commands.try_recv() {
-                Ok(Command::Attach { port, receiver, sender }) => self.attach(port, receiver, sender),
-                Ok(Command::Detach(port)) => {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach { port, receiver, sender } => self.attach(port, receiver, sender),
+                Command::Detach(port) => {
                     self.receivers.retain(|(p, _)| *p != port);
                     if let Some(sender) = self.senders.get_mut(port.index()) {
                         *sender = None;
                     }
                 }
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => self.orphan = true,
+                Command::Waker(waker) => {
+                    for (_, receiver) in &mut self.receivers {
+                        receiver.set_waker(waker.clone());
+                    }
+                    self.waker = Some(waker);
+                }
             }
         }
     }
@@ -338,8 +345,8 @@ impl Worker {
         }
         self.senders[port.index()] = Some(sender);
         if let Some(mut receiver) = receiver {
-            if let Some(waker) = lock(&self.shared.workers[self.index].waker).clone() {
-                receiver.set_waker(waker);
+            if let Some(waker) = &self.waker {
+                receiver.set_waker(waker.clone());
             }
             self.receivers.push((port, receiver));
         }
