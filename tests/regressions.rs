@@ -216,6 +216,27 @@ fn a_waker_may_come_after_the_ports() {
 }
 
 #[test]
+fn a_worker_that_is_not_polled_any_more_holds_nothing_up() {
+    let (dataplane, mut workers) =
+        Dataplane::new(Config { workers: 2, sessions: 64, frames: 64, ..Config::default() });
+    let guests: Vec<_> = (0..4).map(|p| dataplane.attach(PortId(p), memory(64)).unwrap()).collect();
+    dataplane.publish(two_namespaces().build());
+    let (mut idle, mut busy): (Worker, Worker) = (workers.remove(1), workers.remove(0));
+    guests[1].send(&Probe::new(1, Proto::UDP, "10.0.0.3:1", "10.0.0.18:1").frame()).unwrap();
+    assert_eq!(idle.poll(Instant::from_secs(1)).frames, 1);
+    // Far more connections, one after the other, than the table has slots.
+    for n in 0..2000u32 {
+        let now = Instant::from_secs(1000 * u64::from(n + 1));
+        let probe = Probe::new(0, Proto::UDP, &format!("10.0.0.2:{}", 1 + n), "10.0.0.18:53");
+        guests[0].send(&probe.frame()).unwrap();
+        busy.poll(now);
+        busy.poll(now + Duration::from_secs(500));
+        assert!(guests[2].recv().is_some() || n == 0, "{n}: {:?}", dataplane.counters().drops);
+        while guests[2].recv().is_some() {}
+    }
+}
+
+#[test]
 fn a_router_advertisement_outlasts_the_guest() {
     let mut net = Net::new(two_namespaces());
     let mut ask = vec![0; nd::FRAME];
