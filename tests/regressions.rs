@@ -216,6 +216,26 @@ fn a_waker_may_come_after_the_ports() {
 }
 
 #[test]
+fn the_sweep_keeps_its_pace_however_many_sessions_there_are() {
+    let mut net = Net::with(two_namespaces(), Config { sessions: 30_000, frames: 64, ..Config::default() });
+    for n in 0..30_000 {
+        let probe = Probe::new(0, Proto::UDP, &format!("10.0.0.2:{}", 1 + n), "10.0.0.18:53");
+        net.guests[0].send(&probe.frame()).unwrap();
+        net.worker.poll(net.now);
+        assert!(net.guests[2].recv().is_some());
+    }
+    // Polled only when it wants to be, for as long as a lap may take.
+    let end = Instant::from_secs(1000) + Duration::from_millis(2100);
+    net.now = Instant::from_secs(1000);
+    let mut polls = 0;
+    while net.now < end && net.sessions() > 0 {
+        net.now = net.worker.poll(net.now).next;
+        polls += 1;
+    }
+    assert_eq!(net.sessions(), 0, "after {polls} polls");
+}
+
+#[test]
 fn a_worker_that_is_not_polled_any_more_holds_nothing_up() {
     let (dataplane, mut workers) =
         Dataplane::new(Config { workers: 2, sessions: 64, frames: 64, ..Config::default() });

@@ -37,6 +37,9 @@ pub const BATCH: usize = 64;
 /// Every session is looked at by the sweep about this often.
 const SWEEP_LAP: Duration = Duration::from_secs(2);
 
+/// Sessions swept in one poll.
+const SWEEP_AT_ONCE: usize = 1024;
+
 /// The longest a worker with sessions or next hops waits between two polls.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -244,7 +247,7 @@ impl fmt::Debug for Dataplane {
 pub struct Polled {
     /// Frames received.
     pub frames: usize,
-    /// When the worker wants to be polled again, if nothing arrives before. With `frames` above zero: at once.
+    /// When the worker wants to be polled again, if nothing arrives before. The time of the poll means: at once.
     pub next: Instant,
 }
 
@@ -264,6 +267,8 @@ pub struct Worker {
     /// The receiver to begin with, so that every port has its turn.
     turn: usize,
     swept: Instant,
+    /// Sessions whose turn to be swept has come.
+    to_sweep: usize,
     ask_at: Instant,
     waker: Option<Waker>,
 }
@@ -285,6 +290,7 @@ impl Worker {
             output: Output::default(),
             turn: 0,
             swept: Instant::ZERO,
+            to_sweep: 0,
             ask_at: Instant::ZERO,
             waker: None,
         }
@@ -315,7 +321,8 @@ impl Worker {
         self.send();
         // Nothing is held between polls, so a worker that is never polled again holds nothing up.
         self.shared.state.epochs.rest(self.index);
-        Polled { frames, next: if frames > 0 { now } else { now + IDLE } }
+        let busy = frames > 0 || self.to_sweep > 0;
+        Polled { frames, next: if busy { now } else { now + IDLE } }
     }
 
     fn take_commands(&mut self) {
@@ -412,11 +419,18 @@ impl Worker {
             self.pipeline.ask_neighbors(now, &mut self.output);
             self.ask_at = now + ASK_EVERY;
         }
+        let sessions = self.shared.state.sessions.high_water();
         let passed = now.since(self.swept).min(SWEEP_LAP).as_micros() as usize;
-        let share = self.shared.state.sessions.high_water() * passed / SWEEP_LAP.as_micros() as usize;
+        let share = sessions * passed / SWEEP_LAP.as_micros() as usize;
         if share > 0 {
-            self.pipeline.sweep(share.min(1024), now);
+            self.to_sweep = (self.to_sweep + share).min(sessions);
             self.swept = now;
+        }
+        // In small pieces, so that frames do not wait for it.
+        let count = self.to_sweep.min(SWEEP_AT_ONCE);
+        if count > 0 {
+            self.pipeline.sweep(count, now);
+            self.to_sweep -= count;
         }
     }
 }
