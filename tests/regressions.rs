@@ -257,6 +257,21 @@ fn a_worker_that_is_not_polled_any_more_holds_nothing_up() {
 }
 
 #[test]
+fn timeouts_of_weeks_end_too() {
+    let day = Duration::from_secs(86_400);
+    let timeouts = Timeouts { udp_first: 14 * day, ..Timeouts::default() };
+    let config = Config { sessions: 64, frames: 64, timeouts, ..Config::default() };
+    let mut net = Net::with(two_namespaces(), config);
+    net.one(0, &Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.18:53"));
+    for hour in 0..24 * 20 {
+        net.now = Instant::from_secs(3600 * (hour + 1));
+        net.worker.poll(net.now);
+        net.worker.poll(net.now + Duration::from_secs(2));
+    }
+    assert_eq!(net.sessions(), 0);
+}
+
+#[test]
 fn a_router_advertisement_outlasts_the_guest() {
     let mut net = Net::new(two_namespaces());
     let mut ask = vec![0; nd::FRAME];

@@ -127,8 +127,8 @@ fn commit_in<A: Address>(
 pub fn is_expired(state: &State, session: &Session, now: Instant) -> bool {
     let Some(usage) = usage(state, session) else { return false };
     let idle = usage.0.last.until(Tick::of(now)).min(usage.1.last.until(Tick::of(now)));
-    let proto = session.original.proto;
-    idle > condition(session, &usage).timeout(proto, &state.config.timeouts)
+    let timeout = condition(session, &usage).timeout(session.original.proto, &state.config.timeouts);
+    idle > timeout.min(Tick::LONGEST)
 }
 
 /// The state of a session's connection.
