@@ -272,6 +272,27 @@ fn timeouts_of_weeks_end_too() {
 }
 
 #[test]
+fn a_next_hop_is_asked_for_from_an_address_of_its_own_subnet() {
+    let topology = Topology::new()
+        .segment(&["10.0.0.1/28"], 0)
+        .pod(&["10.0.0.2"])
+        .uplink("192.168.100.1/24", &["172.16.0.254"])
+        .with(|s| {
+            let entry = Arc::make_mut(s.ports[1].as_mut().unwrap());
+            if let supernet_dataplane::snapshot::PortRole::Uplink(u) = &mut entry.role {
+                u.addresses.push("172.16.0.1/24".parse().unwrap());
+            }
+        });
+    let mut net = Net::new(topology);
+    let asked = net.send(0, &Probe::new(0, Proto::UDP, "10.0.0.2:1", "203.0.113.7:1").frame());
+    let request = arp::Arp::read(&asked[0].1, 14);
+    assert_eq!(
+        (request.target.to_string(), request.sender.to_string()),
+        ("172.16.0.254".into(), "172.16.0.1".into())
+    );
+}
+
+#[test]
 fn a_router_advertisement_outlasts_the_guest() {
     let mut net = Net::new(two_namespaces());
     let mut ask = vec![0; nd::FRAME];

@@ -41,10 +41,12 @@ impl Pipeline {
         for (port, address) in self.state.neighbors.due(now) {
             let Some(entry) = self.snapshot.port(port) else { continue };
             let PortRole::Uplink(uplink) = &entry.role else { continue };
-            let own = uplink.addresses.iter().map(ipnet::IpNet::addr);
-            let same_family = own.clone().find(|a| a.is_ipv4() == address.is_ipv4());
+            // From the subnet of the next hop: some answer nobody else.
+            let on_link = uplink.addresses.iter().find(|net| net.contains(&address));
+            let same_family = || uplink.addresses.iter().find(|n| n.addr().is_ipv4() == address.is_ipv4());
+            let own = on_link.or_else(same_family).map(ipnet::IpNet::addr);
             let Some(mut frame) = self.pool.take() else { return };
-            let len = match (same_family, address) {
+            let len = match (own, address) {
                 (Some(IpAddr::V4(own)), IpAddr::V4(target)) => {
                     frame.set_len(arp::FRAME);
                     arp::request(frame.bytes_mut(), (entry.mac, own), target);
