@@ -21,7 +21,7 @@ use crate::{
     time::{Duration, Instant},
     verdict::DropReason,
 };
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::{
     fmt, io,
     os::fd::BorrowedFd,
@@ -36,6 +36,9 @@ pub const BATCH: usize = 64;
 
 /// Every session is looked at by the sweep about this often.
 const SWEEP_LAP: Duration = Duration::from_secs(2);
+
+/// Sessions swept in one poll.
+const SWEEP_AT_ONCE: usize = 1024;
 
 /// The longest a worker with sessions or next hops waits between two polls.
 const IDLE: Duration = Duration::from_millis(100);
@@ -65,6 +68,7 @@ struct WorkerHandle {
 enum Command {
     Attach { port: PortId, receiver: Option<Box<dyn Receive>>, sender: Box<dyn Transmit> },
     Detach(PortId),
+    Waker(Waker),
 }
 
 /// The handle on a dataplane. Clones share it; it may be used from any thread while packets run.
@@ -130,8 +134,12 @@ impl Dataplane {
     /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
     ///
     /// # Errors
-    /// The port could not be opened; nothing was attached. A port id that is attached already is refused.
+    /// The port could not be opened; nothing was attached. A port id that is attached already, or not below
+    /// [`PortId::MAX`], is refused.
     pub fn attach<P: Port>(&self, id: PortId, port: P) -> io::Result<P::Peer> {
+        if id.0 >= PortId::MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no such port"));
+        }
         let mut owners = lock(&self.shared.owners);
         if owners.iter().any(|(p, _)| *p == id) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the port is attached already"));
@@ -172,10 +180,13 @@ impl Dataplane {
     /// Lets go of a port that the snapshot no longer has. Its sessions stay until their next packet tells the
     /// other side, or their time is up.
     pub fn release(&self, id: PortId) {
-        lock(&self.shared.owners).retain(|(port, _)| *port != id);
+        // Locked until every worker is told, so that none lets go of what is attached under this id next.
+        let mut owners = lock(&self.shared.owners);
+        owners.retain(|(port, _)| *port != id);
         for worker in &self.shared.workers {
             let _ = worker.commands.send(Command::Detach(id));
         }
+        drop(owners);
         self.wake_all();
     }
 
@@ -205,10 +216,13 @@ impl Dataplane {
         }
     }
 
-    /// Has `waker` called when worker `index` has something to do.
+    /// Has `waker` called when worker `index` has something to do: frames wait at a port without descriptor,
+    /// a port was attached or detached, a snapshot published. To be set once, at any time.
     pub fn set_waker(&self, index: usize, waker: Waker) {
         if let Some(worker) = self.shared.workers.get(index) {
-            *lock(&worker.waker) = Some(waker);
+            *lock(&worker.waker) = Some(waker.clone());
+            let _ = worker.commands.send(Command::Waker(waker.clone()));
+            waker.wake();
         }
     }
 
@@ -233,7 +247,7 @@ impl fmt::Debug for Dataplane {
 pub struct Polled {
     /// Frames received.
     pub frames: usize,
-    /// When the worker wants to be polled again, if nothing arrives before. With `frames` above zero: at once.
+    /// When the worker wants to be polled again, if nothing arrives before. The time of the poll means: at once.
     pub next: Instant,
 }
 
@@ -253,9 +267,10 @@ pub struct Worker {
     /// The receiver to begin with, so that every port has its turn.
     turn: usize,
     swept: Instant,
+    /// Sessions whose turn to be swept has come.
+    to_sweep: usize,
     ask_at: Instant,
-    /// Set when the handle is gone and no more commands can come.
-    orphan: bool,
+    waker: Option<Waker>,
 }
 
 impl Worker {
@@ -275,8 +290,9 @@ impl Worker {
             output: Output::default(),
             turn: 0,
             swept: Instant::ZERO,
+            to_sweep: 0,
             ask_at: Instant::ZERO,
-            orphan: false,
+            waker: None,
         }
     }
 
@@ -293,33 +309,38 @@ impl Worker {
     /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.
     pub fn poll(&mut self, now: Instant) -> Polled {
         self.take_commands();
-        self.take_snapshot();
         self.shared.state.epochs.begin(self.index);
         self.receive();
+        // Last: an answer to what another worker sent on is judged by no older snapshot than that worker's.
+        self.take_snapshot();
         let frames = self.frames.len();
         if frames > 0 {
             self.pipeline.process(&mut self.frames, &self.ports, now, &mut self.output);
         }
         self.keep_house(now);
         self.send();
-        if frames == 0 {
-            self.shared.state.epochs.rest(self.index);
-        }
-        Polled { frames, next: if frames > 0 { now } else { now + IDLE } }
+        // Nothing is held between polls, so a worker that is never polled again holds nothing up.
+        self.shared.state.epochs.rest(self.index);
+        let busy = frames > 0 || self.to_sweep > 0;
+        Polled { frames, next: if busy { now } else { now + IDLE } }
     }
 
     fn take_commands(&mut self) {
-        while !self.orphan {
-            match self.commands.try_recv() {
-                Ok(Command::Attach { port, receiver, sender }) => self.attach(port, receiver, sender),
-                Ok(Command::Detach(port)) => {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach { port, receiver, sender } => self.attach(port, receiver, sender),
+                Command::Detach(port) => {
                     self.receivers.retain(|(p, _)| *p != port);
                     if let Some(sender) = self.senders.get_mut(port.index()) {
                         *sender = None;
                     }
                 }
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => self.orphan = true,
+                Command::Waker(waker) => {
+                    for (_, receiver) in &mut self.receivers {
+                        receiver.set_waker(waker.clone());
+                    }
+                    self.waker = Some(waker);
+                }
             }
         }
     }
@@ -330,8 +351,8 @@ impl Worker {
         }
         self.senders[port.index()] = Some(sender);
         if let Some(mut receiver) = receiver {
-            if let Some(waker) = lock(&self.shared.workers[self.index].waker).clone() {
-                receiver.set_waker(waker);
+            if let Some(waker) = &self.waker {
+                receiver.set_waker(waker.clone());
             }
             self.receivers.push((port, receiver));
         }
@@ -398,11 +419,18 @@ impl Worker {
             self.pipeline.ask_neighbors(now, &mut self.output);
             self.ask_at = now + ASK_EVERY;
         }
+        let sessions = self.shared.state.sessions.high_water();
         let passed = now.since(self.swept).min(SWEEP_LAP).as_micros() as usize;
-        let share = self.shared.state.sessions.high_water() * passed / SWEEP_LAP.as_micros() as usize;
+        let share = sessions * passed / SWEEP_LAP.as_micros() as usize;
         if share > 0 {
-            self.pipeline.sweep(share.min(1024), now);
+            self.to_sweep = (self.to_sweep + share).min(sessions);
             self.swept = now;
+        }
+        // In small pieces, so that frames do not wait for it.
+        let count = self.to_sweep.min(SWEEP_AT_ONCE);
+        if count > 0 {
+            self.pipeline.sweep(count, now);
+            self.to_sweep -= count;
         }
     }
 }
