@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Instant as Clock,
 };
 use supernet_dataplane::{
@@ -20,7 +20,7 @@ use supernet_dataplane::{
     state::Config,
     time::{Duration, Instant},
     wire::{Mac, Proto},
-    worker::{Dataplane, Worker},
+    worker::{BATCH, Dataplane, Worker},
 };
 use supernet_testkit::{
     packet::{Probe, sound},
@@ -350,6 +350,63 @@ fn answer(delivered: &[u8], by: u32, connection: u16, number: u16) -> Vec<u8> {
     Probe { src_mac, dst_mac, ..Probe::answer(delivered, 0) }.frame_with(&label.bytes())
 }
 
+/// Two workers take the first packets of the same connections, in the same order and at the same moment.
+fn race(seed: u64) {
+    let config = Config { workers: 2, sessions: 1024, frames: 1024, seed, ..Config::default() };
+    let (dataplane, workers) = Dataplane::new(config);
+    let guests: Vec<MemoryGuest> =
+        (0..7).map(|p| dataplane.attach(PortId(p), memory(2 * BATCH)).unwrap()).collect();
+    dataplane.publish(network());
+    // Ports 0 and 1, and uplinks 4 and 5, belong to one worker each.
+    let connection = |n: u16| match n % 2 {
+        0 => Connection {
+            kind: Kind::BothWays,
+            client: at(PODS[0][0], 10_000 + n),
+            server: at(PODS[1][0], 10_000 + n),
+            ingress: vec![0],
+        },
+        _ => Connection {
+            kind: Kind::Vip,
+            client: at(OUTSIDE[0], 10_000 + n),
+            server: at(VIP[0], 80),
+            ingress: vec![4, 5],
+        },
+    };
+    let connections: Vec<_> = (0..BATCH as u16).map(connection).collect();
+    for (n, c) in (0..).zip(&connections) {
+        let frames = if c.answers_at_once() { [(false, 0), (true, 1)] } else { [(false, 4), (false, 5)] };
+        for (answer, port) in frames {
+            let frame = c.frame(Label { connection: n, answer, port, number: 0 });
+            guests[usize::from(port)].send(&frame).unwrap();
+        }
+    }
+    let ready = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for mut worker in workers {
+            let ready = &ready;
+            scope.spawn(move || {
+                ready.fetch_add(1, Ordering::SeqCst);
+                while ready.load(Ordering::SeqCst) < 2 {
+                    std::hint::spin_loop();
+                }
+                while worker.poll(Instant::from_secs(1)).frames > 0 {}
+            });
+        }
+    });
+    let mut arrived = Arrived::default();
+    for (port, guest) in (0..).zip(&guests) {
+        while let Some(frame) = guest.recv() {
+            arrived.check(&connections, port, &frame);
+        }
+    }
+    let counters = dataplane.counters();
+    assert!(counters.conserved() && counters.dropped() == 0, "{counters:?}");
+    assert_eq!(arrived.labels.len(), 2 * BATCH);
+    assert_eq!(sessions(&dataplane), BATCH, "one session a connection");
+    let opened: u64 = counters.servers.values().map(|s| s.connections).sum();
+    assert_eq!(opened, BATCH as u64 / 2, "those who lose a race count no connection");
+}
+
 struct Stopper<'a>(&'a AtomicBool);
 
 impl Drop for Stopper<'_> {
@@ -363,5 +420,13 @@ fn every_frame_arrives_once_in_order_by_one_session_a_connection() {
     for seed in 1..=12 {
         println!("seed {seed}");
         play(seed);
+    }
+}
+
+#[test]
+fn those_who_race_for_a_connection_share_one_session() {
+    for seed in 1..=60 {
+        println!("seed {seed}");
+        race(seed);
     }
 }
