@@ -10,21 +10,27 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Instant as Clock,
 };
 use supernet_dataplane::{
+    buf::Pool,
     id::PortId,
+    pipeline::{Output, Pipeline},
     port::memory::{MemoryGuest, memory},
-    snapshot::{GATEWAY_MAC, ServerKind, Snapshot},
-    state::Config,
+    snapshot::{GATEWAY_MAC, PortRole, ServerKind, Snapshot},
+    state::{Config, State},
+    table::classifier::Action,
     time::{Duration, Instant},
     wire::{Mac, Proto},
     worker::{BATCH, Dataplane, Worker},
 };
 use supernet_testkit::{
     packet::{Probe, sound},
-    topology::{Topology, mac},
+    topology::{Topology, every, mac},
 };
 
 const WORKERS: usize = 3;
@@ -405,6 +411,40 @@ fn race(seed: u64) {
     assert_eq!(sessions(&dataplane), BATCH, "one session a connection");
     let opened: u64 = counters.servers.values().map(|s| s.connections).sum();
     assert_eq!(opened, BATCH as u64 / 2, "those who lose a race count no connection");
+}
+
+/// A worker's pipeline over shared state, with a snapshot of its own.
+fn pipeline(state: &Arc<State>, pool: &Pool, snapshot: &Arc<Snapshot>) -> Pipeline {
+    let mut pipeline = Pipeline::new(state.clone(), Arc::default(), pool.clone());
+    pipeline.set_snapshot(snapshot.clone());
+    pipeline
+}
+
+#[test]
+fn a_worker_behind_the_newest_snapshot_goes_by_newer_judgements() {
+    let old = Arc::new(network().succeed(&Snapshot::default()));
+    let mut denying = network();
+    if let PortRole::Endpoint(pod) = &mut Arc::make_mut(denying.ports[1].as_mut().unwrap()).role {
+        pod.ingress = Some(every(Action::Drop, 1));
+    }
+    let new = Arc::new(denying.succeed(&old));
+    let (state, pool) = (Arc::new(State::new(Config { workers: 2, ..Config::default() })), Pool::new(8));
+    let (mut ahead, mut behind) = (pipeline(&state, &pool, &new), pipeline(&state, &pool, &old));
+    let (client, server) = (at(PODS[0][0], 9000), at(PODS[1][0], 80));
+    let connection = Connection { kind: Kind::BothWays, client, server, ingress: vec![0] };
+    let pass = |worker: &mut Pipeline, number| {
+        let frame = connection.frame(Label { connection: 0, answer: false, port: 0, number });
+        let (mut frames, mut output) = (vec![pool.copy(&frame).unwrap()], Output::default());
+        worker.process(&mut frames, &[PortId(0)], Instant::from_secs(1), &mut output);
+        let mut passed = false;
+        output.drain(|_, frames| passed = !frames.is_empty());
+        passed
+    };
+    assert!(pass(&mut behind, 0), "allowed when it began");
+    assert!(!pass(&mut ahead, 1), "denied by now");
+    behind.sweep(8, Instant::from_secs(1));
+    assert!(!pass(&mut behind, 2), "and nobody allows it again");
+    assert_eq!(state.v4.live(), 2, "the session is kept");
 }
 
 struct Stopper<'a>(&'a AtomicBool);

@@ -104,7 +104,8 @@ impl Pipeline {
             self.ended = true;
             return Known::Ended(arrival);
         }
-        let stale = session.judgement.generation != self.snapshot.generation || !state.config.cache;
+        // A worker that has not picked up the newest snapshot yet goes by what one with it has judged.
+        let stale = session.judgement.generation < self.snapshot.generation || !state.config.cache;
         if stale && commit::judge_again(&state, &self.snapshot, session, id) == Judged::Gone {
             let rewrite = found.rewrite;
             let hop = self.resolve(found.meta.adjacency).ok();
@@ -312,7 +313,7 @@ impl Pipeline {
             let mut place = state.sessions.lock(id);
             let Some(session) = place.as_deref_mut() else { continue };
             let over = commit::is_expired(&state, session, now) || {
-                session.judgement.generation != self.snapshot.generation
+                session.judgement.generation < self.snapshot.generation
                     && session.original.proto != Proto::TCP
                     && commit::judge_again(&state, &self.snapshot, session, id) == Judged::Gone
             };
