@@ -116,6 +116,8 @@ enum Spoil {
     SourceMac,
     /// Straight to the pod with this number instead of the gateway.
     StraightTo(u32),
+    /// To everybody in the segment.
+    Broadcast,
     CutShort,
     Fragment,
     NoUdpChecksum,
@@ -353,6 +355,7 @@ impl Pair {
             Spoil::SourceAddress => probe.src.set_ip(address(PODS[1][usize::from(probe.src.is_ipv6())])),
             Spoil::SourceMac => probe.src_mac = Mac([2, 0, 0, 0, 0xbb, 1]),
             Spoil::StraightTo(pod) => probe.dst_mac = mac(pod),
+            Spoil::Broadcast => probe.dst_mac = Mac::BROADCAST,
             Spoil::Nothing | Spoil::CutShort | Spoil::Fragment | Spoil::NoUdpChecksum => {}
         }
         let mut frame = probe.frame();
@@ -440,6 +443,7 @@ fn shape(usual: u8) -> impl Strategy<Value = Shape> {
         1 => Just(Spoil::SourceAddress),
         1 => Just(Spoil::SourceMac),
         3 => (0..3u32).prop_map(Spoil::StraightTo),
+        1 => Just(Spoil::Broadcast),
         1 => Just(Spoil::CutShort),
         1 => Just(Spoil::Fragment),
         2 => Just(Spoil::NoUdpChecksum),
