@@ -1,5 +1,7 @@
 //! The pipeline from end to end over memory ports: what goes in, what comes out, what is counted.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 use std::{net::SocketAddr, sync::Arc};
 use supernet_dataplane::{
     counters::Counters,
