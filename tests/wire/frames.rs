@@ -101,7 +101,7 @@ impl Parts {
                     0,
                     0x20,
                     0,
-                    (header / 4 << 4) as u8,
+                    ((header / 4) << 4) as u8,
                     self.flags,
                     1,
                     0,
