@@ -216,6 +216,19 @@ fn a_waker_may_come_after_the_ports() {
 }
 
 #[test]
+fn a_detached_guest_is_told_and_its_frames_come_home() {
+    let mut net = Net::new(two_namespaces());
+    let frame = Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.3:2").frame();
+    let free = net.dataplane.pool().available();
+    net.guests[0].send(&frame).unwrap();
+    net.dataplane.detach(PortId(0));
+    net.poll();
+    assert_eq!(net.dataplane.pool().available(), free);
+    assert_eq!(net.guests[0].send(&frame), Err(SendError::Detached));
+    assert_eq!(net.dataplane.pool().available(), free);
+}
+
+#[test]
 fn the_sweep_keeps_its_pace_however_many_sessions_there_are() {
     let mut net = Net::with(two_namespaces(), Config { sessions: 30_000, frames: 64, ..Config::default() });
     for n in 0..30_000 {
