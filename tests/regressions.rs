@@ -350,3 +350,31 @@ fn ttl_takes_three_between_tier1s() {
         assert_eq!(sound(&out[0].1).src.to_string(), router, "a first packet");
     }
 }
+
+#[test]
+fn a_workload_that_scans_a_connected_prefix_uses_up_no_next_hop_of_a_route() {
+    let config = Config { sessions: 16_384, frames: 64, ..Config::default() };
+    let mut net = Net::with(dual(), config);
+    let asked = |net: &Net| std::iter::from_fn(|| net.guests[4].recv()).count();
+    for n in 0..6_000 {
+        let dst = format!("[fd00:100::1:{n:x}]:9");
+        net.guests[0].send(&Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", &dst).frame()).unwrap();
+        net.now = net.now + Duration::from_millis(1);
+        net.worker.poll(net.now);
+        asked(&net);
+    }
+    for _ in 0..300 {
+        net.now = net.now + Duration::from_millis(100);
+        net.worker.poll(net.now);
+    }
+    let before = asked(&net);
+    for _ in 0..300 {
+        net.now = net.now + Duration::from_millis(100);
+        net.worker.poll(net.now);
+    }
+    assert_eq!(asked(&net), 0, "nobody wants them any more; {before} right after the scan");
+    let hop = "fd00:100::253 02:00:00:00:ee:02";
+    net.publish(two_namespaces().uplink("fd00:100::1/64", &[hop]).build());
+    let (port, _, p) = net.one(0, &Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", "[2001:db8::7]:9"));
+    assert_eq!((port, p.dst_mac), (4, "02:00:00:00:ee:02".parse().unwrap()));
+}

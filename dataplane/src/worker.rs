@@ -111,7 +111,7 @@ impl Dataplane {
         for hops in snapshot.tier0.routes.iter().map(|(_, hops)| hops) {
             for hop in hops {
                 // Known before the first packet needs it, so that it has been asked for by then.
-                let _ = self.shared.state.neighbors.intern(hop);
+                let _ = self.shared.state.neighbors.intern_routed(hop);
             }
         }
         let generation = snapshot.generation;
