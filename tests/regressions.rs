@@ -23,7 +23,7 @@ use supernet_dataplane::{
     table::classifier::Action,
     time::{Duration, Instant},
     verdict::DropReason,
-    wire::{Mac, Proto, arp, nd, tcp_flags::*},
+    wire::{self, Mac, Proto, arp, nd, tcp_flags::*},
     worker::{Dataplane, Worker},
 };
 use supernet_testkit::{
@@ -377,4 +377,23 @@ fn a_workload_that_scans_a_connected_prefix_uses_up_no_next_hop_of_a_route() {
     net.publish(two_namespaces().uplink("fd00:100::1/64", &[hop]).build());
     let (port, _, p) = net.one(0, &Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", "[2001:db8::7]:9"));
     assert_eq!((port, p.dst_mac), (4, "02:00:00:00:ee:02".parse().unwrap()));
+}
+
+#[test]
+fn a_frame_longer_than_offsets_reach_is_an_error() {
+    for (kind, header) in [(0x0800u16, [0x45, 0, 0xff, 0xff]), (0x86dd, [0x60, 0, 0, 0])] {
+        let mut frame = vec![0; 70_000];
+        frame[12..14].copy_from_slice(&kind.to_be_bytes());
+        frame[14..18].copy_from_slice(&header);
+        frame[18..20].fill(0xff);
+        assert_eq!(wire::parse(&frame), Err(wire::ParseError::BadLength));
+    }
+}
+
+#[test]
+fn reports_of_group_membership_bother_nobody() {
+    let mut net = Net::new(two_namespaces());
+    let report = Probe::new(0, Proto::IGMP, "10.0.0.2:0", "224.0.0.22:0");
+    let report = Probe { dst_mac: Mac([1, 0, 0x5e, 0, 0, 22]), ..report };
+    assert!(net.dropped(0, &report.frame(), DropReason::Absorbed).is_empty());
 }

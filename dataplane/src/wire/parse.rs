@@ -76,7 +76,7 @@ pub enum ParseError {
     /// The frame ends inside a header.
     #[error("the frame ends inside a header")]
     Truncated,
-    /// A version, header length or total length contradicts the bytes.
+    /// A version, header length or total length contradicts the bytes, or there are more than 65,535 of them.
     #[error("a length or version field contradicts the bytes")]
     BadLength,
     /// The IPv4 header checksum is wrong.
@@ -132,6 +132,10 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
     if frame.len() < ETHERNET {
         return Err(ParseError::Truncated);
     }
+    // Offsets have 16 bits.
+    if frame.len() > usize::from(u16::MAX) {
+        return Err(ParseError::BadLength);
+    }
     let mut packet = Packet {
         l3: L3::Other,
         tagged: false,
@@ -139,7 +143,7 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
         src_mac: mac(frame, 6),
         l3_at: ETHERNET as u16,
         l4_at: ETHERNET as u16,
-        end: frame.len().min(usize::from(u16::MAX)) as u16,
+        end: frame.len() as u16,
         src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         proto: Proto(0),
