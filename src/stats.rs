@@ -27,7 +27,7 @@ pub struct Stats {
     pub segments: BTreeMap<String, PortCounters>,
     /// By namespace, over all its pods: "shop".
     pub namespaces: BTreeMap<String, PortCounters>,
-    /// By firewall rule: "shop/allow-web ingress[0]".
+    /// By firewall rule: `shop/allow-web ingress[0]`.
     pub rules: BTreeMap<String, Traffic>,
     /// By virtual server: "shop/web:80/TCP".
     pub servers: BTreeMap<String, Traffic>,

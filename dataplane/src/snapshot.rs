@@ -353,7 +353,7 @@ pub struct Names {
 pub struct RuleName {
     /// The policy it comes from: "shop/allow-web", or "posture" for the Supervisor's.
     pub policy: String,
-    /// Which rule of it: "ingress[0]", "isolation", "deny".
+    /// Which rule of it: `ingress[0]`, `isolation`, `deny`.
     pub rule: String,
 }
 

@@ -42,15 +42,19 @@ impl Probe {
         }
     }
 
-    /// The frame, with correct checksums.
+    /// The frame, with correct checksums. Its payload counts up from zero.
     pub fn frame(&self) -> Vec<u8> {
+        self.frame_with(&(0..self.payload).map(|n| n as u8).collect::<Vec<_>>())
+    }
+
+    /// The frame with this payload, whatever [`Self::payload`] says, with correct checksums.
+    pub fn frame_with(&self, payload: &[u8]) -> Vec<u8> {
         let ethernet = PacketBuilder::ethernet2(self.src_mac.0, self.dst_mac.0);
         let ip = match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(s), IpAddr::V4(d)) => ethernet.ipv4(s.octets(), d.octets(), self.ttl),
             (IpAddr::V6(s), IpAddr::V6(d)) => ethernet.ipv6(s.octets(), d.octets(), self.ttl),
             (s, d) => unreachable_families(s, d),
         };
-        let payload: Vec<u8> = (0..self.payload).map(|n| n as u8).collect();
         let mut out = Vec::new();
         let (sport, dport) = (self.src.port(), self.dst.port());
         let is_reply = self.flags & wire::tcp_flags::ACK != 0;
@@ -64,18 +68,18 @@ impl Probe {
                 if header.ack {
                     header.acknowledgment_number = 7000;
                 }
-                ip.tcp_header(header).write(&mut out, &payload)
+                ip.tcp_header(header).write(&mut out, payload)
             }
-            Proto::UDP => ip.udp(sport, dport).write(&mut out, &payload),
-            Proto::ICMP if is_reply => ip.icmpv4_echo_reply(dport, 1).write(&mut out, &payload),
-            Proto::ICMPV6 if is_reply => ip.icmpv6_echo_reply(dport, 1).write(&mut out, &payload),
-            Proto::ICMP => ip.icmpv4_echo_request(sport, 1).write(&mut out, &payload),
-            Proto::ICMPV6 => ip.icmpv6_echo_request(sport, 1).write(&mut out, &payload),
+            Proto::UDP => ip.udp(sport, dport).write(&mut out, payload),
+            Proto::ICMP if is_reply => ip.icmpv4_echo_reply(dport, 1).write(&mut out, payload),
+            Proto::ICMPV6 if is_reply => ip.icmpv6_echo_reply(dport, 1).write(&mut out, payload),
+            Proto::ICMP => ip.icmpv4_echo_request(sport, 1).write(&mut out, payload),
+            Proto::ICMPV6 => ip.icmpv6_echo_request(sport, 1).write(&mut out, payload),
             proto => {
                 let mut packet = vec![0; 12];
                 packet[..2].copy_from_slice(&sport.to_be_bytes());
                 packet[2..4].copy_from_slice(&dport.to_be_bytes());
-                packet.extend(&payload);
+                packet.extend(payload);
                 if proto == Proto::SCTP {
                     let crc = checksum::sctp(&packet).to_le_bytes();
                     packet[8..12].copy_from_slice(&crc);

@@ -144,7 +144,7 @@ pub struct Section {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FirewallRule {
-    /// "ingress[0]", "isolation".
+    /// `ingress[0]`, `isolation`.
     pub name: String,
     /// "ingress" or "egress".
     pub direction: &'static str,

@@ -375,16 +375,20 @@ impl<A: Address> FlowTable<A> {
         self.probe(hash).find_map(|bucket| {
             (0..LANES).find_map(|lane| {
                 let at = EntryId((bucket * LANES + lane) as u32);
-                let word = &self.tags.line(bucket)[lane / 4];
-                let shift = lane % 4 * 16;
-                let old = word.load(Ordering::Acquire);
-                let free = match (old >> shift) as u16 {
-                    FREE => true,
-                    DEAD => self.epochs.passed(self.entry(at.0)(0).load(Ordering::Acquire)),
-                    _ => false,
-                };
-                let was = (old >> shift) as u16;
-                (free && self.swap_lane(at, was, CLAIMED)).then_some(at)
+                let old = self.tags.line(bucket)[lane / 4].load(Ordering::Acquire);
+                let passed = || self.epochs.passed(self.entry(at.0)(0).load(Ordering::Acquire));
+                match (old >> (lane % 4 * 16)) as u16 {
+                    FREE => self.swap_lane(at, FREE, CLAIMED).then_some(at),
+                    DEAD if passed() && self.swap_lane(at, DEAD, CLAIMED) => {
+                        // Another insert may have used the slot, and a removal freed it again, since the look.
+                        if passed() {
+                            return Some(at);
+                        }
+                        self.set_lane(at, DEAD);
+                        None
+                    }
+                    _ => None,
+                }
             })
         })
     }
@@ -523,3 +527,6 @@ impl Lines {
         &lines[n]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Frames are finished in the order they came in, so the misses of a batch run before later frames of their
-//! flow; once a session ended, the rest of the batch looks again. A hit allocates nothing, takes no lock, reads no clock and draws no random number. What counts as a
-//! hit: no fragment, no IP options, no SYN, FIN or RST, an entry of the current generation that is not denied,
-//! TTL above what the way takes, size within the MTU of the way out. All else takes the slow path, which does
-//! the same with the session's record in hand.
+//! flow; once a session ended, the rest of the batch looks again. A hit allocates nothing, takes no lock, reads
+//! no clock and draws no random number. What counts as a hit: no fragment, no IP options, no SYN, FIN or RST, an
+//! entry of the current generation that is not denied, TTL above what the way takes, size within the MTU of the
+//! way out. All else takes the slow path, which does the same with the session's record in hand.
 
 mod local;
 mod output;
@@ -20,7 +20,7 @@ pub use output::Output;
 use crate::{
     buf::{Frame, Pool},
     counters::WorkerCounters,
-    flow::{FlowKey, FlowTable, Found, Meta, Tick},
+    flow::{FlowKey, FlowTable, Found, Meta, Scope, Tick},
     id::{Generation, NeighborId, PortId},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
@@ -166,9 +166,9 @@ impl Pipeline {
             && packet.ttl > meta.hops
             && !changes_state(packet);
         let hop = if usable { self.resolve(meta.adjacency).ok() } else { None };
-        let from_uplink = || self.snapshot.tier0.uplinks.contains(&arrival.port);
-        let fits = |hop: &Hop| packet.ip_len() <= usize::from(hop.mtu);
-        let Some(hop) = hop.filter(|hop| fits(hop) && (addressed(packet, hop) || from_uplink())) else {
+        let Some(hop) =
+            hop.filter(|hop| packet.ip_len() <= usize::from(hop.mtu) && self.addressed(&arrival, hop))
+        else {
             return Some(arrival);
         };
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
@@ -202,6 +202,15 @@ impl Pipeline {
         let dst_mac = mac.ok_or(DropReason::NeighborUnresolved)?;
         let port = self.snapshot.port(port).ok_or(DropReason::NoRoute)?;
         Ok(Hop { port: port.id, mtu: port.mtu, dst_mac, src_mac: port.mac })
+    }
+
+    /// Whether the frame was sent to the gateway, or straight to where it goes. What an uplink brings was
+    /// admitted by its MAC.
+    fn addressed(&self, arrival: &Arrival, hop: &Hop) -> bool {
+        let dst = arrival.packet.dst_mac;
+        dst == GATEWAY_MAC
+            || dst == hop.dst_mac
+            || commit::scope(&self.snapshot, arrival.port) == Scope::UPLINKS
     }
 
     fn drop_frame(&self, port: PortId, reason: DropReason, frame: Frame) {
@@ -259,9 +268,4 @@ fn has_session(p: &Packet) -> bool {
 /// Whether the slow path must see the packet because it changes its connection's state.
 fn changes_state(p: &Packet) -> bool {
     p.proto == Proto::TCP && p.tcp_flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) != 0
-}
-
-/// Whether the frame was sent to the gateway, or straight to where it goes. Uplinks' frames were checked before.
-fn addressed(p: &Packet, hop: &Hop) -> bool {
-    p.dst_mac == GATEWAY_MAC || p.dst_mac == hop.dst_mac
 }

@@ -4,7 +4,7 @@
 //! asks for it, its flags noted, forwarded by the same rewrite as a hit. A packet of no session walks the
 //! stages; if they let it pass, its session is committed and it goes on as a packet of that session.
 
-use super::{Arrival, Hop, Output, Pipeline, Tables, addressed, has_session};
+use super::{Arrival, Hop, Output, Pipeline, Tables, has_session};
 use crate::{
     counters::TallyKey,
     flow::{Direction, FlowKey, Found, Tick},
@@ -144,10 +144,9 @@ impl Pipeline {
             self.stop(arrival, Stop::TimeExceeded(router), now, out);
             return Known::Done;
         }
-        let from_uplink = self.snapshot.tier0.uplinks.contains(&arrival.port);
         let refused = if packet.ip_len() > usize::from(hop.mtu) {
             Some(DropReason::TooBig)
-        } else if !from_uplink && !addressed(&packet, &hop) {
+        } else if !self.addressed(&arrival, &hop) {
             Some(DropReason::UnknownMac)
         } else {
             None

@@ -8,7 +8,7 @@
 //!
 //! Any worker may have to send to any port, so [`Port::open`] splits a port into one receiver and a sender
 //! for each worker; no sender is ever shared. An embedder's own type is a port by implementing [`Port`].
-//! [`memory`] is the port that comes with the crate, [`fault`] wraps any port and misbehaves on purpose.
+//! [`mod@memory`] is the port that comes with the crate.
 
 pub mod memory;
 

@@ -220,7 +220,7 @@ impl Names<'_> {
             }
         }
         if let Source::Egress(address) = path.source {
-            text += &format!(", which sees it come from {address}");
+            text += &format!(", seen there as {address}");
         }
         let rules: Vec<String> = [path.egress_rule, path.ingress_rule]
             .into_iter()

@@ -1,0 +1,163 @@
+//! The hit path allocates nothing and frees nothing, counted by the allocator itself.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+use supernet_dataplane::{
+    id::PortId,
+    port::memory::{MemoryGuest, memory},
+    snapshot::ServerKind,
+    state::Config,
+    time::{Duration, Instant},
+    wire::{Proto, tcp_flags::*},
+    worker::{BATCH, Dataplane, Worker},
+};
+use supernet_testkit::{
+    packet::{Probe, sound},
+    topology::Topology,
+};
+
+thread_local! {
+    /// Calls of this thread: allocations, and blocks given back. Tests run on threads of their own.
+    static CALLS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// A global allocator cannot be written without `unsafe`. Every call goes to the system's as it came.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(1, 0);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(1, 0);
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(1, 1);
+        unsafe { System.realloc(at, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(0, 1);
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+fn count(allocated: u64, freed: u64) {
+    // A thread that is going away counts no more.
+    let _ = CALLS.try_with(|calls| calls.set((calls.get().0 + allocated, calls.get().1 + freed)));
+}
+
+fn calls_of(work: impl FnOnce()) -> (u64, u64) {
+    let before = CALLS.get();
+    work();
+    let after = CALLS.get();
+    (after.0 - before.0, after.1 - before.1)
+}
+
+/// Polls that are counted.
+const ROUNDS: usize = 400;
+
+/// A pod whose ClusterIPs are served by members outside: DLB, firewall, router, SNAT and Tier-0, both families.
+/// Ports: the pod 0, an uplink of each family 1 and 2.
+fn full_chain() -> Topology {
+    let topology = Topology::new()
+        .namespace(&["192.168.90.1", "fd00:90::1"])
+        .segment(&["10.0.0.1/28", "fd00:0:0:1::/64"], 0)
+        .pod(&["10.0.0.2", "fd00:0:0:1::2"])
+        .uplink("192.168.100.1/24", &["192.168.100.254 02:00:00:00:ee:01"])
+        .uplink("fd00:100::1/64", &["fd00:100::fe 02:00:00:00:ee:02"]);
+    [Proto::TCP, Proto::UDP].into_iter().fold(topology, |t, proto| {
+        t.server(ServerKind::Distributed, "10.96.0.10:80", proto, &["203.0.113.7:8080"]).server(
+            ServerKind::Distributed,
+            "[fd00:96::10]:80",
+            proto,
+            &["[2001:db8::7]:8080"],
+        )
+    })
+}
+
+struct Net {
+    dataplane: Dataplane,
+    worker: Worker,
+    guests: Vec<MemoryGuest>,
+    now: Instant,
+}
+
+impl Net {
+    fn new() -> Self {
+        let snapshot = full_chain().build();
+        let config = Config { sessions: 64, frames: 4 * BATCH, ..Config::default() };
+        let (dataplane, mut workers) = Dataplane::new(config);
+        let ports = snapshot.ports.len() as u32;
+        let guests = (0..ports).map(|p| dataplane.attach(PortId(p), memory(BATCH)).unwrap()).collect();
+        dataplane.publish(snapshot);
+        Self { dataplane, worker: workers.remove(0), guests, now: Instant::from_secs(1) }
+    }
+
+    /// Opens a connection of the pod and returns a plain frame of each direction, as its sender sends it.
+    fn establish(&mut self, proto: Proto, src: &str, dst: &str) -> [(usize, Vec<u8>); 2] {
+        let open = Probe::new(0, proto, src, dst);
+        let (uplink, frame) = self.pass(0, &open.frame());
+        assert_ne!(sound(&frame).src, open.src.ip(), "translated");
+        assert_eq!(self.pass(uplink, &Probe::answer(&frame, SYN | ACK).frame()).0, 0);
+        let data = Probe { flags: ACK, payload: 100, ..open };
+        let (uplink, frame) = self.pass(0, &data.frame());
+        [(0, data.frame()), (uplink, Probe::answer(&frame, ACK).frame())]
+    }
+
+    /// Sends one frame and returns where and how it comes out.
+    fn pass(&mut self, port: usize, frame: &[u8]) -> (usize, Vec<u8>) {
+        self.guests[port].send(frame).unwrap();
+        self.worker.poll(self.now);
+        let out = self.guests.iter().enumerate().find_map(|(n, guest)| Some((n, guest.recv()?.to_vec())));
+        out.unwrap_or_else(|| panic!("{:?}", self.dataplane.counters()))
+    }
+
+    /// Fills one batch with these frames in turn, runs it, and takes what comes out.
+    fn round(&mut self, frames: &[(usize, Vec<u8>)]) -> usize {
+        for (port, frame) in frames.iter().cycle().take(BATCH) {
+            self.guests[*port].send(frame).unwrap();
+        }
+        // House-keeping is part of it: the sweep and the look for next hops.
+        self.now = self.now + Duration::from_millis(20);
+        self.worker.poll(self.now);
+        let drain = |guest: &MemoryGuest| std::iter::from_fn(|| guest.recv_frame()).count();
+        self.guests.iter().map(drain).sum()
+    }
+}
+
+#[test]
+fn the_allocator_is_counted() {
+    assert_eq!(calls_of(|| drop(Vec::<u8>::with_capacity(100))), (1, 1));
+}
+
+#[test]
+fn a_hit_neither_allocates_nor_frees() {
+    let mut net = Net::new();
+    let mut frames = Vec::new();
+    for proto in [Proto::TCP, Proto::UDP] {
+        frames.extend(net.establish(proto, "10.0.0.2:4000", "10.96.0.10:80"));
+        frames.extend(net.establish(proto, "[fd00:0:0:1::2]:4000", "[fd00:96::10]:80"));
+    }
+    // Queues and counters get the size they need.
+    net.round(&frames);
+    let hits = net.dataplane.counters().hits;
+    let mut delivered = 0;
+    let calls = calls_of(|| (0..ROUNDS).for_each(|_| delivered += net.round(&frames)));
+    assert_eq!(delivered, ROUNDS * BATCH);
+    assert_eq!(net.dataplane.counters().hits, hits + (ROUNDS * BATCH) as u64, "nothing but hits");
+    assert_eq!(calls, (0, 0), "allocations and frees in {delivered} hits");
+    assert!(net.dataplane.counters().conserved());
+}
