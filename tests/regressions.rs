@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{
+    io,
     net::Ipv6Addr,
     sync::{
         Arc,
@@ -10,12 +11,12 @@ use std::{
     },
 };
 use supernet_dataplane::{
-    buf::Frame,
+    buf::{Frame, Pool},
     flow::Timeouts,
     id::{PortId, RuleId},
     pipeline::{Output, Pipeline},
     port::{
-        Waker,
+        self, Waker,
         memory::{SendError, memory},
     },
     snapshot::{GATEWAY_V6, ServerKind, Snapshot},
@@ -60,6 +61,34 @@ fn run(p: &mut Pipeline, dataplane: &Dataplane, port: u32, frame: &[u8]) -> Vec<
     let mut out = Vec::new();
     output.drain(|port, frames| out.extend(frames.drain(..).map(|f| (port.0, f.bytes().to_vec()))));
     out
+}
+
+/// A port whose device goes away.
+struct Broken;
+
+impl port::Port for Broken {
+    type Peer = ();
+
+    fn open(self, senders: usize, _pool: &Pool) -> io::Result<port::Opened<()>> {
+        let sender = || Box::new(Self) as Box<dyn port::Transmit>;
+        Ok(port::Opened {
+            receiver: Box::new(Self),
+            senders: (0..senders).map(|_| sender()).collect(),
+            peer: (),
+        })
+    }
+}
+
+impl port::Receive for Broken {
+    fn receive(&mut self, _into: &mut Vec<Frame>, _max: usize, _pool: &Pool) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl port::Transmit for Broken {
+    fn transmit(&mut self, _frames: &mut Vec<Frame>) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 #[test]
@@ -396,4 +425,18 @@ fn reports_of_group_membership_bother_nobody() {
     let report = Probe::new(0, Proto::IGMP, "10.0.0.2:0", "224.0.0.22:0");
     let report = Probe { dst_mac: Mac([1, 0, 0x5e, 0, 0, 22]), ..report };
     assert!(net.dropped(0, &report.frame(), DropReason::Absorbed).is_empty());
+}
+
+#[test]
+fn a_port_that_fails_is_detached_and_may_be_attached_again() {
+    let mut net = Net::new(two_namespaces());
+    net.dataplane.detach(PortId(2));
+    net.dataplane.attach(PortId(2), Broken).unwrap();
+    assert!(net.dataplane.is_attached(PortId(2)));
+    net.poll();
+    assert!(!net.dataplane.is_attached(PortId(2)));
+    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.18:1");
+    net.dropped(0, &probe.frame(), DropReason::PortFull);
+    net.guests[2] = net.dataplane.attach(PortId(2), memory(8)).unwrap();
+    assert_eq!(net.one(0, &probe).0, 2);
 }

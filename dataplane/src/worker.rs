@@ -60,6 +60,28 @@ struct Shared {
     owners: Mutex<Vec<(PortId, usize)>>,
 }
 
+impl Shared {
+    /// Has every worker let go of a port.
+    fn let_go(&self, id: PortId) {
+        // Locked until every worker is told, so that none lets go of what is attached under this id next.
+        let mut owners = lock(&self.owners);
+        owners.retain(|(port, _)| *port != id);
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Detach(id));
+        }
+        drop(owners);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        for worker in &self.workers {
+            if let Some(waker) = &*lock(&worker.waker) {
+                waker.wake();
+            }
+        }
+    }
+}
+
 struct WorkerHandle {
     commands: Sender<Command>,
     waker: Mutex<Option<Waker>>,
@@ -122,7 +144,7 @@ impl Dataplane {
         retired.push(before);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         drop(retired);
-        self.wake_all();
+        self.shared.wake_all();
         generation
     }
 
@@ -159,7 +181,7 @@ impl Dataplane {
             let _ = workers[index].commands.send(Command::Attach { port: id, receiver, sender });
         }
         drop(owners);
-        self.wake_all();
+        self.shared.wake_all();
         Ok(peer)
     }
 
@@ -180,14 +202,12 @@ impl Dataplane {
     /// Lets go of a port that the snapshot no longer has. Its sessions stay until their next packet tells the
     /// other side, or their time is up.
     pub fn release(&self, id: PortId) {
-        // Locked until every worker is told, so that none lets go of what is attached under this id next.
-        let mut owners = lock(&self.shared.owners);
-        owners.retain(|(port, _)| *port != id);
-        for worker in &self.shared.workers {
-            let _ = worker.commands.send(Command::Detach(id));
-        }
-        drop(owners);
-        self.wake_all();
+        self.shared.let_go(id);
+    }
+
+    /// Whether a port is attached. One that failed is not any more: its driver said that it is gone for good.
+    pub fn is_attached(&self, id: PortId) -> bool {
+        lock(&self.shared.owners).iter().any(|(port, _)| *port == id)
     }
 
     /// The frame pool that ports and guests share with the workers.
@@ -223,14 +243,6 @@ impl Dataplane {
             *lock(&worker.waker) = Some(waker.clone());
             let _ = worker.commands.send(Command::Waker(waker.clone()));
             waker.wake();
-        }
-    }
-
-    fn wake_all(&self) {
-        for worker in &self.shared.workers {
-            if let Some(waker) = &*lock(&worker.waker) {
-                waker.wake();
-            }
         }
     }
 }
@@ -389,12 +401,13 @@ impl Worker {
             self.turn = (self.turn + 1) % count;
         }
         if let Some(at) = gone {
-            self.receivers.remove(at);
+            let (port, _) = self.receivers.remove(at);
+            self.shared.let_go(port);
         }
     }
 
     fn send(&mut self) {
-        let (senders, counters) = (&mut self.senders, &self.counters);
+        let (senders, counters, shared) = (&mut self.senders, &self.counters, &self.shared);
         self.output.drain(|port, frames| {
             let count = frames.len() as u64;
             let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
@@ -403,6 +416,7 @@ impl Worker {
                 && sender.transmit(frames).is_err()
             {
                 senders[port.index()] = None;
+                shared.let_go(port);
             }
             // What is left could not be sent.
             let refused = frames.len() as u64;
