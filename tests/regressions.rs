@@ -440,3 +440,21 @@ fn a_port_that_fails_is_detached_and_may_be_attached_again() {
     net.guests[2] = net.dataplane.attach(PortId(2), memory(8)).unwrap();
     assert_eq!(net.one(0, &probe).0, 2);
 }
+
+#[test]
+fn ports_of_a_dropped_worker_are_detached_and_the_others_take_new_ones() {
+    let (dataplane, mut workers) =
+        Dataplane::new(Config { workers: 2, sessions: 64, frames: 64, ..Config::default() });
+    dataplane.publish(two_namespaces().build());
+    let guests: Vec<_> = (0..2).map(|p| dataplane.attach(PortId(p), memory(8)).unwrap()).collect();
+    drop(workers.remove(1));
+    let attached: Vec<bool> = (0..2).map(|p| dataplane.is_attached(PortId(p))).collect();
+    assert_eq!(attached, [true, false]);
+    assert_eq!(guests[1].send(&[0; 60]), Err(SendError::Detached));
+    let again = [1, 2].map(|p| dataplane.attach(PortId(p), memory(8)).unwrap());
+    again[0].send(&Probe::new(1, Proto::UDP, "10.0.0.3:1", "10.0.0.18:1").frame()).unwrap();
+    workers[0].poll(Instant::from_secs(1));
+    assert!(again[1].recv().is_some());
+    drop(workers);
+    assert!(dataplane.attach(PortId(3), memory(8)).is_err());
+}

@@ -27,7 +27,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -85,6 +85,8 @@ impl Shared {
 struct WorkerHandle {
     commands: Sender<Command>,
     waker: Mutex<Option<Waker>>,
+    /// Nobody polls it any more.
+    gone: AtomicBool,
 }
 
 enum Command {
@@ -107,7 +109,8 @@ impl Dataplane {
         let pool = Pool::new(config.frames);
         let state = Arc::new(State::new(config));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
-        let handle = |commands| WorkerHandle { commands, waker: Mutex::new(None) };
+        let handle =
+            |commands| WorkerHandle { commands, waker: Mutex::new(None), gone: AtomicBool::new(false) };
         let shared = Arc::new(Shared {
             pool,
             counters: (0..workers).map(|_| Arc::default()).collect(),
@@ -156,7 +159,7 @@ impl Dataplane {
     /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
     ///
     /// # Errors
-    /// The port could not be opened; nothing was attached. A port id that is attached already, or not below
+    /// The port could not be opened, or no worker is left; nothing was attached. A port id that is attached already, or not below
     /// [`PortId::MAX`], is refused.
     pub fn attach<P: Port>(&self, id: PortId, port: P) -> io::Result<P::Peer> {
         if id.0 >= PortId::MAX {
@@ -172,7 +175,10 @@ impl Dataplane {
             return Err(io::Error::other("the port did not open a sender for every worker"));
         }
         let load = |w: usize| owners.iter().filter(|(_, owner)| *owner == w).count();
-        let owner = (0..workers.len()).min_by_key(|w| load(*w)).unwrap_or(0);
+        let living = (0..workers.len()).filter(|w| !workers[*w].gone.load(Ordering::SeqCst));
+        let Some(owner) = living.min_by_key(|w| load(*w)) else {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "every worker was dropped"));
+        };
         owners.push((id, owner));
         let mut receiver = Some(receiver);
         for (index, sender) in senders.into_iter().enumerate() {
@@ -263,7 +269,8 @@ pub struct Polled {
     pub next: Instant,
 }
 
-/// One worker. It belongs to whoever polls it.
+/// One worker. It belongs to whoever polls it. Dropping it detaches the ports it receives from; others take over
+/// what is attached from then on.
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
@@ -457,7 +464,14 @@ impl fmt::Debug for Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.state.epochs.rest(self.index);
+        let shared = &self.shared;
+        shared.state.epochs.rest(self.index);
+        shared.workers[self.index].gone.store(true, Ordering::SeqCst);
+        let mine = |(port, owner): &(PortId, usize)| (*owner == self.index).then_some(*port);
+        let ports: Vec<PortId> = lock(&shared.owners).iter().filter_map(mine).collect();
+        for port in ports {
+            shared.let_go(port);
+        }
     }
 }
 
