@@ -115,6 +115,12 @@ impl Handle {
         true
     }
 
+    /// Whether the port of this name is attached. One whose driver failed is not any more, and may be attached
+    /// again.
+    pub fn is_attached(&self, name: &str) -> bool {
+        self.port_called(name).is_some_and(|p| self.dataplane.is_attached(p.id))
+    }
+
     /// Applies a change: all of it or nothing, while packets run. Ports of pods that are gone are detached.
     ///
     /// # Errors

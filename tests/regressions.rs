@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{
+    io,
     net::Ipv6Addr,
     sync::{
         Arc,
@@ -10,12 +11,12 @@ use std::{
     },
 };
 use supernet_dataplane::{
-    buf::Frame,
+    buf::{Frame, Pool},
     flow::Timeouts,
     id::{PortId, RuleId},
     pipeline::{Output, Pipeline},
     port::{
-        Waker,
+        self, Waker,
         memory::{SendError, memory},
     },
     snapshot::{GATEWAY_V6, ServerKind, Snapshot},
@@ -23,7 +24,7 @@ use supernet_dataplane::{
     table::classifier::Action,
     time::{Duration, Instant},
     verdict::DropReason,
-    wire::{Mac, Proto, arp, nd, tcp_flags::*},
+    wire::{self, Mac, Proto, arp, nd, tcp_flags::*},
     worker::{Dataplane, Worker},
 };
 use supernet_testkit::{
@@ -60,6 +61,34 @@ fn run(p: &mut Pipeline, dataplane: &Dataplane, port: u32, frame: &[u8]) -> Vec<
     let mut out = Vec::new();
     output.drain(|port, frames| out.extend(frames.drain(..).map(|f| (port.0, f.bytes().to_vec()))));
     out
+}
+
+/// A port whose device goes away.
+struct Broken;
+
+impl port::Port for Broken {
+    type Peer = ();
+
+    fn open(self, senders: usize, _pool: &Pool) -> io::Result<port::Opened<()>> {
+        let sender = || Box::new(Self) as Box<dyn port::Transmit>;
+        Ok(port::Opened {
+            receiver: Box::new(Self),
+            senders: (0..senders).map(|_| sender()).collect(),
+            peer: (),
+        })
+    }
+}
+
+impl port::Receive for Broken {
+    fn receive(&mut self, _into: &mut Vec<Frame>, _max: usize, _pool: &Pool) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl port::Transmit for Broken {
+    fn transmit(&mut self, _frames: &mut Vec<Frame>) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 #[test]
@@ -216,6 +245,19 @@ fn a_waker_may_come_after_the_ports() {
 }
 
 #[test]
+fn a_detached_guest_is_told_and_its_frames_come_home() {
+    let mut net = Net::new(two_namespaces());
+    let frame = Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.3:2").frame();
+    let free = net.dataplane.pool().available();
+    net.guests[0].send(&frame).unwrap();
+    net.dataplane.detach(PortId(0));
+    net.poll();
+    assert_eq!(net.dataplane.pool().available(), free);
+    assert_eq!(net.guests[0].send(&frame), Err(SendError::Detached));
+    assert_eq!(net.dataplane.pool().available(), free);
+}
+
+#[test]
 fn the_sweep_keeps_its_pace_however_many_sessions_there_are() {
     let mut net = Net::with(two_namespaces(), Config { sessions: 30_000, frames: 64, ..Config::default() });
     for n in 0..30_000 {
@@ -336,4 +378,83 @@ fn ttl_takes_three_between_tier1s() {
         let out = net.dropped(0, &fresh.frame(), DropReason::TtlExceeded);
         assert_eq!(sound(&out[0].1).src.to_string(), router, "a first packet");
     }
+}
+
+#[test]
+fn a_workload_that_scans_a_connected_prefix_uses_up_no_next_hop_of_a_route() {
+    let config = Config { sessions: 16_384, frames: 64, ..Config::default() };
+    let mut net = Net::with(dual(), config);
+    let asked = |net: &Net| std::iter::from_fn(|| net.guests[4].recv()).count();
+    for n in 0..6_000 {
+        let dst = format!("[fd00:100::1:{n:x}]:9");
+        net.guests[0].send(&Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", &dst).frame()).unwrap();
+        net.now = net.now + Duration::from_millis(1);
+        net.worker.poll(net.now);
+        asked(&net);
+    }
+    for _ in 0..300 {
+        net.now = net.now + Duration::from_millis(100);
+        net.worker.poll(net.now);
+    }
+    let before = asked(&net);
+    for _ in 0..300 {
+        net.now = net.now + Duration::from_millis(100);
+        net.worker.poll(net.now);
+    }
+    assert_eq!(asked(&net), 0, "nobody wants them any more; {before} right after the scan");
+    let hop = "fd00:100::253 02:00:00:00:ee:02";
+    net.publish(two_namespaces().uplink("fd00:100::1/64", &[hop]).build());
+    let (port, _, p) = net.one(0, &Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", "[2001:db8::7]:9"));
+    assert_eq!((port, p.dst_mac), (4, "02:00:00:00:ee:02".parse().unwrap()));
+}
+
+#[test]
+fn a_frame_longer_than_offsets_reach_is_an_error() {
+    for (kind, header) in [(0x0800u16, [0x45, 0, 0xff, 0xff]), (0x86dd, [0x60, 0, 0, 0])] {
+        let mut frame = vec![0; 70_000];
+        frame[12..14].copy_from_slice(&kind.to_be_bytes());
+        frame[14..18].copy_from_slice(&header);
+        frame[18..20].fill(0xff);
+        assert_eq!(wire::parse(&frame), Err(wire::ParseError::BadLength));
+    }
+}
+
+#[test]
+fn reports_of_group_membership_bother_nobody() {
+    let mut net = Net::new(two_namespaces());
+    let report = Probe::new(0, Proto::IGMP, "10.0.0.2:0", "224.0.0.22:0");
+    let report = Probe { dst_mac: Mac([1, 0, 0x5e, 0, 0, 22]), ..report };
+    assert!(net.dropped(0, &report.frame(), DropReason::Absorbed).is_empty());
+}
+
+#[test]
+fn a_port_that_fails_is_detached_and_may_be_attached_again() {
+    let mut net = Net::new(two_namespaces());
+    net.dataplane.detach(PortId(2));
+    net.dataplane.attach(PortId(2), Broken).unwrap();
+    assert!(net.dataplane.is_attached(PortId(2)));
+    net.poll();
+    assert!(!net.dataplane.is_attached(PortId(2)));
+    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.18:1");
+    net.dropped(0, &probe.frame(), DropReason::PortFull);
+    net.guests[2] = net.dataplane.attach(PortId(2), memory(8)).unwrap();
+    assert_eq!(net.one(0, &probe).0, 2);
+}
+
+#[test]
+fn ports_of_a_dropped_worker_are_detached_and_the_others_take_new_ones() {
+    let (dataplane, mut workers) =
+        Dataplane::new(Config { workers: 2, sessions: 64, frames: 64, ..Config::default() });
+    dataplane.publish(two_namespaces().build());
+    let guests: Vec<_> = (0..2).map(|p| dataplane.attach(PortId(p), memory(8)).unwrap()).collect();
+    drop(workers.remove(1));
+    let attached: Vec<bool> = (0..2).map(|p| dataplane.is_attached(PortId(p))).collect();
+    assert_eq!(attached, [true, false]);
+    assert_eq!(guests[1].send(&[0; 60]), Err(SendError::Detached));
+    let again = [1, 2].map(|p| dataplane.attach(PortId(p), memory(8)).unwrap());
+    again[0].send(&Probe::new(1, Proto::UDP, "10.0.0.3:1", "10.0.0.18:1").frame()).unwrap();
+    workers[0].poll(Instant::from_secs(1));
+    assert!(again[1].recv().is_some());
+    drop(workers);
+    assert!(dataplane.attach(PortId(3), memory(8)).is_err());
 }

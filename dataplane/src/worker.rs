@@ -27,7 +27,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -60,9 +60,33 @@ struct Shared {
     owners: Mutex<Vec<(PortId, usize)>>,
 }
 
+impl Shared {
+    /// Has every worker let go of a port.
+    fn let_go(&self, id: PortId) {
+        // Locked until every worker is told, so that none lets go of what is attached under this id next.
+        let mut owners = lock(&self.owners);
+        owners.retain(|(port, _)| *port != id);
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Detach(id));
+        }
+        drop(owners);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        for worker in &self.workers {
+            if let Some(waker) = &*lock(&worker.waker) {
+                waker.wake();
+            }
+        }
+    }
+}
+
 struct WorkerHandle {
     commands: Sender<Command>,
     waker: Mutex<Option<Waker>>,
+    /// Nobody polls it any more.
+    gone: AtomicBool,
 }
 
 enum Command {
@@ -85,7 +109,8 @@ impl Dataplane {
         let pool = Pool::new(config.frames);
         let state = Arc::new(State::new(config));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
-        let handle = |commands| WorkerHandle { commands, waker: Mutex::new(None) };
+        let handle =
+            |commands| WorkerHandle { commands, waker: Mutex::new(None), gone: AtomicBool::new(false) };
         let shared = Arc::new(Shared {
             pool,
             counters: (0..workers).map(|_| Arc::default()).collect(),
@@ -111,7 +136,7 @@ impl Dataplane {
         for hops in snapshot.tier0.routes.iter().map(|(_, hops)| hops) {
             for hop in hops {
                 // Known before the first packet needs it, so that it has been asked for by then.
-                let _ = self.shared.state.neighbors.intern(hop);
+                let _ = self.shared.state.neighbors.intern_routed(hop);
             }
         }
         let generation = snapshot.generation;
@@ -122,7 +147,7 @@ impl Dataplane {
         retired.push(before);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         drop(retired);
-        self.wake_all();
+        self.shared.wake_all();
         generation
     }
 
@@ -134,7 +159,7 @@ impl Dataplane {
     /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
     ///
     /// # Errors
-    /// The port could not be opened; nothing was attached. A port id that is attached already, or not below
+    /// The port could not be opened, or no worker is left; nothing was attached. A port id that is attached already, or not below
     /// [`PortId::MAX`], is refused.
     pub fn attach<P: Port>(&self, id: PortId, port: P) -> io::Result<P::Peer> {
         if id.0 >= PortId::MAX {
@@ -150,7 +175,10 @@ impl Dataplane {
             return Err(io::Error::other("the port did not open a sender for every worker"));
         }
         let load = |w: usize| owners.iter().filter(|(_, owner)| *owner == w).count();
-        let owner = (0..workers.len()).min_by_key(|w| load(*w)).unwrap_or(0);
+        let living = (0..workers.len()).filter(|w| !workers[*w].gone.load(Ordering::SeqCst));
+        let Some(owner) = living.min_by_key(|w| load(*w)) else {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "every worker was dropped"));
+        };
         owners.push((id, owner));
         let mut receiver = Some(receiver);
         for (index, sender) in senders.into_iter().enumerate() {
@@ -159,7 +187,7 @@ impl Dataplane {
             let _ = workers[index].commands.send(Command::Attach { port: id, receiver, sender });
         }
         drop(owners);
-        self.wake_all();
+        self.shared.wake_all();
         Ok(peer)
     }
 
@@ -180,14 +208,12 @@ impl Dataplane {
     /// Lets go of a port that the snapshot no longer has. Its sessions stay until their next packet tells the
     /// other side, or their time is up.
     pub fn release(&self, id: PortId) {
-        // Locked until every worker is told, so that none lets go of what is attached under this id next.
-        let mut owners = lock(&self.shared.owners);
-        owners.retain(|(port, _)| *port != id);
-        for worker in &self.shared.workers {
-            let _ = worker.commands.send(Command::Detach(id));
-        }
-        drop(owners);
-        self.wake_all();
+        self.shared.let_go(id);
+    }
+
+    /// Whether a port is attached. One that failed is not any more: its driver said that it is gone for good.
+    pub fn is_attached(&self, id: PortId) -> bool {
+        lock(&self.shared.owners).iter().any(|(port, _)| *port == id)
     }
 
     /// The frame pool that ports and guests share with the workers.
@@ -225,14 +251,6 @@ impl Dataplane {
             waker.wake();
         }
     }
-
-    fn wake_all(&self) {
-        for worker in &self.shared.workers {
-            if let Some(waker) = &*lock(&worker.waker) {
-                waker.wake();
-            }
-        }
-    }
 }
 
 impl fmt::Debug for Dataplane {
@@ -251,7 +269,8 @@ pub struct Polled {
     pub next: Instant,
 }
 
-/// One worker. It belongs to whoever polls it.
+/// One worker. It belongs to whoever polls it. Dropping it detaches the ports it receives from; others take over
+/// what is attached from then on.
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
@@ -389,12 +408,13 @@ impl Worker {
             self.turn = (self.turn + 1) % count;
         }
         if let Some(at) = gone {
-            self.receivers.remove(at);
+            let (port, _) = self.receivers.remove(at);
+            self.shared.let_go(port);
         }
     }
 
     fn send(&mut self) {
-        let (senders, counters) = (&mut self.senders, &self.counters);
+        let (senders, counters, shared) = (&mut self.senders, &self.counters, &self.shared);
         self.output.drain(|port, frames| {
             let count = frames.len() as u64;
             let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
@@ -403,6 +423,7 @@ impl Worker {
                 && sender.transmit(frames).is_err()
             {
                 senders[port.index()] = None;
+                shared.let_go(port);
             }
             // What is left could not be sent.
             let refused = frames.len() as u64;
@@ -443,7 +464,14 @@ impl fmt::Debug for Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.state.epochs.rest(self.index);
+        let shared = &self.shared;
+        shared.state.epochs.rest(self.index);
+        shared.workers[self.index].gone.store(true, Ordering::SeqCst);
+        let mine = |(port, owner): &(PortId, usize)| (*owner == self.index).then_some(*port);
+        let ports: Vec<PortId> = lock(&shared.owners).iter().filter_map(mine).collect();
+        for port in ports {
+            shared.let_go(port);
+        }
     }
 }
 

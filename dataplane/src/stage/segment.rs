@@ -125,10 +125,11 @@ fn workload_ip(
     let multicast = packet.dst_mac.is_multicast();
     match (packet.proto, packet.dport) {
         (Proto::UDP, 67 | 547) if multicast => return Local::Drop(DropReason::Dhcp),
+        // IGMP and MLD say which groups a host listens to; every port of a segment hears everything.
+        (Proto::IGMP, _) => return Local::Drop(DropReason::Absorbed),
         (Proto::ICMPV6, _) => {}
         _ => return flood(snap, port, from, packet),
     }
-    // MLD says which groups a host listens to (RFC 3810); every port of a segment hears everything.
     if matches!(packet.icmp.kind, 130..=132 | 143) {
         return Local::Drop(DropReason::Absorbed);
     }

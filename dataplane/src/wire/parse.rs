@@ -76,7 +76,7 @@ pub enum ParseError {
     /// The frame ends inside a header.
     #[error("the frame ends inside a header")]
     Truncated,
-    /// A version, header length or total length contradicts the bytes.
+    /// A version, header length or total length contradicts the bytes, or there are more than 65,535 of them.
     #[error("a length or version field contradicts the bytes")]
     BadLength,
     /// The IPv4 header checksum is wrong.

@@ -157,7 +157,10 @@ fn names_that_stand_for_nothing() {
     model.supervisor.uplinks.clear();
     model.supervisor.static_routes.clear();
     let error = trace(&model, "shop/db", "outside", Proto::TCP, Some(1)).unwrap_err().to_string();
-    assert_eq!(error, "203.0.113.10 is outside and no uplink leads there; give the Supervisor an uplink and a route");
+    assert_eq!(
+        error,
+        "203.0.113.10 is outside and no uplink leads there; give the Supervisor an uplink and a route"
+    );
     assert!(tcp("node/node-3", "shop/web-1", 8080).delivered(), "its own node reaches a pod");
     assert!(fails("a/b/c/d", "outside").contains("is no end of a packet"));
     assert_eq!(fails("shop/db", "shop/svc/x"), "there is no Service shop/x; there are shop/web");
