@@ -1,6 +1,7 @@
 //! What can be done to a network while it runs.
 
 use crate::{
+    Stats,
     control::{
         analysis::{
             plan::Plan,
@@ -114,6 +115,12 @@ impl Handle {
         true
     }
 
+    /// Whether the port of this name is attached. One whose driver failed is not any more, and may be attached
+    /// again.
+    pub fn is_attached(&self, name: &str) -> bool {
+        self.port_called(name).is_some_and(|p| self.dataplane.is_attached(p.id))
+    }
+
     /// Applies a change: all of it or nothing, while packets run. Ports of pods that are gone are detached.
     ///
     /// # Errors
@@ -170,6 +177,12 @@ impl Handle {
     /// Everything counted so far.
     pub fn counters(&self) -> Counters {
         self.dataplane.counters()
+    }
+
+    /// Everything counted so far, by name.
+    pub fn stats(&self) -> Stats {
+        let network = self.network();
+        Stats::of(&self.dataplane.counters(), network.interner(), network.snapshot())
     }
 
     /// Living connections.

@@ -36,9 +36,11 @@ mod handle;
 #[cfg(feature = "host")]
 pub mod host;
 mod runtime;
+mod stats;
 
 pub use builder::{BuildError, Builder, Running, Supernet};
 pub use handle::{ApplyError, AttachError, Handle, SessionInfo};
+pub use stats::Stats;
 
 pub use supernet_control::{
     analysis::{

@@ -1,126 +1,22 @@
 //! The pipeline from end to end over memory ports: what goes in, what comes out, what is counted.
 
-#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{net::SocketAddr, sync::Arc};
 use supernet_dataplane::{
-    counters::Counters,
-    id::{PortId, RuleId, ServerId},
-    port::memory::{MemoryGuest, memory},
-    snapshot::{GATEWAY_MAC, ServerKind, Snapshot},
+    id::{RuleId, ServerId},
+    snapshot::{GATEWAY_MAC, ServerKind},
     state::Config,
     table::classifier::Action,
     time::Instant,
     verdict::DropReason,
-    wire::{Mac, Packet, Proto, tcp_flags::*},
-    worker::{Dataplane, Worker},
+    wire::{Mac, Proto, tcp_flags::*},
 };
 use supernet_testkit::{
+    net::{Net, OUTSIDE_MAC, at, ends, two_namespaces},
     packet::{Probe, sound},
     topology::{Topology, every, mac},
 };
-
-const OUTSIDE_MAC: &str = "02:00:00:00:ee:01";
-
-/// Two namespaces, three pods, an uplink, a ClusterIP and a VIP. Ports: pods 0, 1 (one segment), 2, uplink 3.
-fn two_namespaces() -> Topology {
-    Topology::new()
-        .namespace(&["192.168.90.1"])
-        .segment(&["10.0.0.1/28", "fd00:0:0:1::/64"], 0)
-        .pod(&["10.0.0.2", "fd00:0:0:1::2"])
-        .pod(&["10.0.0.3", "fd00:0:0:1::3"])
-        .namespace(&["192.168.90.2"])
-        .segment(&["10.0.0.17/28", "fd00:0:0:2::/64"], 0)
-        .pod(&["10.0.0.18", "fd00:0:0:2::2"])
-        .uplink("192.168.100.1/24", &[&format!("192.168.100.254 {OUTSIDE_MAC}")])
-        .server(ServerKind::Distributed, "10.96.0.10:80", Proto::TCP, &["10.0.0.18:8080"])
-        .server(ServerKind::Server, "192.168.80.10:80", Proto::TCP, &["10.0.0.3:8080", "10.0.0.18:8080"])
-        .owned("10.96.0.0/16")
-        .owned("192.168.80.0/24")
-        .owned("192.168.90.0/24")
-}
-
-struct Net {
-    dataplane: Dataplane,
-    worker: Worker,
-    guests: Vec<MemoryGuest>,
-    now: Instant,
-}
-
-impl Net {
-    fn new(topology: Topology) -> Self {
-        Self::with(topology, Config { sessions: 64, frames: 256, ..Config::default() })
-    }
-
-    fn with(topology: Topology, config: Config) -> Self {
-        let snapshot = topology.build();
-        let ports = snapshot.ports.len() as u32;
-        let (dataplane, mut workers) = Dataplane::new(config);
-        let guests = (0..ports).map(|p| dataplane.attach(PortId(p), memory(64)).unwrap()).collect();
-        dataplane.publish(snapshot);
-        Self { dataplane, worker: workers.remove(0), guests, now: Instant::from_secs(1) }
-    }
-
-    fn poll(&mut self) {
-        while self.worker.poll(self.now).frames > 0 {}
-        assert!(self.counters().conserved(), "{:?}", self.counters());
-    }
-
-    /// Sends a frame and returns what comes out, by port.
-    fn send(&mut self, port: u32, frame: &[u8]) -> Vec<(u32, Vec<u8>)> {
-        self.guests[port as usize].send(frame).unwrap();
-        self.poll();
-        let mut out = Vec::new();
-        for (port, guest) in self.guests.iter().enumerate() {
-            while let Some(frame) = guest.recv() {
-                out.push((port as u32, frame.to_vec()));
-            }
-        }
-        out
-    }
-
-    /// Sends a frame that must come out, whole and sound, at exactly one port.
-    fn one(&mut self, port: u32, probe: &Probe) -> (u32, Vec<u8>, Packet) {
-        let mut out = self.send(port, &probe.frame());
-        assert_eq!(out.len(), 1, "{:?} {:?}", self.counters().drops, probe);
-        let (port, frame) = out.remove(0);
-        let packet = sound(&frame);
-        (port, frame, packet)
-    }
-
-    /// Sends a frame that must be dropped for this reason.
-    fn dropped(&mut self, port: u32, frame: &[u8], reason: DropReason) -> Vec<(u32, Vec<u8>)> {
-        let before = self.counters();
-        let out = self.send(port, frame);
-        let after = self.counters();
-        let count = |c: &Counters| c.drops.get(&reason).copied().unwrap_or(0);
-        assert_eq!(count(&after), count(&before) + 1, "{:?}", after.drops);
-        assert_eq!(after.dropped(), before.dropped() + 1, "one reason only");
-        out
-    }
-
-    fn counters(&self) -> Counters {
-        self.dataplane.counters()
-    }
-
-    fn sessions(&self) -> usize {
-        let mut n = 0;
-        self.dataplane.for_each_session(|_, _| n += 1);
-        n
-    }
-
-    fn publish(&mut self, snapshot: Snapshot) {
-        self.dataplane.publish(snapshot);
-    }
-}
-
-fn ends(p: &Packet) -> (SocketAddr, SocketAddr) {
-    (SocketAddr::new(p.src, p.sport), SocketAddr::new(p.dst, p.dport))
-}
-
-fn at(s: &str) -> SocketAddr {
-    s.parse().unwrap()
-}
 
 #[test]
 fn east_west_routed_both_families_and_no_translation() {
@@ -154,13 +50,20 @@ fn a_plain_packet_of_a_session_is_a_hit_in_both_directions() {
 }
 
 #[test]
-fn plain_packets_to_and_from_outside_are_hits() {
+fn packets_from_an_uplink_are_hits_too() {
     let mut net = Net::new(two_namespaces());
-    let open = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:443");
-    let (_, frame, _) = net.one(0, &open);
-    net.one(0, &open);
+    let call = Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        ..Probe::new(3, Proto::UDP, "203.0.113.7:5000", "10.0.0.18:53")
+    };
+    net.one(3, &call);
+    assert_eq!(net.counters().hits, 0);
+    net.one(3, &call);
+    assert_eq!(net.counters().hits, 1);
+    let (_, frame, _) = net.one(0, &Probe::new(0, Proto::UDP, "10.0.0.2:4000", "203.0.113.7:53"));
     net.one(3, &Probe::answer(&frame, 0));
-    assert_eq!(net.counters().hits, 2);
+    assert_eq!(net.counters().hits, 2, "an answer to a translated source");
 }
 
 #[test]

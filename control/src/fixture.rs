@@ -5,7 +5,7 @@ use crate::{
     intern::Interner,
     ipam::{Addressing, PodAddresses, SegmentBlock},
     model::{
-        At, ContainerPort, IpFamily, Labels, Model, Name, NetworkPolicy, Peer, Pod, PolicyPort, PortMatch,
+        ContainerPort, IpFamily, Labels, Model, Name, NetworkPolicy, Peer, Pod, PolicyPort, PortMatch,
         Position, Protocol, Rule, Selector, Service, ServiceKind, ServicePort, TargetPort,
     },
 };

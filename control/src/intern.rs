@@ -65,6 +65,21 @@ impl Interner {
         self.ports.ids.get(name).copied().map(PortId)
     }
 
+    /// Every port there ever was.
+    pub fn ports(&self) -> impl Iterator<Item = (PortId, &str)> {
+        self.ports.ids.iter().map(|(name, id)| (PortId(*id), &**name))
+    }
+
+    /// Every rule there ever was.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleName)> {
+        self.rules.ids.iter().map(|(name, id)| (RuleId(*id), name))
+    }
+
+    /// Every virtual server there ever was.
+    pub fn servers(&self) -> impl Iterator<Item = (ServerId, &str)> {
+        self.servers.ids.iter().map(|(name, id)| (ServerId(*id), &**name))
+    }
+
     /// The segment of this name: "shop-0".
     pub fn segment(&mut self, name: &str) -> SegmentId {
         SegmentId(self.segments.id(name))

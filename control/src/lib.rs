@@ -6,6 +6,8 @@
 //!                            store (leases)          analysis: plan, trace and reach as values
 //! ```
 //!
+//! [`intern`] keeps the numbers that the packet path knows things by, [`place`] says where every pod is.
+//!
 //! Data flows one way. Everything here is a value: reading, planning and compiling change nothing until the
 //! caller commits leases and publishes the snapshot.
 

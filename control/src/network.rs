@@ -111,6 +111,11 @@ impl Network {
         &self.snapshot
     }
 
+    /// What the ids of this network are called, those of objects that are gone included.
+    pub fn interner(&self) -> &Interner {
+        &self.interner
+    }
+
     /// The network as a plan.
     ///
     /// # Errors

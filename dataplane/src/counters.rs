@@ -49,8 +49,8 @@ impl<T: Default> Grow<T> {
 
     /// The item, made if need be. An index past the end gets the last item.
     pub fn at(&self, index: usize) -> &T {
-        let chunk = (index / CHUNK).min(self.chunks.len() - 1);
-        let items = self.chunks[chunk].get_or_init(|| (0..CHUNK).map(|_| T::default()).collect());
+        let index = index.min(self.chunks.len() * CHUNK - 1);
+        let items = self.chunks[index / CHUNK].get_or_init(|| (0..CHUNK).map(|_| T::default()).collect());
         &items[index % CHUNK]
     }
 
@@ -159,7 +159,7 @@ impl Default for WorkerCounters {
             missed: Count::default(),
             hits: Count::default(),
             drops: std::array::from_fn(|_| Count::default()),
-            ports: Grow::new(1 << 20),
+            ports: Grow::new(PortId::MAX as usize),
             tallies: Grow::new(MAX_TALLIES),
         }
     }

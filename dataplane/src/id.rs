@@ -30,6 +30,12 @@ id!(
     /// A port of the network: a pod's interface, a node, or an uplink. At most 2^23 of them.
     PortId, "port"
 );
+
+impl PortId {
+    /// How many ports there can be: a session's entry has room for this many.
+    pub const MAX: u32 = 1 << 23;
+}
+
 id!(
     /// An L2 segment: one block of a namespace's addresses and its gateway.
     SegmentId, "segment"

@@ -10,8 +10,8 @@
 //!        spoof guard ─ segment ─ DLB ─ DFW ─ router ─ SNAT ─ VIP ─ Tier-0 ─ DFW ─ commit
 //! ```
 //!
-//! Imports run one way: `id time <- buf <- wire <- table rewrite verdict <- flow <- snapshot <- stage
-//! <- pipeline <- worker`; `port` uses only `buf` and `id`.
+//! Imports run one way: `id time <- buf <- wire <- table rewrite verdict <- flow <- snapshot <- state <- stage
+//! <- pipeline <- worker`; `port` uses only `buf`, `id` and `verdict`.
 
 pub mod buf;
 pub mod counters;

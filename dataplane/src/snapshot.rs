@@ -6,6 +6,8 @@
 //!
 //! Addresses: a port is found by its exact address (/32 and /128), wherever its segment's block lies.
 
+mod text;
+
 use crate::{
     id::{Generation, IdentityId, NamespaceId, PortId, RuleId, SegmentId, ServerId, Tier1Id},
     table::{classifier::RuleSet, lpm::Lpm, maglev::Maglev},
@@ -24,8 +26,8 @@ pub const GATEWAY_MAC: Mac = Mac([0x02, 0x50, 0x56, 0x56, 0x44, 0x52]);
 /// The IPv6 address of every segment's gateway.
 pub const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// One state of the network.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// One state of the network. Its debug form prints names, sorted: equal networks print alike.
+#[derive(Clone, Default, PartialEq)]
 pub struct Snapshot {
     /// Its number; set when it is published.
     pub generation: Generation,
@@ -351,7 +353,7 @@ pub struct Names {
 pub struct RuleName {
     /// The policy it comes from: "shop/allow-web", or "posture" for the Supervisor's.
     pub policy: String,
-    /// Which rule of it: "ingress[0]", "isolation", "deny".
+    /// Which rule of it: `ingress[0]`, `isolation`, `deny`.
     pub rule: String,
 }
 

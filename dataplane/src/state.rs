@@ -137,6 +137,10 @@ impl NatPools {
 /// Next hops that can be known at one time.
 const MAX_NEIGHBORS: usize = 4096;
 
+/// How many of them only routes can take. Addresses in connected prefixes are taken by packets, and a workload
+/// that scans such a prefix must not use up what a new route will need.
+const FOR_ROUTES: usize = 512;
+
 /// How long a learned MAC is trusted before the next hop is asked again.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -156,6 +160,10 @@ struct NeighborSlot {
     mac: AtomicU64,
     /// Configured: never asked, never learned.
     fixed: AtomicBool,
+    /// A route leads by it, so it is asked for before packets come.
+    routed: AtomicBool,
+    /// A packet found it unknown since it was asked for.
+    wanted: AtomicBool,
     /// When to ask (again), microseconds.
     ask_at: AtomicU64,
 }
@@ -166,6 +174,8 @@ impl Neighbors {
             neighbor: OnceLock::new(),
             mac: AtomicU64::new(0),
             fixed: AtomicBool::new(false),
+            routed: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
             ask_at: AtomicU64::new(0),
         };
         Self {
@@ -175,8 +185,19 @@ impl Neighbors {
         }
     }
 
-    /// The number of a next hop; `None` when there are too many.
+    /// The number of a route's next hop; `None` when there are too many.
+    pub fn intern_routed(&self, n: &Neighbor) -> Option<NeighborId> {
+        let id = self.number(n, MAX_NEIGHBORS)?;
+        self.slots[id.index()].routed.store(true, Ordering::Relaxed);
+        Some(id)
+    }
+
+    /// The number of the next hop of a packet; `None` when there are too many.
     pub fn intern(&self, n: &Neighbor) -> Option<NeighborId> {
+        self.number(n, MAX_NEIGHBORS - FOR_ROUTES)
+    }
+
+    fn number(&self, n: &Neighbor, max: usize) -> Option<NeighborId> {
         let key = (n.port, n.address);
         let known = self.ids.get(&key).map(|id| *id);
         let id = match known {
@@ -186,9 +207,7 @@ impl Neighbors {
                 dashmap::Entry::Vacant(e) => {
                     let at = self
                         .next
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                            (n < MAX_NEIGHBORS).then_some(n + 1)
-                        })
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
                         .ok()?;
                     let _ = self.slots[at].neighbor.set(key);
                     *e.insert(NeighborId(at as u32))
@@ -207,6 +226,9 @@ impl Neighbors {
     pub fn get(&self, id: NeighborId) -> Option<(PortId, Option<Mac>)> {
         let slot = self.slots.get(id.index())?;
         let mac = slot.mac.load(Ordering::Relaxed);
+        if mac == 0 {
+            slot.wanted.store(true, Ordering::Relaxed);
+        }
         slot.neighbor.get().map(|(port, _)| (*port, (mac != 0).then(|| Mac::from_u64(mac))))
     }
 
@@ -220,13 +242,18 @@ impl Neighbors {
         }
     }
 
-    /// Next hops to be asked for now. Each is named once; whoever calls asks.
+    /// Next hops to be asked for now: known ones now and then, unknown ones as long as a route or a packet
+    /// wants them. Each is named once; whoever calls asks.
     pub fn due(&self, now: Instant) -> Vec<(PortId, IpAddr)> {
         let used = self.next.load(Ordering::Relaxed).min(MAX_NEIGHBORS);
         let due = |slot: &&NeighborSlot| {
             let at = slot.ask_at.load(Ordering::Relaxed);
+            let known = slot.mac.load(Ordering::Relaxed) != 0;
             !slot.fixed.load(Ordering::Relaxed)
                 && at <= now.micros()
+                && (known
+                    || slot.routed.load(Ordering::Relaxed)
+                    || slot.wanted.swap(false, Ordering::Relaxed))
                 && slot
                     .ask_at
                     .compare_exchange(at, (now + RETRY).micros(), Ordering::Relaxed, Ordering::Relaxed)

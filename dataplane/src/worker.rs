@@ -21,13 +21,13 @@ use crate::{
     time::{Duration, Instant},
     verdict::DropReason,
 };
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::{
     fmt, io,
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -36,6 +36,9 @@ pub const BATCH: usize = 64;
 
 /// Every session is looked at by the sweep about this often.
 const SWEEP_LAP: Duration = Duration::from_secs(2);
+
+/// Sessions swept in one poll.
+const SWEEP_AT_ONCE: usize = 1024;
 
 /// The longest a worker with sessions or next hops waits between two polls.
 const IDLE: Duration = Duration::from_millis(100);
@@ -57,14 +60,39 @@ struct Shared {
     owners: Mutex<Vec<(PortId, usize)>>,
 }
 
+impl Shared {
+    /// Has every worker let go of a port.
+    fn let_go(&self, id: PortId) {
+        // Locked until every worker is told, so that none lets go of what is attached under this id next.
+        let mut owners = lock(&self.owners);
+        owners.retain(|(port, _)| *port != id);
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Detach(id));
+        }
+        drop(owners);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        for worker in &self.workers {
+            if let Some(waker) = &*lock(&worker.waker) {
+                waker.wake();
+            }
+        }
+    }
+}
+
 struct WorkerHandle {
     commands: Sender<Command>,
     waker: Mutex<Option<Waker>>,
+    /// Nobody polls it any more.
+    gone: AtomicBool,
 }
 
 enum Command {
     Attach { port: PortId, receiver: Option<Box<dyn Receive>>, sender: Box<dyn Transmit> },
     Detach(PortId),
+    Waker(Waker),
 }
 
 /// The handle on a dataplane. Clones share it; it may be used from any thread while packets run.
@@ -81,7 +109,8 @@ impl Dataplane {
         let pool = Pool::new(config.frames);
         let state = Arc::new(State::new(config));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
-        let handle = |commands| WorkerHandle { commands, waker: Mutex::new(None) };
+        let handle =
+            |commands| WorkerHandle { commands, waker: Mutex::new(None), gone: AtomicBool::new(false) };
         let shared = Arc::new(Shared {
             pool,
             counters: (0..workers).map(|_| Arc::default()).collect(),
@@ -107,7 +136,7 @@ impl Dataplane {
         for hops in snapshot.tier0.routes.iter().map(|(_, hops)| hops) {
             for hop in hops {
                 // Known before the first packet needs it, so that it has been asked for by then.
-                let _ = self.shared.state.neighbors.intern(hop);
+                let _ = self.shared.state.neighbors.intern_routed(hop);
             }
         }
         let generation = snapshot.generation;
@@ -118,7 +147,7 @@ impl Dataplane {
         retired.push(before);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         drop(retired);
-        self.wake_all();
+        self.shared.wake_all();
         generation
     }
 
@@ -130,8 +159,12 @@ impl Dataplane {
     /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
     ///
     /// # Errors
-    /// The port could not be opened; nothing was attached. A port id that is attached already is refused.
+    /// The port could not be opened, or no worker is left; nothing was attached. A port id that is attached already, or not below
+    /// [`PortId::MAX`], is refused.
     pub fn attach<P: Port>(&self, id: PortId, port: P) -> io::Result<P::Peer> {
+        if id.0 >= PortId::MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no such port"));
+        }
         let mut owners = lock(&self.shared.owners);
         if owners.iter().any(|(p, _)| *p == id) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the port is attached already"));
@@ -142,7 +175,10 @@ impl Dataplane {
             return Err(io::Error::other("the port did not open a sender for every worker"));
         }
         let load = |w: usize| owners.iter().filter(|(_, owner)| *owner == w).count();
-        let owner = (0..workers.len()).min_by_key(|w| load(*w)).unwrap_or(0);
+        let living = (0..workers.len()).filter(|w| !workers[*w].gone.load(Ordering::SeqCst));
+        let Some(owner) = living.min_by_key(|w| load(*w)) else {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "every worker was dropped"));
+        };
         owners.push((id, owner));
         let mut receiver = Some(receiver);
         for (index, sender) in senders.into_iter().enumerate() {
@@ -151,7 +187,7 @@ impl Dataplane {
             let _ = workers[index].commands.send(Command::Attach { port: id, receiver, sender });
         }
         drop(owners);
-        self.wake_all();
+        self.shared.wake_all();
         Ok(peer)
     }
 
@@ -172,11 +208,12 @@ impl Dataplane {
     /// Lets go of a port that the snapshot no longer has. Its sessions stay until their next packet tells the
     /// other side, or their time is up.
     pub fn release(&self, id: PortId) {
-        lock(&self.shared.owners).retain(|(port, _)| *port != id);
-        for worker in &self.shared.workers {
-            let _ = worker.commands.send(Command::Detach(id));
-        }
-        self.wake_all();
+        self.shared.let_go(id);
+    }
+
+    /// Whether a port is attached. One that failed is not any more: its driver said that it is gone for good.
+    pub fn is_attached(&self, id: PortId) -> bool {
+        lock(&self.shared.owners).iter().any(|(port, _)| *port == id)
     }
 
     /// The frame pool that ports and guests share with the workers.
@@ -205,18 +242,13 @@ impl Dataplane {
         }
     }
 
-    /// Has `waker` called when worker `index` has something to do.
+    /// Has `waker` called when worker `index` has something to do: frames wait at a port without descriptor,
+    /// a port was attached or detached, a snapshot published. To be set once, at any time.
     pub fn set_waker(&self, index: usize, waker: Waker) {
         if let Some(worker) = self.shared.workers.get(index) {
-            *lock(&worker.waker) = Some(waker);
-        }
-    }
-
-    fn wake_all(&self) {
-        for worker in &self.shared.workers {
-            if let Some(waker) = &*lock(&worker.waker) {
-                waker.wake();
-            }
+            *lock(&worker.waker) = Some(waker.clone());
+            let _ = worker.commands.send(Command::Waker(waker.clone()));
+            waker.wake();
         }
     }
 }
@@ -233,11 +265,12 @@ impl fmt::Debug for Dataplane {
 pub struct Polled {
     /// Frames received.
     pub frames: usize,
-    /// When the worker wants to be polled again, if nothing arrives before. With `frames` above zero: at once.
+    /// When the worker wants to be polled again, if nothing arrives before. The time of the poll means: at once.
     pub next: Instant,
 }
 
-/// One worker. It belongs to whoever polls it.
+/// One worker. It belongs to whoever polls it. Dropping it detaches the ports it receives from; others take over
+/// what is attached from then on.
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
@@ -253,9 +286,10 @@ pub struct Worker {
     /// The receiver to begin with, so that every port has its turn.
     turn: usize,
     swept: Instant,
+    /// Sessions whose turn to be swept has come.
+    to_sweep: usize,
     ask_at: Instant,
-    /// Set when the handle is gone and no more commands can come.
-    orphan: bool,
+    waker: Option<Waker>,
 }
 
 impl Worker {
@@ -275,8 +309,9 @@ impl Worker {
             output: Output::default(),
             turn: 0,
             swept: Instant::ZERO,
+            to_sweep: 0,
             ask_at: Instant::ZERO,
-            orphan: false,
+            waker: None,
         }
     }
 
@@ -293,33 +328,38 @@ impl Worker {
     /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.
     pub fn poll(&mut self, now: Instant) -> Polled {
         self.take_commands();
-        self.take_snapshot();
         self.shared.state.epochs.begin(self.index);
         self.receive();
+        // Last: an answer to what another worker sent on is judged by no older snapshot than that worker's.
+        self.take_snapshot();
         let frames = self.frames.len();
         if frames > 0 {
             self.pipeline.process(&mut self.frames, &self.ports, now, &mut self.output);
         }
         self.keep_house(now);
         self.send();
-        if frames == 0 {
-            self.shared.state.epochs.rest(self.index);
-        }
-        Polled { frames, next: if frames > 0 { now } else { now + IDLE } }
+        // Nothing is held between polls, so a worker that is never polled again holds nothing up.
+        self.shared.state.epochs.rest(self.index);
+        let busy = frames > 0 || self.to_sweep > 0;
+        Polled { frames, next: if busy { now } else { now + IDLE } }
     }
 
     fn take_commands(&mut self) {
-        while !self.orphan {
-            match self.commands.try_recv() {
-                Ok(Command::Attach { port, receiver, sender }) => self.attach(port, receiver, sender),
-                Ok(Command::Detach(port)) => {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach { port, receiver, sender } => self.attach(port, receiver, sender),
+                Command::Detach(port) => {
                     self.receivers.retain(|(p, _)| *p != port);
                     if let Some(sender) = self.senders.get_mut(port.index()) {
                         *sender = None;
                     }
                 }
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => self.orphan = true,
+                Command::Waker(waker) => {
+                    for (_, receiver) in &mut self.receivers {
+                        receiver.set_waker(waker.clone());
+                    }
+                    self.waker = Some(waker);
+                }
             }
         }
     }
@@ -330,8 +370,8 @@ impl Worker {
         }
         self.senders[port.index()] = Some(sender);
         if let Some(mut receiver) = receiver {
-            if let Some(waker) = lock(&self.shared.workers[self.index].waker).clone() {
-                receiver.set_waker(waker);
+            if let Some(waker) = &self.waker {
+                receiver.set_waker(waker.clone());
             }
             self.receivers.push((port, receiver));
         }
@@ -368,12 +408,13 @@ impl Worker {
             self.turn = (self.turn + 1) % count;
         }
         if let Some(at) = gone {
-            self.receivers.remove(at);
+            let (port, _) = self.receivers.remove(at);
+            self.shared.let_go(port);
         }
     }
 
     fn send(&mut self) {
-        let (senders, counters) = (&mut self.senders, &self.counters);
+        let (senders, counters, shared) = (&mut self.senders, &self.counters, &self.shared);
         self.output.drain(|port, frames| {
             let count = frames.len() as u64;
             let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
@@ -382,6 +423,7 @@ impl Worker {
                 && sender.transmit(frames).is_err()
             {
                 senders[port.index()] = None;
+                shared.let_go(port);
             }
             // What is left could not be sent.
             let refused = frames.len() as u64;
@@ -398,11 +440,18 @@ impl Worker {
             self.pipeline.ask_neighbors(now, &mut self.output);
             self.ask_at = now + ASK_EVERY;
         }
+        let sessions = self.shared.state.sessions.high_water();
         let passed = now.since(self.swept).min(SWEEP_LAP).as_micros() as usize;
-        let share = self.shared.state.sessions.high_water() * passed / SWEEP_LAP.as_micros() as usize;
+        let share = sessions * passed / SWEEP_LAP.as_micros() as usize;
         if share > 0 {
-            self.pipeline.sweep(share.min(1024), now);
+            self.to_sweep = (self.to_sweep + share).min(sessions);
             self.swept = now;
+        }
+        // In small pieces, so that frames do not wait for it.
+        let count = self.to_sweep.min(SWEEP_AT_ONCE);
+        if count > 0 {
+            self.pipeline.sweep(count, now);
+            self.to_sweep -= count;
         }
     }
 }
@@ -415,7 +464,14 @@ impl fmt::Debug for Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.state.epochs.rest(self.index);
+        let shared = &self.shared;
+        shared.state.epochs.rest(self.index);
+        shared.workers[self.index].gone.store(true, Ordering::SeqCst);
+        let mine = |(port, owner): &(PortId, usize)| (*owner == self.index).then_some(*port);
+        let ports: Vec<PortId> = lock(&shared.owners).iter().filter_map(mine).collect();
+        for port in ports {
+            shared.let_go(port);
+        }
     }
 }
 

@@ -1,12 +1,56 @@
 //! The `supernet` command.
 
+mod bench;
 mod cli;
-#[allow(dead_code, unused_imports)]
+mod demo;
+#[cfg(test)]
+mod fixture;
+mod input;
 mod lab;
 mod output;
 mod plan;
 mod reach;
+mod trace;
 
-fn main() {
-    let _ = <cli::Cli as clap::Parser>::parse();
+use clap::Parser;
+use cli::{Cli, Command};
+use std::{error::Error, process::ExitCode};
+
+/// Exit status of an error.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(status) => ExitCode::from(status),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Runs a command; the status it ends with.
+fn run(command: Command) -> Result<u8, Box<dyn Error>> {
+    match command {
+        Command::Plan(args) => {
+            let (mut network, warnings) = input::network(&args.files)?;
+            let mut plan = network.plan()?;
+            plan.warnings = warnings;
+            plan::print(&plan, args.output)?;
+            Ok(0)
+        }
+        Command::Reach(args) => {
+            let (mut network, warnings) = input::network(&args.files)?;
+            input::warn(&warnings);
+            reach::print(&network.reach()?, args.output)?;
+            Ok(0)
+        }
+        Command::Trace(args) => trace::run(&args),
+        Command::Demo => demo::run(),
+        Command::Lab(command) => lab::run(&command),
+        Command::Bench(args) => {
+            bench::run(&args)?;
+            Ok(0)
+        }
+    }
 }

@@ -27,8 +27,28 @@ impl Style {
         Self { terminal, colour: terminal && !refused }
     }
 
-    fn bold(self, text: &str) -> String {
-        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    /// Of what went well.
+    pub(crate) fn green(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// Of what went wrong.
+    pub(crate) fn red(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    /// Of titles.
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// Of what matters less.
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -99,6 +119,19 @@ impl Listing {
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.columns, "a cell a column");
         self.table.add_row(cells);
+    }
+
+    /// A table without title, indented, with an empty line after it.
+    pub(crate) fn rows(columns: &[&str], rows: Vec<Vec<String>>, style: Style) -> String {
+        let mut listing = Self::new("", columns, style);
+        for row in rows {
+            listing.table.add_row(row);
+        }
+        let text = listing.render();
+        text.lines()
+            .skip(1)
+            .map(|line| if line.is_empty() { "\n".to_owned() } else { format!(" {line}\n") })
+            .collect()
     }
 
     /// The title and the table, with an empty line after it.

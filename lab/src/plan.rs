@@ -235,3 +235,46 @@ fn advertised(plan: &Plan, style: Style) -> String {
     }
     table.render()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::shop;
+
+    fn plan() -> Plan {
+        let mut s = shop();
+        Plan::of(&s.model, &s.addressing, &s.snapshot, &mut s.interner).unwrap()
+    }
+
+    #[test]
+    fn the_tables_tell_the_network() {
+        let text = tables(&plan(), Style::PLAIN);
+        for line in [
+            "  shop-0  shop       tier1   10.244.0.16/28  10.244.0.17      4     9",
+            "  shop       192.168.90.2  tier1",
+            "  shop/web   LoadBalancer  192.168.80.3:80/TCP    10.244.0.20:8080 shop/web-1",
+            "  shop/web  ingress[0]  ingress    ALLOW   shop/web (3)  203.0.113.0/24 except 203.0.113.13/32  TCP 8080-8090",
+            "  shop/db   isolation  ingress    DROP    shop/db-0     any    any",
+            "  posture  egress  egress     ALLOW   blog/api, all pods in shop (4)  any    any",
+            "  192.168.80.3/32  LB_VIP  tier1  shop/web",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\nis missing in\n{text}");
+        }
+        assert!(!text.contains('\x1b'), "no colour away from a terminal");
+    }
+
+    #[test]
+    fn warnings_come_last() {
+        let mut plan = plan();
+        plan.warnings.push("3 objects of kinds that are not needed were skipped".into());
+        let text = tables(&plan, Style::PLAIN);
+        assert!(text.ends_with("warning: 3 objects of kinds that are not needed were skipped\n"));
+    }
+
+    #[test]
+    fn a_server_without_members_says_what_happens() {
+        let mut plan = plan();
+        plan.virtual_servers[0].members.clear();
+        assert!(tables(&plan, Style::PLAIN).contains("none: connections are refused"));
+    }
+}

@@ -77,7 +77,7 @@ fn ports(row: &Row) -> String {
         text.push_str(&format!(" (and undeclared: {undeclared})"));
     }
     if let Some(unreached) = row.unreached_members {
-        text.push_str(&format!(" (not all members: {unreached} would not answer)"));
+        text.push_str(&format!(" ({unreached} members out of reach)"));
     }
     if let Some(family) = row.family {
         text.push_str(&format!(" (only {family})"));
@@ -104,4 +104,34 @@ fn name_sources(sources: &[&str], destination: &str, ends: &[EndInfo]) -> String
         }
     }
     list(sources.iter().map(|s| (*s).to_owned()), MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::shop;
+
+    #[test]
+    fn pairs_are_folded_to_few_rows() {
+        let mut s = shop();
+        let reach = Reach::of(&s.model, &s.addressing, &s.snapshot, &mut s.interner).unwrap();
+        let expected = "\
+Who reaches whom
+  FROM                     TO              PORTS
+  everyone                 nodes, outside  all
+  shop/web                 shop/db         TCP 5432
+  outside 203.0.113.0/24   shop/web        TCP 8080 (and undeclared: TCP 8081-8090)
+  outside 203.0.113.13/32  shop/web        none
+
+Who reaches Services
+  FROM                     TO            PORTS
+  outside 203.0.113.0/24   shop/svc/web  TCP 80
+  outside 203.0.113.13/32  shop/svc/web  none
+  everyone                 kube-api      TCP 6443
+  everyone                 cli-tools     TCP 443
+
+All else is denied. Not shown, always open: a pod to itself, a node to the pods on it.
+";
+        assert_eq!(tables(&reach, Style::PLAIN), expected);
+    }
 }

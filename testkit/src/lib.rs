@@ -1,5 +1,7 @@
 //! For tests and benches only: networks made by hand, packets, conformance cases.
 
+pub mod net;
 pub mod netpol;
+pub mod oracle;
 pub mod packet;
 pub mod topology;

@@ -512,3 +512,53 @@ impl RawEnd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(policies: &str, probe: &str) -> String {
+        format!(
+            r#"{{"id":"t","cluster":{{"namespaces":[{{"name":"x"}}],"pods":[
+                {{"namespace":"x","name":"a","ip":"10.0.0.1","ports":[{{"name":"http","port":8080}}]}},
+                {{"namespace":"x","name":"h","ip":"10.9.0.1","hostNetwork":true}}]}},
+                "policies":[{policies}],"probes":[{probe}]}}"#
+        )
+        .replace('\n', " ")
+    }
+
+    const PROBE: &str = r#"{"from":{"ip":"1.2.3.4"},"to":{"ns":"x","pod":"a"},"protocol":"TCP","port":"http","combined":true}"#;
+
+    #[test]
+    fn defaults_are_those_of_the_api() {
+        let policy = r#"{"metadata":{"name":"p"},"spec":{"egress":[],"ingress":[{"ports":[{"port":5,"endPort":7},{}]}]}}"#;
+        let cases = read(&case(policy, PROBE)).unwrap();
+        let policy = &cases[0].model.policies[&Name::new("default", "p")];
+        assert_eq!(policy.egress, None, "an empty list of egress rules isolates nothing");
+        let ports: Vec<&PortMatch> =
+            policy.ingress.as_ref().unwrap()[0].ports.iter().map(|p| &p.port).collect();
+        assert_eq!(ports, [&PortMatch::Numbers { from: 5, to: 7 }, &PortMatch::All]);
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_case() {
+        let cases = read(&case("", PROBE)).unwrap();
+        let case = &cases[0];
+        assert_eq!(case.probes[0].port, 8080, "a name is resolved at the destination");
+        assert_eq!(
+            case.addressing.pods[&Name::new("x", "a")].addresses,
+            ["10.0.0.1".parse::<IpAddr>().unwrap()]
+        );
+        assert_eq!(case.addressing.nodes["node-of-h"], ["10.9.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(case.addressing.nodes[ELSEWHERE], [] as [IpAddr; 0], "no node reaches pod a as its own");
+        assert_eq!(case.model.namespaces["x"].snat, Snat::None);
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused_with_its_line() {
+        let both = r#"{"metadata":{"name":"p"},"spec":{"ingress":[{"from":[{"ipBlock":{"cidr":"10.0.0.0/8"},"podSelector":{}}]}]}}"#;
+        let error = read(&case(both, PROBE)).unwrap_err();
+        assert_eq!(error.to_string(), "line 1, case t: a peer with an ipBlock and a selector");
+        assert!(matches!(read("\n{").unwrap_err(), CaseError::Json { line: 2, .. }));
+    }
+}

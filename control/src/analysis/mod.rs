@@ -4,7 +4,11 @@
 //! Answers are computed from the compiled snapshot, never by a second reading of the model's rules, so they say
 //! what packets will meet. They serialise with camelCase names; programs may rely on the fields documented here.
 
+mod open;
 pub mod plan;
 pub mod reach;
 mod text;
 pub mod trace;
+
+#[cfg(test)]
+mod tests;

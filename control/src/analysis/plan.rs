@@ -18,10 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
-use supernet_dataplane::{
-    snapshot::{PortEntry, PortRole, Segment, Snapshot},
-    wire::Mac,
-};
+use supernet_dataplane::snapshot::{PortEntry, PortRole, Segment, Snapshot};
 
 /// A whole network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -147,7 +144,7 @@ pub struct Section {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FirewallRule {
-    /// "ingress[0]", "isolation".
+    /// `ingress[0]`, `isolation`.
     pub name: String,
     /// "ingress" or "egress".
     pub direction: &'static str,
@@ -284,7 +281,7 @@ impl Ports<'_> {
     fn mac(&self, name: &str) -> String {
         let id = self.interner.known_port(name);
         let entry = id.and_then(|id| self.snapshot.ports.get(id.index())?.as_ref());
-        entry.map(|p| p.mac).unwrap_or(Mac::default()).to_string()
+        entry.map(|p| p.mac).unwrap_or_default().to_string()
     }
 }
 
@@ -563,11 +560,11 @@ fn advertised(model: &Model, addressing: &Addressing, places: &Places<'_>) -> Ve
     }
     for namespace in model.namespaces.values() {
         let name = &namespace.name;
-        if namespace.snat != Snat::None {
-            let addresses = addressing.egress.get(name).into_iter().flatten();
-            routes.extend(addresses.map(|a| host(*a, "NAT", tier1_of(name), name.clone())));
-            continue;
-        }
+        let egress = addressing.egress.get(name).filter(|_| namespace.snat != Snat::None);
+        let translated: &[IpAddr] = egress.map_or(&[], Vec::as_slice);
+        routes.extend(translated.iter().map(|a| host(*a, "NAT", tier1_of(name), name.clone())));
+        // Each family for itself: without an egress pool of its own its pods keep their addresses.
+        let kept = |addr: IpAddr| !translated.iter().any(|a| a.is_ipv4() == addr.is_ipv4());
         let blocks: Vec<IpNet> = addressing
             .segments
             .iter()
@@ -579,13 +576,13 @@ fn advertised(model: &Model, addressing: &Addressing, places: &Places<'_>) -> Ve
             .flat_map(|p| p.addresses)
             .filter(|addr| !blocks.iter().any(|b| b.contains(*addr)))
             .map(|addr| IpNet::from(*addr));
-        let connected = blocks.iter().copied().chain(elsewhere).map(|prefix| AdvertisedRoute {
+        let prefixes = blocks.iter().copied().chain(elsewhere).filter(|net| kept(net.addr()));
+        routes.extend(prefixes.map(|prefix| AdvertisedRoute {
             prefix,
             kind: "CONNECTED",
             tier1: tier1_of(name),
             owner: name.clone(),
-        });
-        routes.extend(connected);
+        }));
     }
     routes.sort();
     routes

@@ -6,26 +6,26 @@
 //!
 //! Left out: a pod reaching itself, and nodes reaching the pods that run on them, both always allowed.
 
-use super::text;
+use super::open::{Open, ask};
 use crate::{
     compile::{CLI_TOOLS, CompileError, KUBE_API, Member, MemberState, ServerRole, ServerSpec, server_specs},
     intern::Interner,
     ipam::Addressing,
-    model::{IpFamily, Model, Name, Protocol},
+    model::{IpFamily, Model, Protocol},
     place::Places,
 };
 use ipnet::IpNet;
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
     ptr,
+    rc::Rc,
 };
 use supernet_dataplane::{
     id::IdentityId,
     snapshot::{EndpointPort, PortRole, Snapshot},
-    table::classifier::{Action, RuleSet},
-    wire::Proto,
+    table::classifier::RuleSet,
 };
 
 /// Who reaches whom.
@@ -126,25 +126,27 @@ impl Reach {
         let around = |end: usize| end.checked_sub(first_range).and_then(|n| parents.get(n).copied());
 
         let mut judge = Judge::default();
+        let ends: Vec<Judged<'_>> = ends.iter().map(|end| Judged { end, class: judge.class(end) }).collect();
         let mut rows = Vec::new();
-        for (from, source) in ends.iter().enumerate() {
-            for (to, destination) in ends.iter().enumerate() {
+        for (from, &source) in ends.iter().enumerate() {
+            for (to, &destination) in ends.iter().enumerate() {
+                let (source_info, destination_info) = (&source.end.info, &destination.end.info);
                 let both_outside =
-                    source.info.kind == EndKind::Outside && destination.info.kind == EndKind::Outside;
-                let itself = from == to && source.info.pods.len() < 2;
-                let (source_around, to_around) = (around(from), around(to));
-                let same = |judge: &mut Judge| {
-                    let wide = (&ends[source_around.unwrap_or(from)], &ends[to_around.unwrap_or(to)]);
-                    judge.same((source, destination), wide)
-                };
-                let range = source_around.or(to_around).is_some();
-                if both_outside || itself || (range && same(&mut judge)) {
+                    source_info.kind == EndKind::Outside && destination_info.kind == EndKind::Outside;
+                let itself = from == to && source_info.pods.len() < 2;
+                if both_outside || itself {
                     continue;
                 }
-                rows.extend(pair_rows(source, destination, range, &mut judge));
+                let (source_around, to_around) = (around(from), around(to));
+                let range = source_around.or(to_around).is_some();
+                let wide = (ends[source_around.unwrap_or(from)], ends[to_around.unwrap_or(to)]);
+                if range && judge.same((source, destination), wide) {
+                    continue;
+                }
+                rows.extend(judge.rows(source, destination, range));
             }
         }
-        let mut infos: Vec<EndInfo> = ends.iter().map(|e| e.info.clone()).collect();
+        let mut infos: Vec<EndInfo> = ends.iter().map(|e| e.end.info.clone()).collect();
         let (service_infos, service_rows) = services(&servers, &ends, around, snapshot, &mut judge);
         infos.extend(service_infos);
         rows.extend(service_rows);
@@ -171,17 +173,31 @@ struct End<'a> {
     declared: BTreeSet<(Protocol, u16)>,
 }
 
+/// What makes one end differ from another; ends of one class have the same rows but for their names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Class {
+    kind: EndKind,
+    identities: BTreeMap<IpFamily, IdentityId>,
+    egress: usize,
+    ingress: usize,
+    declared: BTreeSet<(Protocol, u16)>,
+}
+
 impl End<'_> {
-    fn alike(&self, other: &Self) -> bool {
-        let same = |a: Option<&RuleSet>, b: Option<&RuleSet>| match (a, b) {
-            (Some(a), Some(b)) => ptr::eq(a, b),
-            (a, b) => a.is_none() && b.is_none(),
-        };
-        self.identities == other.identities
-            && self.declared == other.declared
-            && same(self.egress, other.egress)
-            && same(self.ingress, other.ingress)
+    fn class(&self) -> Class {
+        Class {
+            kind: self.info.kind,
+            identities: self.identities.clone(),
+            egress: place_of(self.egress),
+            ingress: place_of(self.ingress),
+            declared: self.declared.clone(),
+        }
     }
+}
+
+/// Rule sets are shared, so where one lies tells which it is.
+fn place_of(set: Option<&RuleSet>) -> usize {
+    set.map_or(0, |set| ptr::from_ref(set).addr())
 }
 
 fn endpoint<'a>(snapshot: &'a Snapshot, addresses: &[IpAddr]) -> Option<&'a EndpointPort> {
@@ -197,9 +213,9 @@ fn identities(snapshot: &Snapshot, addresses: &[IpAddr]) -> BTreeMap<IpFamily, I
     addresses.iter().rev().map(|a| (IpFamily::of(*a), snapshot.identities.of(*a))).collect()
 }
 
-/// Pods by workload, as long as all of its pods are alike; else one by one.
+/// Pods by workload; where its pods are not all alike, those that are.
 fn pod_ends<'a>(places: &Places<'_>, snapshot: &'a Snapshot) -> Vec<End<'a>> {
-    let mut workloads: BTreeMap<(&str, &str), Vec<(&Name, End<'a>)>> = BTreeMap::new();
+    let mut workloads: BTreeMap<(&str, &str), Vec<End<'a>>> = BTreeMap::new();
     for (name, place) in places.pods.iter().filter(|(_, p)| p.segment.is_some()) {
         let port = endpoint(snapshot, place.addresses);
         let end = End {
@@ -210,7 +226,7 @@ fn pod_ends<'a>(places: &Places<'_>, snapshot: &'a Snapshot) -> Vec<End<'a>> {
             declared: place.pod.ports.iter().map(|p| (p.protocol, p.port)).collect(),
         };
         let owner = place.pod.owner.as_deref().unwrap_or(&name.name);
-        workloads.entry((&name.namespace, owner)).or_default().push((name, end));
+        workloads.entry((&name.namespace, owner)).or_default().push(end);
     }
     // "deployment/web" is called web unless another workload, or pod, is called so too.
     let short = |owner: &str| owner.rsplit('/').next().unwrap_or_default().to_owned();
@@ -220,19 +236,32 @@ fn pod_ends<'a>(places: &Places<'_>, snapshot: &'a Snapshot) -> Vec<End<'a>> {
     }
     let mut ends = Vec::new();
     for ((namespace, owner), pods) in workloads {
-        if !pods.iter().all(|(_, end)| end.alike(&pods[0].1)) {
-            ends.extend(pods.into_iter().map(|(_, end)| end));
-            continue;
-        }
-        let names = pods.iter().map(|(name, _)| name.to_string()).collect();
         let unique = called.get(&(namespace, short(owner))) == Some(&1);
-        let name = if unique { short(owner) } else { owner.to_owned() };
-        ends.extend(pods.into_iter().next().map(|(_, mut end)| {
-            end.info.name = format!("{namespace}/{name}");
-            end.info.pods = names;
-            end
-        }));
+        let workload = if unique { short(owner) } else { owner.to_owned() };
+        let count = pods.len();
+        let mut alike: HashMap<Class, usize> = HashMap::new();
+        let first = ends.len();
+        for end in pods {
+            match alike.entry(end.class()) {
+                Entry::Occupied(at) => {
+                    let group: &mut End<'_> = &mut ends[*at.get()];
+                    group.info.pods.extend(end.info.pods);
+                }
+                Entry::Vacant(at) => {
+                    at.insert(ends.len());
+                    ends.push(end);
+                }
+            }
+        }
+        for group in &mut ends[first..] {
+            match group.info.pods.len() {
+                all if all == count => group.info.name = format!("{namespace}/{workload}"),
+                1 => {}
+                some => group.info.name.push_str(&format!(" and {} more of {workload}", some - 1)),
+            }
+        }
     }
+    ends.sort_by(|a, b| a.info.name.cmp(&b.info.name));
     ends
 }
 
@@ -248,7 +277,7 @@ fn node_ends<'a>(addressing: &Addressing, snapshot: &Snapshot) -> Vec<End<'a>> {
             End { info, identities, egress: None, ingress: None, declared: BTreeSet::new() }
         })
         .collect();
-    if ends.len() > 1 && ends.iter().all(|e| e.alike(&ends[0])) {
+    if ends.len() > 1 && ends.iter().all(|e| e.class() == ends[0].class()) {
         ends.truncate(1);
         ends[0].info.name = "nodes".to_owned();
     }
@@ -280,7 +309,7 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
     let mut listed: Vec<(IpNet, usize)> = Vec::new();
     for (range, id) in ranges {
         let family = IpFamily::of(range.addr());
-        let ours = snapshot.owned.get_prefix(range.addr()).is_some_and(|(net, ())| net.contains(&range))
+        let ours = snapshot.owned.iter().any(|(net, ())| net.contains(&range))
             || (IpNet::from(range.addr()) == range && snapshot.endpoints.contains_key(&range.addr()));
         if range.prefix_len() == 0 || ours || !families.contains(&family) {
             continue;
@@ -293,93 +322,42 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
     (ends, parents)
 }
 
-/// Open ports between two identities.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Open {
-    /// Protocols that no rule can name, ICMP among them.
-    others: bool,
-    ranges: BTreeMap<Protocol, Vec<(u16, u16)>>,
-}
-
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-
-impl Open {
-    fn is_empty(&self) -> bool {
-        !self.others && self.ranges.is_empty()
-    }
-
-    fn everything(&self) -> bool {
-        self.others && PROTOCOLS.iter().all(|p| self.ranges.get(p).is_some_and(|r| r[..] == [(0, u16::MAX)]))
-    }
-
-    fn has(&self, protocol: Protocol, port: u16) -> bool {
-        self.ranges.get(&protocol).into_iter().flatten().any(|(from, to)| (*from..=*to).contains(&port))
-    }
-
-    /// Splits into the ports that are in `declared`, and the others.
-    fn split(&self, declared: &BTreeSet<(Protocol, u16)>) -> (Self, Self) {
-        let mut inside = Self::default();
-        let mut outside = Self { others: self.others, ..Self::default() };
-        for &(protocol, port) in declared.iter().filter(|(protocol, port)| self.has(*protocol, *port)) {
-            inside.ranges.entry(protocol).or_default().push((port, port));
-        }
-        for (&protocol, ranges) in &self.ranges {
-            let mut left = Vec::new();
-            for &(from, to) in ranges {
-                let mut next = Some(from);
-                for &(_, port) in declared.range((protocol, from)..=(protocol, to)) {
-                    if let Some(start) = next.filter(|start| *start < port) {
-                        left.push((start, port - 1));
-                    }
-                    next = port.checked_add(1);
-                }
-                left.extend(next.filter(|start| *start <= to).map(|start| (start, to)));
-            }
-            if !left.is_empty() {
-                outside.ranges.insert(protocol, left);
-            }
-        }
-        (inside, outside)
-    }
-}
-
-impl std::fmt::Display for Open {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.everything() {
-            return f.write_str("all");
-        }
-        if self.is_empty() {
-            return f.write_str("none");
-        }
-        let protocols = self.ranges.iter().map(|(protocol, ranges)| match ranges[..] {
-            [(0, u16::MAX)] => format!("all {protocol}"),
-            _ => format!("{protocol} {}", text::join(ranges.iter().map(|(a, b)| text::range(*a, *b)), ", ")),
-        });
-        let others = self.others.then(|| "ICMP".to_owned());
-        f.write_str(&text::join(protocols.chain(others), "; "))
-    }
-}
-
 /// Asks rule sets, each combination once.
 #[derive(Default)]
 struct Judge {
-    known: HashMap<Asked, Open>,
+    classes: HashMap<Class, usize>,
+    asked: HashMap<Asked, Rc<Open>>,
+    by_family: HashMap<(usize, usize), Rc<ByFamily>>,
+    rows: HashMap<(usize, usize, bool), Rc<[Row]>>,
 }
 
-/// The rule sets, by their address in memory, and the identities.
+/// What is open between two ends, in each family that both have.
+type ByFamily = BTreeMap<IpFamily, Rc<Open>>;
+
+/// Two rule sets, by where they lie, and the identities of both ends.
 type Asked = (usize, usize, IdentityId, IdentityId);
 
 impl Judge {
+    /// The number of an end's class.
+    fn class(&mut self, end: &End<'_>) -> usize {
+        let next = self.classes.len();
+        *self.classes.entry(end.class()).or_insert(next)
+    }
+
     /// What is open from one end to another, by family; nothing for families that they do not share.
-    fn open(&mut self, source: &End<'_>, destination: &End<'_>) -> BTreeMap<IpFamily, Open> {
+    fn open(&mut self, source: Judged<'_>, destination: Judged<'_>) -> Rc<ByFamily> {
+        let key = (source.class, destination.class);
+        if let Some(open) = self.by_family.get(&key) {
+            return open.clone();
+        }
+        let (source, destination) = (source.end, destination.end);
         let shared = source.identities.iter().filter_map(|(family, from)| {
             let to = destination.identities.get(family)?;
-            Some((*family, *from, *to))
+            Some((*family, self.ask(source.egress, destination.ingress, *from, *to)))
         });
-        let open = shared.map(|(family, from, to)| {
-            (family, self.ask(source.egress, destination.ingress, from, to).clone())
-        });
-        open.collect()
+        let open = Rc::new(shared.collect());
+        self.by_family.insert(key, Rc::clone(&open));
+        open
     }
 
     fn ask(
@@ -388,65 +366,66 @@ impl Judge {
         ingress: Option<&RuleSet>,
         from: IdentityId,
         to: IdentityId,
-    ) -> &Open {
-        let key = |set: Option<&RuleSet>| set.map_or(0, |set| ptr::from_ref(set).addr());
-        self.known.entry((key(egress), key(ingress), from, to)).or_insert_with(|| {
-            let passes = |set: Option<&RuleSet>, peer, proto, port| {
-                set.is_none_or(|set| set.decide(peer, proto, port).action == Action::Allow)
-            };
-            let both = |proto, port| passes(egress, to, proto, port) && passes(ingress, from, proto, port);
-            let mut open = Open { others: both(Proto::ICMP, 0), ranges: BTreeMap::new() };
-            for protocol in PROTOCOLS {
-                let proto = Proto::from(protocol);
-                let starts: BTreeSet<u16> = egress
-                    .into_iter()
-                    .chain(ingress)
-                    .flat_map(|set| set.boundaries(proto))
-                    .chain([0])
-                    .collect();
-                let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
-                let mut ranges: Vec<(u16, u16)> = Vec::new();
-                for (&start, end) in starts.iter().zip(ends).filter(|(start, _)| both(proto, **start)) {
-                    match ranges.last_mut() {
-                        Some(last) if last.1.checked_add(1) == Some(start) => last.1 = end,
-                        _ => ranges.push((start, end)),
-                    }
-                }
-                if !ranges.is_empty() {
-                    open.ranges.insert(protocol, ranges);
-                }
-            }
-            open
-        })
+    ) -> Rc<Open> {
+        let key = (place_of(egress), place_of(ingress), from, to);
+        self.asked.entry(key).or_insert_with(|| Rc::new(ask(egress, ingress, from, to))).clone()
     }
 
     /// Whether a pair is treated as a wider pair is, in the families that it has.
-    fn same(&mut self, narrow: (&End<'_>, &End<'_>), wide: (&End<'_>, &End<'_>)) -> bool {
+    fn same(&mut self, narrow: (Judged<'_>, Judged<'_>), wide: (Judged<'_>, Judged<'_>)) -> bool {
         let wide = self.open(wide.0, wide.1);
-        self.open(narrow.0, narrow.1).iter().all(|(family, open)| wide.get(family) == Some(open))
+        self.open(narrow.0, narrow.1)
+            .iter()
+            .all(|(family, open)| wide.get(family).is_some_and(|wide| Rc::ptr_eq(wide, open) || wide == open))
+    }
+
+    /// The rows of one pair: two where the families differ; none where nothing is open, unless that has to be told.
+    fn rows(&mut self, source: Judged<'_>, destination: Judged<'_>, tell_closed: bool) -> Vec<Row> {
+        let key = (source.class, destination.class, tell_closed);
+        let rows = match self.rows.get(&key) {
+            Some(rows) => rows.clone(),
+            None => {
+                let rows: Rc<[Row]> =
+                    rows(&self.open(source, destination), &destination.end.declared, tell_closed).into();
+                self.rows.insert(key, rows.clone());
+                rows
+            }
+        };
+        let named = rows.iter().map(|row| Row {
+            source: source.end.info.name.clone(),
+            destination: destination.end.info.name.clone(),
+            ..row.clone()
+        });
+        named.collect()
     }
 }
 
-/// The rows of one pair: two where the families differ; none where nothing is open, unless that has to be told.
-fn pair_rows(source: &End<'_>, destination: &End<'_>, tell_closed: bool, judge: &mut Judge) -> Vec<Row> {
-    let by_family = judge.open(source, destination);
+/// An end and the number of its class.
+#[derive(Clone, Copy)]
+struct Judged<'a> {
+    end: &'a End<'a>,
+    class: usize,
+}
+
+/// Rows still without names.
+fn rows(by_family: &ByFamily, declared: &BTreeSet<(Protocol, u16)>, tell_closed: bool) -> Vec<Row> {
     let mut different: Vec<(Option<IpFamily>, &Open)> =
-        by_family.iter().map(|(f, open)| (Some(*f), open)).collect();
+        by_family.iter().map(|(family, open)| (Some(*family), &**open)).collect();
     different.dedup_by(|b, a| a.1 == b.1);
     if let [(family, _)] = &mut different[..] {
         *family = None;
     }
-    let open = different.into_iter().filter(|(_, open)| tell_closed || !open.is_empty());
-    open.map(|(family, open)| {
-        let (declared, undeclared) = open.split(&destination.declared);
-        let (ports, undeclared) = if open.everything() || declared.is_empty() {
+    let told = different.into_iter().filter(|(_, open)| tell_closed || !open.is_empty());
+    told.map(|(family, open)| {
+        let (known, unknown) = open.split(declared);
+        let (ports, undeclared) = if open.everything() || known.is_empty() {
             (open.to_string(), None)
         } else {
-            (declared.to_string(), Some(undeclared).filter(|u| !u.is_empty()).map(|u| u.to_string()))
+            (known.to_string(), Some(unknown).filter(|u| !u.is_empty()).map(|u| u.to_string()))
         };
         Row {
-            source: source.info.name.clone(),
-            destination: destination.info.name.clone(),
+            source: String::new(),
+            destination: String::new(),
             family: family.map(family_name),
             ports,
             undeclared,
@@ -475,7 +454,7 @@ fn ranges(open: &Open) -> Vec<PortRange> {
 /// Virtual servers as destinations: their ports that lead to a member this source reaches.
 fn services(
     servers: &[ServerSpec],
-    ends: &[End<'_>],
+    ends: &[Judged<'_>],
     around: impl Fn(usize) -> Option<usize>,
     snapshot: &Snapshot,
     judge: &mut Judge,
@@ -495,8 +474,13 @@ fn services(
     }
     let mut rows = Vec::new();
     for name in &names {
-        let of_all: Vec<Row> =
-            ends.iter().map(|source| service_row(source, name, &by_name[name], snapshot, judge)).collect();
+        let mut of_class: HashMap<usize, Row> = HashMap::new();
+        for source in ends {
+            of_class
+                .entry(source.class)
+                .or_insert_with(|| service_row(source.end, name, &by_name[name], snapshot, judge));
+        }
+        let of_all: Vec<&Row> = ends.iter().map(|source| &of_class[&source.class]).collect();
         let worth_telling = of_all.iter().enumerate().filter(|(at, row)| match around(*at) {
             Some(wide) => {
                 (&of_all[wide].allowed, of_all[wide].unreached_members)
@@ -504,7 +488,9 @@ fn services(
             }
             None => !row.allowed.is_empty(),
         });
-        rows.extend(worth_telling.map(|(_, row)| row.clone()));
+        rows.extend(
+            worth_telling.map(|(at, row)| Row { source: ends[at].end.info.name.clone(), ..(*row).clone() }),
+        );
     }
     let info = |name: String| EndInfo { name, kind: EndKind::Service, pods: Vec::new() };
     (names.into_iter().map(info).collect(), rows)
@@ -544,7 +530,7 @@ fn service_row(
         ports.dedup();
     }
     Row {
-        source: source.info.name.clone(),
+        source: String::new(),
         destination: name.to_owned(),
         family: None,
         ports: open.to_string(),

@@ -17,9 +17,6 @@ use supernet_dataplane::{
     snapshot::{EndpointPort, GATEWAY_MAC, Names, PortEntry, PortRole, Segment, UplinkPort},
 };
 
-/// Ids leave one bit of a MAC's last three bytes free.
-const MAX_PORTS: u32 = 1 << 23;
-
 /// Every port, and whom addresses belong to.
 pub(super) struct Ports {
     pub(super) entries: Vec<PortEntry>,
@@ -140,8 +137,8 @@ impl Builder<'_> {
 
     fn id(&mut self, name: &str, at: &Position) -> Result<PortId, CompileError> {
         let id = self.interner.port(name);
-        if id.0 >= MAX_PORTS {
-            return Err(CompileError::TooManyPorts { max: MAX_PORTS });
+        if id.0 >= PortId::MAX {
+            return Err(CompileError::TooManyPorts { max: PortId::MAX });
         }
         if self.names.ports.insert(id, name.to_owned()).is_some() {
             return Err(CompileError::NameTaken { name: name.to_owned(), at: at.clone() });
@@ -159,7 +156,8 @@ pub(super) fn uplink_name(uplink: &str) -> String {
     format!("uplink/{uplink}")
 }
 
-/// A locally administered address beside the gateways' one: their fourth byte has the top bit clear.
+/// A locally administered address beside the gateways' one: their fourth byte has the top bit
+/// clear, and ids leave it free.
 fn mac_of(id: PortId) -> Mac {
     let [_, b, c, d] = id.0.to_be_bytes();
     Mac([0x02, 0x50, 0x56, b | 0x80, c, d])

@@ -250,13 +250,13 @@ impl<'a> Backends<'a> {
     fn members(&self, service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Member> {
         let key = (&*service.name.namespace, &*service.name.name);
         let candidates = match self.slices.get(&key) {
-            Some(slices) => from_slices(slices, port, family),
-            None => self.from_selector(service, port, family),
+            Some(slices) => listed(slices, port, family),
+            None => self.selected(service, port, family),
         };
         states(candidates)
     }
 
-    fn from_selector(&self, service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Candidate> {
+    fn selected(&self, service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Candidate> {
         let labels = service.selector.as_ref().filter(|labels| !labels.is_empty());
         let pods = self.pods.get(&*service.name.namespace);
         let (Some(labels), Some((index, pods))) = (labels, pods) else { return Vec::new() };
@@ -287,7 +287,7 @@ fn target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {
     }
 }
 
-fn from_slices(slices: &[&EndpointSlice], port: &ServicePort, family: IpFamily) -> Vec<Candidate> {
+fn listed(slices: &[&EndpointSlice], port: &ServicePort, family: IpFamily) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for slice in slices.iter().filter(|s| s.family == family) {
         let same = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);

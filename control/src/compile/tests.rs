@@ -355,3 +355,12 @@ fn two_servers_cannot_listen_on_one_address_and_port() {
          port or address"
     );
 }
+
+#[test]
+fn the_debug_form_names_things_and_is_the_same_for_the_same_input() {
+    let (one, two) = (shop().compile().unwrap(), shop().compile().unwrap());
+    let text = format!("{one:?}");
+    assert_eq!(text, format!("{two:?}"));
+    assert!(text.contains("port shop/web-0 ingress [else drop posture deny]"), "{text}");
+    assert!(text.contains("route 0.0.0.0/0 to 192.168.100.254 by uplink/uplink-1"), "{text}");
+}

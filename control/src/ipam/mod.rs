@@ -24,9 +24,9 @@
 //! - Addresses asked for are given before any other.
 //!
 //! Blocks: a namespace has a segment from the start, and another one when all are full. A segment has an IPv4
-//! block of `namespacePrefix` and an IPv6 /64, as far as there are pod CIDRs of that family. A pod may ask for any
-//! address that is nobody's; it then belongs to the first segment of its namespace unless it lies in another
-//! one. Blocks are cut where nothing lies yet, or where only pods of that same namespace have addresses (and
+//! block of `namespacePrefixLength` and an IPv6 /64, as far as there are pod CIDRs of that family. A pod may
+//! ask for any address that is nobody's; it then belongs to the first segment of its namespace unless it lies in
+//! another one. Blocks are cut where nothing lies yet, or where only pods of that same namespace have addresses (and
 //! there first); so an address that was asked for never ends up in another namespace's block. A segment other
 //! than the first is given back when it holds no pod.
 //!

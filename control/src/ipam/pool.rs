@@ -82,7 +82,15 @@ impl Pools {
             }
         }
         for pool in &mut pools {
-            pool.scan = Scan::new(pool.family, pool.cidrs.iter().map(usable).collect());
+            let (kind, family) = (pool.kind, pool.family);
+            // The first IPv4 address of a node CIDR is left for the gateway of the nodes' segment.
+            let ranges = pool.cidrs.iter().map(|cidr| match usable(cidr) {
+                (first, last) if (kind, family) == (PoolKind::Nodes, IpFamily::V4) && last - first > 1 => {
+                    (first + 1, last)
+                }
+                range => range,
+            });
+            pool.scan = Scan::new(family, ranges.collect());
         }
         Self(pools)
     }

@@ -27,7 +27,6 @@ pub struct Model {
 
 /// An object of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "short-lived, never stored in numbers")]
 pub enum Object {
     /// The Supervisor.
     Supervisor(Supervisor),

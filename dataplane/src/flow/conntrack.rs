@@ -18,7 +18,8 @@ pub enum Direction {
     Reverse,
 }
 
-/// How long a connection is remembered after its last packet, by state.
+/// How long a connection is remembered after its last packet, by state. Five days are the most; what is more
+/// counts as five days.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// TCP: only a SYN was seen. 120 s.

@@ -1,11 +1,11 @@
 //! When is nobody looking any more?
 //!
-//! A worker says at each batch boundary which epoch it has seen. Whatever was unlinked in epoch *e* is
-//! unreachable once every worker has seen *e*: what it read before the unlinking it has let go of. A worker
-//! that waits for frames counts as having seen everything.
+//! A worker says when it begins a batch which epoch it has seen, and rests when it is through. Whatever was
+//! unlinked in epoch *e* is unreachable once every worker has seen *e* or rests: what it read before the
+//! unlinking it has let go of.
 
 use crossbeam::utils::CachePadded;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The epoch, and how far each worker has seen it.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ impl Epochs {
     /// A batch begins: the worker holds nothing from before.
     pub fn begin(&self, worker: usize) {
         self.seen[worker].store(self.now.load(Ordering::SeqCst), Ordering::SeqCst);
+        // Nothing may be read before others can see that this worker reads.
+        fence(Ordering::SeqCst);
     }
 
     /// The worker rests and holds nothing.

@@ -84,6 +84,9 @@ impl Tick {
     const SHIFT: u32 = 16;
     const MASK: u64 = 0xff_ffff;
 
+    /// The longest silence that is waited for: six days can be told apart, less one for the sweep to come by.
+    pub const LONGEST: Duration = Duration::from_secs(5 * 86_400);
+
     /// The tick an instant lies in.
     pub fn of(now: Instant) -> Self {
         Self((now.micros() >> Self::SHIFT & Self::MASK) as u32)

@@ -6,7 +6,7 @@ use crate::{
     rewrite::Tuple,
     snapshot::{GATEWAY_MAC, GATEWAY_V6, PortRole},
     stage::{
-        dfw,
+        Stop, dfw,
         segment::{self, Answer, Local},
     },
     time::Instant,
@@ -32,7 +32,7 @@ impl Pipeline {
                 self.state.neighbors.learn(arrival.port, address, mac, now);
                 self.answer(arrival, answer, out);
             }
-            Local::Flood => self.flood(arrival, out),
+            Local::Flood => self.flood(arrival, now, out),
         }
     }
 
@@ -41,10 +41,12 @@ impl Pipeline {
         for (port, address) in self.state.neighbors.due(now) {
             let Some(entry) = self.snapshot.port(port) else { continue };
             let PortRole::Uplink(uplink) = &entry.role else { continue };
-            let own = uplink.addresses.iter().map(ipnet::IpNet::addr);
-            let same_family = own.clone().find(|a| a.is_ipv4() == address.is_ipv4());
+            // From the subnet of the next hop: some answer nobody else.
+            let on_link = uplink.addresses.iter().find(|net| net.contains(&address));
+            let same_family = || uplink.addresses.iter().find(|n| n.addr().is_ipv4() == address.is_ipv4());
+            let own = on_link.or_else(same_family).map(ipnet::IpNet::addr);
             let Some(mut frame) = self.pool.take() else { return };
-            let len = match (same_family, address) {
+            let len = match (own, address) {
                 (Some(IpAddr::V4(own)), IpAddr::V4(target)) => {
                     frame.set_len(arp::FRAME);
                     arp::request(frame.bytes_mut(), (entry.mac, own), target);
@@ -89,24 +91,25 @@ impl Pipeline {
     }
 
     /// Copies a multicast to every other port of the segment whose firewall lets it in.
-    fn flood(&mut self, arrival: Arrival, out: &mut Output) {
+    fn flood(&mut self, arrival: Arrival, now: Instant, out: &mut Output) {
         let tuple = Tuple::of(&arrival.packet);
         let snap = &self.snapshot;
         let Some(PortRole::Endpoint(from)) = snap.port(arrival.port).map(|p| &p.role) else {
             return self.drop_frame(arrival.port, DropReason::NotReady, arrival.frame);
         };
-        if dfw::egress(snap, from, &tuple).allowed(DropReason::EgressDenied).is_err() {
-            return self.drop_frame(arrival.port, DropReason::EgressDenied, arrival.frame);
+        if let Err(stop) = dfw::egress(snap, from, &tuple).allowed(DropReason::EgressDenied) {
+            return self.stop(arrival, stop, now, out);
         }
         let mut none = DropReason::NoReceiver;
         let receivers: Vec<PortId> = segment::receivers(snap, arrival.port, from)
             .filter(|id| match snap.port(*id).map(|p| &p.role) {
                 Some(PortRole::Endpoint(to)) => {
-                    let allowed = dfw::ingress(snap, to, &tuple).allowed(DropReason::IngressDenied).is_ok();
-                    if !allowed {
-                        none = DropReason::IngressDenied;
+                    let judged = dfw::ingress(snap, to, &tuple).allowed(DropReason::IngressDenied);
+                    if let Err(Stop::Drop(reason, rule)) = judged {
+                        self.count_denied(reason, rule);
+                        none = reason;
                     }
-                    allowed
+                    judged.is_ok()
                 }
                 _ => false,
             })

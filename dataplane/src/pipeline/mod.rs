@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Frames are finished in the order they came in, so the misses of a batch run before later frames of their
-//! flow; once a session ended, the rest of the batch looks again. A hit allocates nothing, takes no lock, reads no clock and draws no random number. What counts as a
-//! hit: no fragment, no IP options, no SYN, FIN or RST, an entry of the current generation that is not denied,
-//! TTL above what the way takes, size within the MTU of the way out. All else takes the slow path, which does
-//! the same with the session's record in hand.
+//! flow; once a session ended, the rest of the batch looks again. A hit allocates nothing, takes no lock, reads
+//! no clock and draws no random number. What counts as a hit: no fragment, no IP options, no SYN, FIN or RST, an
+//! entry of the current generation that is not denied, TTL above what the way takes, size within the MTU of the
+//! way out. All else takes the slow path, which does the same with the session's record in hand.
 
 mod local;
 mod output;

@@ -21,7 +21,7 @@ use crate::{
     verdict::DropReason,
     wire::{Address, L3, Mac, Packet, Proto, icmp, tcp, tcp_flags},
 };
-use std::net::IpAddr;
+use std::{cmp::Ordering, net::IpAddr};
 
 /// How often a packet looks for its session when others make and end it at the same time.
 const TRIES: usize = 4;
@@ -104,8 +104,12 @@ impl Pipeline {
             self.ended = true;
             return Known::Ended(arrival);
         }
-        // A worker that has not picked up the newest snapshot yet goes by what one with it has judged.
-        let stale = session.judgement.generation < self.snapshot.generation || !state.config.cache;
+        let stale = match session.judgement.generation.cmp(&self.snapshot.generation) {
+            Ordering::Less => true,
+            Ordering::Equal => !state.config.cache,
+            // A worker that has not picked up the newest snapshot yet does not overrule one that has.
+            Ordering::Greater => false,
+        };
         if stale && commit::judge_again(&state, &self.snapshot, session, id) == Judged::Gone {
             let rewrite = found.rewrite;
             let hop = self.resolve(found.meta.adjacency).ok();
@@ -196,7 +200,7 @@ impl Pipeline {
     }
 
     /// A packet went no further than this.
-    fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
+    pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
         match stop {
             Stop::EchoReply => {
                 let Arrival { mut frame, packet, port } = arrival;
@@ -217,7 +221,7 @@ impl Pipeline {
         }
     }
 
-    fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
+    pub(super) fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
         if let Some(rule) = rule {
             let egress = (reason == DropReason::EgressDenied).then_some(rule);
             let ingress = (reason == DropReason::IngressDenied).then_some(rule);

@@ -1,7 +1,8 @@
 //! A port in memory: two bounded queues between the pipeline and a guest in the same process.
 //!
 //! The guest speaks [`Bytes`]; inside, frames stay in pool buffers. A queue that is full refuses frames: the
-//! guest gets them back, the pipeline counts them as dropped. Cost: one queue operation and one copy a frame
+//! guest gets them back, the pipeline counts them as dropped; so does a port that is detached, and what waited in
+//! its queue goes back to the pool. Cost: one queue operation and one copy a frame
 //! and direction; [`MemoryGuest::send_frame`] and [`MemoryGuest::recv_frame`] spare the copy.
 
 use super::{Opened, Port, Receive, Transmit, Waker};
@@ -10,7 +11,10 @@ use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
 use std::{
     io,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A port in memory with room for `depth` frames in each direction.
@@ -29,6 +33,13 @@ struct Link {
     to_guest: ArrayQueue<Frame>,
     net_waker: OnceLock<Waker>,
     guest_waker: OnceLock<Waker>,
+    detached: AtomicBool,
+}
+
+impl Link {
+    fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::SeqCst)
+    }
 }
 
 /// Why a guest's frame was not taken.
@@ -40,6 +51,9 @@ pub enum SendError {
     /// The pool has no free buffer.
     #[error("no free frame buffer")]
     NoBuffer,
+    /// The port was detached, or the network is gone.
+    #[error("the port is detached")]
+    Detached,
     /// The frame is longer than a buffer.
     #[error("the frame is longer than {} bytes", crate::buf::FRAME_CAPACITY)]
     TooLong,
@@ -62,15 +76,24 @@ impl MemoryGuest {
             return Err(SendError::TooLong);
         }
         let frame = self.pool.copy(frame).ok_or(SendError::NoBuffer)?;
-        self.send_frame(frame).map_err(|_| SendError::Full)
+        let refused = |_| if self.link.is_detached() { SendError::Detached } else { SendError::Full };
+        self.send_frame(frame).map_err(refused)
     }
 
     /// Sends a frame without copying it.
     ///
     /// # Errors
-    /// The queue is full, and the frame is handed back.
+    /// The queue is full or the port detached, and the frame is handed back.
     pub fn send_frame(&self, frame: Frame) -> Result<(), Frame> {
+        if self.link.is_detached() {
+            return Err(frame);
+        }
         self.link.to_net.push(frame)?;
+        if self.link.is_detached() {
+            // Meanwhile, and nobody else looks into the queue any more.
+            while self.link.to_net.pop().is_some() {}
+            return Ok(());
+        }
         if let Some(waker) = self.link.net_waker.get() {
             waker.wake();
         }
@@ -117,6 +140,13 @@ impl Receive for MemoryReceiver {
     }
 }
 
+impl Drop for MemoryReceiver {
+    fn drop(&mut self) {
+        self.0.detached.store(true, Ordering::SeqCst);
+        while self.0.to_net.pop().is_some() {}
+    }
+}
+
 struct MemorySender(Arc<Link>);
 
 impl Transmit for MemorySender {
@@ -147,6 +177,7 @@ impl Port for MemoryPort {
             to_guest: ArrayQueue::new(self.depth),
             net_waker: OnceLock::new(),
             guest_waker: OnceLock::new(),
+            detached: AtomicBool::new(false),
         });
         Ok(Opened {
             receiver: Box::new(MemoryReceiver(link.clone())),

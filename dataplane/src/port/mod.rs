@@ -8,7 +8,7 @@
 //!
 //! Any worker may have to send to any port, so [`Port::open`] splits a port into one receiver and a sender
 //! for each worker; no sender is ever shared. An embedder's own type is a port by implementing [`Port`].
-//! [`memory`] is the port that comes with the crate, [`fault`] wraps any port and misbehaves on purpose.
+//! [`mod@memory`] is the port that comes with the crate.
 
 pub mod memory;
 
@@ -47,7 +47,7 @@ pub trait Receive: Send {
     /// long) are reported by [`Receive::take_missed`].
     ///
     /// # Errors
-    /// The port is gone for good; the worker detaches it and counts no more from it.
+    /// The port is gone for good: it is detached, and its sessions end by their timers.
     fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize>;
 
     /// Frames that arrived and could not be received since the last call; they never entered the pipeline.
@@ -72,7 +72,7 @@ pub trait Transmit: Send {
     /// [`DropReason::PortFull`](crate::verdict::DropReason::PortFull) and frees it.
     ///
     /// # Errors
-    /// The port is gone for good. Frames not taken stay in `frames`.
+    /// The port is gone for good and is detached. Frames not taken stay in `frames`.
     fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()>;
 }
 

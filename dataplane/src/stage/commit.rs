@@ -23,7 +23,7 @@ use crate::{
 use std::net::IpAddr;
 
 /// An adjacency with this bit is a next hop beyond an uplink, else a port.
-pub const NEIGHBOR: u32 = 1 << 23;
+pub const NEIGHBOR: u32 = PortId::MAX;
 
 /// Source ports tried when a connection's answers would clash with another's.
 const TRIES: u32 = 64;
@@ -127,8 +127,8 @@ fn commit_in<A: Address>(
 pub fn is_expired(state: &State, session: &Session, now: Instant) -> bool {
     let Some(usage) = usage(state, session) else { return false };
     let idle = usage.0.last.until(Tick::of(now)).min(usage.1.last.until(Tick::of(now)));
-    let proto = session.original.proto;
-    idle > condition(session, &usage).timeout(proto, &state.config.timeouts)
+    let timeout = condition(session, &usage).timeout(session.original.proto, &state.config.timeouts);
+    idle > timeout.min(Tick::LONGEST)
 }
 
 /// The state of a session's connection.

@@ -249,10 +249,15 @@ fn from_endpoint(
     seen.see(Event::Judged { egress: true, port: port.id, judged }, &tuple);
     let egress_rule = judged.allowed(DropReason::EgressDenied)?;
 
-    if first.echo
-        && (snap.servers.addresses.contains_key(&tuple.dst) || router::is_gateway(snap, from, tuple.dst))
-    {
+    let tier0s = tier0::is_own(snap, tuple.dst);
+    let answers = || {
+        tier0s || snap.servers.addresses.contains_key(&tuple.dst) || router::is_gateway(snap, from, tuple.dst)
+    };
+    if first.echo && answers() {
         return Err(Stop::EchoReply);
+    }
+    if tier0s {
+        return Err(DropReason::NoEndpoint.into());
     }
     let mut path = Path {
         out: Next::Port(port.id),

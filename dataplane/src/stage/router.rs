@@ -39,23 +39,28 @@ impl Hops {
     }
 }
 
-/// Refuses destinations that are never routed (RFC 6890).
+/// Refuses destinations that are never routed. The gateway's link-local address is not routed but reached.
 ///
 /// # Errors
 /// [`DropReason::Martian`].
 pub fn check_destination(dst: IpAddr) -> Result<(), DropReason> {
-    let martian = match dst {
-        IpAddr::V4(a) => {
-            a.is_unspecified() || a.is_loopback() || a.is_link_local() || a.is_multicast() || a.is_broadcast()
-        }
+    if is_martian(dst) && dst != GATEWAY_V6 { Err(DropReason::Martian) } else { Ok(()) }
+}
+
+/// Whether an address is of no host that packets could be routed to or come from (RFC 1812, 5.3.7; RFC 6890).
+pub fn is_martian(addr: IpAddr) -> bool {
+    match addr {
+        // "This network", and class E with the limited broadcast.
+        IpAddr::V4(a) if a.octets()[0] == 0 || a.octets()[0] >= 240 => true,
+        IpAddr::V4(a) => a.is_loopback() || a.is_link_local() || a.is_multicast(),
         IpAddr::V6(a) => {
             a.is_unspecified()
                 || a.is_loopback()
                 || a.is_multicast()
-                || (a.is_unicast_link_local() && a != GATEWAY_V6)
+                || a.is_unicast_link_local()
+                || a.to_ipv4_mapped().is_some()
         }
-    };
-    if martian { Err(DropReason::Martian) } else { Ok(()) }
+    }
 }
 
 /// Whether `addr` is the gateway of the port's segment.

@@ -12,7 +12,7 @@ use crate::{
         nd::{self, Message},
     },
 };
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the segment does with a frame that is no routed packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +69,7 @@ pub fn local(snap: &Snapshot, port: &PortEntry, frame: &[u8], packet: &Packet) -
     match (&port.role, packet.l3) {
         (PortRole::Endpoint(from), L3::Arp) => workload_arp(snap, port, from, Arp::read(frame, packet.l3())),
         (PortRole::Uplink(_), L3::Arp) => uplink_arp(snap, port, Arp::read(frame, packet.l3())),
-        (PortRole::Endpoint(from), L3::V4 | L3::V6) => workload_ip(snap, from, frame, packet),
+        (PortRole::Endpoint(from), L3::V4 | L3::V6) => workload_ip(snap, port, from, frame, packet),
         (PortRole::Uplink(_), L3::V6) => uplink_nd(snap, port, frame, packet),
         (PortRole::Uplink(_), L3::V4) => Local::Drop(DropReason::NoReceiver),
         (_, L3::Other) => Local::Drop(DropReason::UnsupportedProtocol),
@@ -115,19 +115,26 @@ fn holder(snap: &Snapshot, from: &EndpointPort, target: IpAddr) -> Option<(Mac, 
     }
 }
 
-fn workload_ip(snap: &Snapshot, from: &EndpointPort, frame: &[u8], packet: &Packet) -> Local {
+fn workload_ip(
+    snap: &Snapshot,
+    port: &PortEntry,
+    from: &EndpointPort,
+    frame: &[u8],
+    packet: &Packet,
+) -> Local {
     let multicast = packet.dst_mac.is_multicast();
     match (packet.proto, packet.dport) {
         (Proto::UDP, 67 | 547) if multicast => return Local::Drop(DropReason::Dhcp),
+        // IGMP and MLD say which groups a host listens to; every port of a segment hears everything.
+        (Proto::IGMP, _) => return Local::Drop(DropReason::Absorbed),
         (Proto::ICMPV6, _) => {}
-        _ => return flood(from, packet),
+        _ => return flood(snap, port, from, packet),
     }
-    // MLD says which groups a host listens to (RFC 3810); every port of a segment hears everything.
     if matches!(packet.icmp.kind, 130..=132 | 143) {
         return Local::Drop(DropReason::Absorbed);
     }
     if !matches!(packet.icmp.kind, 133..=137) {
-        return flood(from, packet);
+        return flood(snap, port, from, packet);
     }
     let IpAddr::V6(src) = packet.src else { return Local::Drop(DropReason::Malformed) };
     let known = src.is_unspecified() || src.is_unicast_link_local() || from.addresses.contains(&packet.src);
@@ -173,11 +180,29 @@ fn answer(target: Ipv6Addr, mac: Mac, router: bool) -> Local {
     Local::Answer(Answer::Neighbor { target, mac, router })
 }
 
-fn flood(from: &EndpointPort, packet: &Packet) -> Local {
-    match spoof_guard::address(from, packet.src) {
-        Ok(()) => Local::Flood,
-        Err(reason) => Local::Drop(reason),
+fn flood(snap: &Snapshot, port: &PortEntry, from: &EndpointPort, packet: &Packet) -> Local {
+    if let Err(reason) = spoof_guard::address(from, packet.src) {
+        return Local::Drop(reason);
     }
+    let broadcast = |a: Ipv4Addr| {
+        let segment = snap.segment(from.segment).and_then(|s| s.gateway_v4);
+        a.is_broadcast() || segment.is_some_and(|net| net.broadcast() == a)
+    };
+    let to_all = match packet.dst {
+        IpAddr::V4(a) => a.is_multicast() || broadcast(a),
+        IpAddr::V6(a) => a.is_multicast(),
+    };
+    // A packet for one host does not come in a frame for many (RFC 1122, 3.3.6).
+    let refused = if !to_all {
+        Some(DropReason::UnknownMac)
+    } else if packet.fragment {
+        Some(DropReason::Fragment)
+    } else if packet.ip_len() > usize::from(port.mtu) {
+        Some(DropReason::TooBig)
+    } else {
+        None
+    };
+    refused.map_or(Local::Flood, Local::Drop)
 }
 
 fn uplink_arp(snap: &Snapshot, port: &PortEntry, arp: Arp) -> Local {

@@ -1,5 +1,6 @@
 //! Tier-0 gateway: static routes, connected prefixes, several uplinks and ECMP by flow.
 
+use super::router;
 use crate::{
     id::PortId,
     snapshot::{GATEWAY_V6, Neighbor, PortRole, Snapshot},
@@ -34,15 +35,7 @@ fn static_mac(snap: &Snapshot, port: PortId, address: IpAddr) -> Option<crate::w
 /// # Errors
 /// [`DropReason::Martian`] or [`DropReason::SpoofedAddress`].
 pub fn reverse_path(snap: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
-    let martian = match src {
-        IpAddr::V4(a) => {
-            a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_broadcast() || a.is_link_local()
-        }
-        IpAddr::V6(a) => {
-            a.is_unspecified() || a.is_loopback() || a.is_multicast() || a.is_unicast_link_local()
-        }
-    };
-    if martian {
+    if router::is_martian(src) {
         return Err(DropReason::Martian);
     }
     let ours = snap.endpoints.contains_key(&src) || snap.owned.get(src).is_some() || is_own(snap, src);

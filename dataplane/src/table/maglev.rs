@@ -5,6 +5,10 @@
 
 use std::net::SocketAddr;
 
+/// The sizes a table can have: primes, a hundred times the members if possible. They are few, because flows move
+/// when the size changes, whoever the members are.
+const SIZES: [u32; 5] = [251, 1021, 4093, 16_381, 65_521];
+
 /// A table from a flow's hash to the index of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Maglev {
@@ -15,7 +19,8 @@ impl Maglev {
     /// A table over `members`, in their order. `None` when there are none or more than 65,535.
     pub fn new(members: &[SocketAddr]) -> Option<Self> {
         let count = u16::try_from(members.len()).ok().filter(|&n| n > 0)?;
-        let size = prime_above(u32::from(count).saturating_mul(100).clamp(251, 65_000));
+        let wanted = u32::from(count).saturating_mul(100);
+        let size = SIZES.into_iter().find(|size| *size >= wanted).unwrap_or(SIZES[SIZES.len() - 1]);
         let mut cursors: Vec<(u32, u32)> = members
             .iter()
             .map(|m| {
@@ -63,11 +68,6 @@ fn hash(member: &SocketAddr) -> u64 {
         h ^= h >> 31;
     }
     h
-}
-
-fn prime_above(n: u32) -> u32 {
-    let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
-    (n..).find(|&n| is_prime(n)).unwrap_or(n)
 }
 
 #[cfg(test)]

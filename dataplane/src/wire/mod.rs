@@ -96,6 +96,8 @@ pub struct Proto(pub u8);
 impl Proto {
     /// ICMP, RFC 792.
     pub const ICMP: Self = Self(1);
+    /// IGMP, RFC 3376.
+    pub const IGMP: Self = Self(2);
     /// TCP, RFC 9293.
     pub const TCP: Self = Self(6);
     /// UDP, RFC 768.

@@ -111,8 +111,8 @@ pub fn router_advertisement(
     let mut message = [0; 16 + 8 + 8 + 32];
     message[0] = 134;
     message[4] = 64;
-    // Router lifetime 1800 s; an interface asks again long before.
-    message[6..8].copy_from_slice(&1800u16.to_be_bytes());
+    // Nothing repeats the advertisement, so it is to last: 18 hours, the most there is (RFC 8319), and for ever.
+    message[6..8].fill(0xff);
     message[16..18].copy_from_slice(&[1, 1]);
     message[18..24].copy_from_slice(&router.0.0);
     message[24..26].copy_from_slice(&[5, 1]);
@@ -122,8 +122,7 @@ pub fn router_advertisement(
         let option = &mut message[32..64];
         // On link, not autonomous: addresses are static.
         option[..4].copy_from_slice(&[3, 4, prefix.prefix_len(), 0x80]);
-        option[4..8].copy_from_slice(&1800u32.to_be_bytes());
-        option[8..12].copy_from_slice(&1800u32.to_be_bytes());
+        option[4..12].fill(0xff);
         option[16..32].copy_from_slice(&prefix.network().octets());
         len = 64;
     }

@@ -76,7 +76,7 @@ pub enum ParseError {
     /// The frame ends inside a header.
     #[error("the frame ends inside a header")]
     Truncated,
-    /// A version, header length or total length contradicts the bytes.
+    /// A version, header length or total length contradicts the bytes, or there are more than 65,535 of them.
     #[error("a length or version field contradicts the bytes")]
     BadLength,
     /// The IPv4 header checksum is wrong.
@@ -132,6 +132,8 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
     if frame.len() < ETHERNET {
         return Err(ParseError::Truncated);
     }
+    // Offsets are 16 bits wide.
+    let Ok(end) = u16::try_from(frame.len()) else { return Err(ParseError::BadLength) };
     let mut packet = Packet {
         l3: L3::Other,
         tagged: false,
@@ -139,7 +141,7 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
         src_mac: mac(frame, 6),
         l3_at: ETHERNET as u16,
         l4_at: ETHERNET as u16,
-        end: frame.len().min(usize::from(u16::MAX)) as u16,
+        end,
         src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         proto: Proto(0),
@@ -158,6 +160,7 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
         }
         packet.tagged = true;
         packet.l3_at += 4;
+        packet.l4_at += 4;
         kind = be16(frame, 16);
     }
     match kind {
@@ -234,7 +237,7 @@ fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     packet.ttl = b[7];
     let b = &b[..total];
     let (mut next, mut at) = (b[6], 40);
-    for _ in 0..MAX_EXTENSIONS {
+    for _ in 0..=MAX_EXTENSIONS {
         let len = match next {
             // Hop-by-hop, routing, destination options (RFC 8200), and the mobility, HIP and Shim6 headers.
             0 | 43 | 60 | 135 | 139 | 140 => {

@@ -11,7 +11,9 @@
 //! on SIGINT, SIGTERM or SIGHUP and leaves nothing behind. What a `kill -9` leaves, the next `up` or `down` of
 //! the same name removes.
 
+mod command;
 mod error;
+mod from_network;
 mod net;
 mod netns;
 mod responder;
@@ -21,7 +23,4 @@ mod supervise;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use error::LabError;
-pub(crate) use net::{LabNet, Progress, bring_up};
-pub(crate) use spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideRoute, OutsideSpec, OutsideUplink, Place};
-pub(crate) use supervise::{Mode, detach, down, exec, supervise};
+pub(crate) use command::run;

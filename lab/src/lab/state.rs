@@ -85,10 +85,6 @@ impl Claim {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Where the output of a detached lab goes.
     pub(super) fn log_file(&self) -> io::Result<File> {
         File::create(self.path.join("log"))

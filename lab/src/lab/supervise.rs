@@ -111,7 +111,8 @@ pub(crate) fn detach(lab: &str) -> Result<u8, LabError> {
     for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
         let Ok(line) = line else { break };
         let Some(report) = line.strip_prefix(REPORT) else {
-            bar.suspend(|| println!("{line}"));
+            // Whoever reads may have seen enough; the lab goes on.
+            let _ = bar.suspend(|| writeln!(io::stdout(), "{line}"));
             continue;
         };
         let mut words = report.splitn(3, ' ');

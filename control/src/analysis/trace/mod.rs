@@ -48,7 +48,7 @@ pub struct TraceReport {
 pub struct RuleRef {
     /// "shop/allow-web", or "posture" for what the Supervisor decides.
     pub policy: String,
-    /// "ingress[0]", "isolation", "deny".
+    /// `ingress[0]`, `isolation`, `deny`.
     pub rule: String,
 }
 
@@ -62,8 +62,8 @@ impl fmt::Display for RuleRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// The stage: "spoof-guard", "dlb", "dfw-egress", "router", "snat", "tier-0", "vip", "dfw-ingress", "deliver",
-    /// "session".
+    /// The stage: "spoof-guard", "dlb", "dfw-egress", "router", "snat", "tier-0", "urpf", "vip", "dfw-ingress",
+    /// "deliver", "session", "gateway".
     pub stage: String,
     /// Where: a port, a Tier-1, an uplink.
     pub at: String,

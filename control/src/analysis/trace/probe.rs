@@ -230,7 +230,13 @@ impl Context<'_> {
 
     fn source(&self, end: &End) -> Result<(String, Vec<IpAddr>), TraceError> {
         match end {
-            End::Outside => Ok((end.to_string(), self.outside())),
+            End::Outside => match self.outside() {
+                addresses if addresses.is_empty() => Err(TraceError::NoUplink(OUTSIDE[0])),
+                addresses => Ok((end.to_string(), addresses)),
+            },
+            End::Pod(name) if name.namespace == "node" && self.addressing.nodes.contains_key(&name.name) => {
+                Ok((name.to_string(), self.addressing.nodes[&name.name].clone()))
+            }
             End::Address(address) => Ok((self.called(*address), vec![*address])),
             End::Pod(name) => self.pod(name),
             End::Service(name) => Err(TraceError::FromService(name.clone())),

@@ -127,7 +127,7 @@ fn outside_in_and_out() {
     assert!(t.steps.iter().any(|s| s.stage == "vip"), "{t}");
     assert!(t.steps.last().unwrap().after.starts_with("203.0.113.10:49152"), "the client is kept: {t}");
     let t = tcp("shop/db", "198.51.100.1", 443);
-    assert!(t.verdict.contains("which sees it come from 192.168.90.2"), "{}", t.verdict);
+    assert!(t.verdict.contains("seen there as 192.168.90.2"), "{}", t.verdict);
     assert!(tcp("shop/db", "shop/svc/web", 81).verdict.contains("is refused"));
     let icmp = trace(&shop(), "shop/db", "10.244.0.17", Proto::ICMP, None).unwrap();
     assert!(icmp.delivered(), "{icmp}");
@@ -153,6 +153,15 @@ fn names_that_stand_for_nothing() {
         fails("shop/svc/web", "outside"),
         "a packet cannot start at a Service; name one of the pods of shop/web"
     );
+    let mut model = shop();
+    model.supervisor.uplinks.clear();
+    model.supervisor.static_routes.clear();
+    let error = trace(&model, "shop/db", "outside", Proto::TCP, Some(1)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "203.0.113.10 is outside and no uplink leads there; give the Supervisor an uplink and a route"
+    );
+    assert!(tcp("node/node-3", "shop/web-1", 8080).delivered(), "its own node reaches a pod");
     assert!(fails("a/b/c/d", "outside").contains("is no end of a packet"));
     assert_eq!(fails("shop/db", "shop/svc/x"), "there is no Service shop/x; there are shop/web");
     assert!(matches!("10.0.0.1".parse(), Ok(End::Address(_))));

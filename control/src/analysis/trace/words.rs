@@ -3,7 +3,7 @@
 use super::{RuleRef, Step, TraceReport, probe::Resolved};
 use std::net::{IpAddr, SocketAddr};
 use supernet_dataplane::{
-    id::{PortId, RuleId},
+    id::{PortId, RuleId, Tier1Id},
     rewrite::Tuple,
     snapshot::{PortRole, Snapshot},
     stage::{Event, Judged, Next, Path, Source, Stop},
@@ -18,8 +18,12 @@ pub(super) fn report(snap: &Snapshot, resolved: Resolved, trace: &Trace) -> Trac
     let first = resolved.first.tuple;
     let mut before = first;
     let mut steps: Vec<Step> = Vec::new();
+    let mut tier1 = String::new();
     for (event, after) in &trace.events {
-        steps.push(names.step(event, &before, after, trace.first.ingress));
+        if let Event::Routed { tier1: id } = event {
+            tier1 = names.tier1(*id);
+        }
+        steps.push(names.step(event, &before, after, trace.first.ingress, &tier1));
         before = *after;
     }
     let mut report = TraceReport {
@@ -39,7 +43,7 @@ pub(super) fn report(snap: &Snapshot, resolved: Resolved, trace: &Trace) -> Trac
         Ok(path) => {
             let delivered = trace.delivered_tuple().unwrap_or(first);
             report.delivered = true;
-            report.reply = names.reply(path, trace, &delivered);
+            report.reply = names.reply(path, trace, &delivered, &tier1);
             report.verdict = names.delivered(&report, path, &delivered);
         }
         Err(Stop::EchoReply) => {
@@ -75,6 +79,10 @@ impl Names<'_> {
         self.snap.names.ports.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"))
     }
 
+    fn tier1(&self, id: Tier1Id) -> String {
+        self.snap.names.tier1s.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"))
+    }
+
     fn rule(&self, id: RuleId) -> RuleRef {
         match self.snap.names.rules.get(&id) {
             Some(name) => RuleRef { policy: name.policy.clone(), rule: name.rule.clone() },
@@ -98,7 +106,7 @@ impl Names<'_> {
         }
     }
 
-    fn step(&self, event: &Event, before: &Tuple, after: &Tuple, ingress: PortId) -> Step {
+    fn step(&self, event: &Event, before: &Tuple, after: &Tuple, ingress: PortId, tier1: &str) -> Step {
         let mut rule = None;
         let (stage, at, did) = match event {
             Event::Arrived(port) => {
@@ -119,16 +127,15 @@ impl Names<'_> {
                 rule = by;
                 (if *egress { "dfw-egress" } else { "dfw-ingress" }, self.port(*port), did)
             }
-            Event::Routed { tier1 } => {
-                let name = self.snap.names.tier1s.get(tier1).cloned().unwrap_or_default();
+            Event::Routed { .. } => {
                 let to = self.owner(after.dst);
                 let did = match to {
                     Some(to) => format!("routes to {to}, TTL -1"),
                     None => "routes to the Tier-0, TTL -1".to_owned(),
                 };
-                ("router", name, did)
+                ("router", tier1.to_owned(), did)
             }
-            Event::SourceTranslated { to } => ("snat", "tier-1".to_owned(), {
+            Event::SourceTranslated { to } => ("snat", tier1.to_owned(), {
                 format!(
                     "translates {} to the namespace's egress address {to}, with a port of its own",
                     before.src
@@ -171,7 +178,7 @@ impl Names<'_> {
     }
 
     /// The way of the reply: the session knows it, no policy is asked.
-    fn reply(&self, path: &Path, trace: &Trace, delivered: &Tuple) -> Vec<Step> {
+    fn reply(&self, path: &Path, trace: &Trace, delivered: &Tuple, tier1: &str) -> Vec<Step> {
         let mut tuple = delivered.reversed();
         let from = self.port(path.out.port());
         let did = "belongs to the session: no policy is asked".to_owned();
@@ -183,7 +190,7 @@ impl Names<'_> {
         };
         if let Source::Egress(address) = path.source {
             let next = Tuple { dst: original.src, dport: original.sport, ..delivered.reversed() };
-            change("snat", "tier-1", format!("translates {address} back to {}", original.src), next);
+            change("snat", tier1, format!("translates {address} back to {}", original.src), next);
         }
         if let Some(bound) = path.bound {
             let name = self.snap.names.servers.get(&bound.server).cloned().unwrap_or_default();
@@ -213,7 +220,7 @@ impl Names<'_> {
             }
         }
         if let Source::Egress(address) = path.source {
-            text += &format!(", which sees it come from {address}");
+            text += &format!(", seen there as {address}");
         }
         let rules: Vec<String> = [path.egress_rule, path.ingress_rule]
             .into_iter()

@@ -140,7 +140,7 @@ fn both_families_are_given_in_order() {
     assert_eq!(texts(&got.egress["db"]), ["192.168.90.1", "fd00:90::1"]);
     assert_eq!(texts(&got.egress["shop"]), ["192.168.90.2", "fd00:90::2"]);
     assert!(!got.egress.contains_key("quiet"));
-    assert_eq!(texts(&got.nodes["node-2"]), ["172.26.0.2", "fd00:26::2"]);
+    assert_eq!(texts(&got.nodes["node-2"]), ["172.26.0.3", "fd00:26::2"]);
     assert_eq!(got.nodes.len(), 2);
 }
 

@@ -132,7 +132,7 @@ fn addresses_that_pods_cannot_have() {
         ("10.96.0.10", "which lies in pool services 10.96.0.0/24"),
         ("192.168.80.14", "which lies in pool ingress"),
         ("192.168.90.1", "which lies in pool egress"),
-        ("172.26.0.1", "which is held by node node-1"),
+        ("172.26.0.2", "which is held by node node-1"),
         ("192.168.100.1", "which is held by uplink uplink-1"),
         ("192.168.100.254", "which is held by the next hop of 0.0.0.0/0"),
         ("224.0.0.1", "choose a unicast address"),

@@ -1,11 +1,15 @@
 //! Labs of two hosts, as root. The network between them is a cable: what one TAP receives the other sends.
 
+mod network;
 mod process;
 
 use super::{
-    EndpointSpec, LabError, LabNet, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place, bring_up, down,
+    error::LabError,
+    net::{LabNet, bring_up},
     netns::{self, Netns},
+    spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place},
     state,
+    supervise::down,
 };
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec};

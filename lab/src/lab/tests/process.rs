@@ -1,7 +1,10 @@
 //! The supervisor as a process of its own: this very test program, started again with one ignored test.
 
 use super::{LabError, LabSpec, NOTHING, as_root, endpoint, lab_name, traces_of, up};
-use crate::lab::{Mode, OutsideSpec, down, exec, supervise};
+use crate::lab::{
+    spec::OutsideSpec,
+    supervise::{Mode, down, exec, supervise},
+};
 use rustix::process::{Pid, Signal};
 use std::{
     env,

@@ -1,0 +1,38 @@
+//! Manifests to the network they give.
+
+use crate::cli::Files;
+use std::error::Error;
+use supernet::{
+    Leases,
+    control::{network::Network, store::UnixSeconds},
+    manifests::{self, Manifests},
+};
+
+/// Says which Supervisor is used when none was declared.
+const DEFAULT_SUPERVISOR: &str = "no Supervisor is declared: the default one is used (pods 10.244.0.0/16, Services \
+     10.96.0.0/16, ingress 192.168.80.0/24, egress 192.168.90.0/24, three nodes, nothing may reach a pod unless \
+     a policy allows it)";
+
+/// Reads manifests; all errors at once, one a line.
+pub(crate) fn read(files: &Files) -> Result<(Manifests, Vec<String>), Box<dyn Error>> {
+    let manifests = manifests::read(&files.files)?;
+    let mut warnings: Vec<String> = manifests.warnings.iter().map(ToString::to_string).collect();
+    if !manifests.supervisor_given {
+        warnings.insert(0, DEFAULT_SUPERVISOR.to_owned());
+    }
+    Ok((manifests, warnings))
+}
+
+/// The network of manifests on leases of its own, and what should be known about it.
+pub(crate) fn network(files: &Files) -> Result<(Network, Vec<String>), Box<dyn Error>> {
+    let (manifests, warnings) = read(files)?;
+    let network = Network::new(manifests.model, Leases::memory(), UnixSeconds(0))?;
+    Ok((network, warnings))
+}
+
+/// Prints warnings to standard error.
+pub(crate) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}

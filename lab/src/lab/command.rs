@@ -1,0 +1,82 @@
+//! `supernet lab up|exec|down`: from manifests to hosts on a running network.
+
+use super::{
+    error::LabError,
+    spec::{LabSpec, OUTSIDE, Place},
+    supervise::{Mode, detach, down, exec, supervise},
+};
+use crate::{
+    cli::{Files, LabCommand},
+    input,
+};
+use std::{error::Error, io, io::Write, thread};
+use supernet::Supernet;
+use supernet_drivers::tap::Tap;
+
+/// Frames a port may have under way, on top of those that every network has.
+const FRAMES_PER_PORT: usize = 64;
+const FRAMES: usize = 8192;
+
+/// Runs a `lab` command. The exit status to end with.
+pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
+    match command {
+        LabCommand::Up { detach: true, supervised: false, name, .. } => Ok(detach(name)?),
+        LabCommand::Up { files, name, no_serve, supervised, .. } => {
+            let mode = if *supervised { Mode::Supervised } else { Mode::Foreground };
+            up(files, name, no_serve, mode).map(|()| 0)
+        }
+        LabCommand::Exec { name, target, command } => {
+            let Err(error) = exec(name, target, command);
+            eprintln!("error: {error}");
+            Ok(error.exit_status())
+        }
+        LabCommand::Down { name } => {
+            let text = down(name)?;
+            let _ = writeln!(io::stdout(), "{text}");
+            Ok(0)
+        }
+    }
+}
+
+fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), Box<dyn Error>> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(LabError::NotRoot.into());
+    }
+    let (read, warnings) = input::read(files)?;
+    input::warn(&warnings);
+    let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
+    let net = Supernet::builder()
+        .workers(thread::available_parallelism().map_or(1, usize::from).min(4))
+        .frames(FRAMES + FRAMES_PER_PORT * ports)
+        .build(read.model)?;
+    let mut spec = LabSpec::of(&net.model(), &net.snapshot());
+    for target in no_serve {
+        spec.without_responder(lab, target)?;
+    }
+    let attach = |taps: Vec<(Place, Tap)>| -> Result<_, Box<dyn Error>> {
+        for (place, tap) in taps {
+            match place {
+                Place::Endpoint(name) => net.attach(&name, tap)?,
+                Place::Uplink(name) => net.attach_uplink(&name, tap)?,
+            }
+        }
+        Ok(net.spawn()?)
+    };
+    supervise(lab, mode, &spec, attach, |_| announce(&spec))
+}
+
+/// Who there is to be entered.
+fn announce(spec: &LabSpec) {
+    let width = spec.endpoints.iter().map(|e| e.name.len()).max().unwrap_or(0);
+    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(" ");
+    let mut text = String::new();
+    for e in &spec.endpoints {
+        let addresses = list(&mut e.addresses.iter().map(|a| a.addr().to_string()));
+        let serve = list(&mut e.serve.iter().map(|(protocol, port)| format!("{port}/{protocol}")));
+        text.push_str(format!("{:width$}  {addresses}  {serve}", e.name).trim_end());
+        text.push('\n');
+    }
+    let world = list(&mut spec.outside.addresses.iter().map(ToString::to_string));
+    text.push_str(format!("{:width$}  {world}", OUTSIDE).trim_end());
+    let _ = writeln!(io::stdout(), "{text}");
+}

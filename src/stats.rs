@@ -1,0 +1,67 @@
+//! Counters under the names people know.
+
+use crate::{
+    control::intern::Interner,
+    dataplane::{
+        counters::{Counters, PortCounters, Traffic},
+        snapshot::{PortRole, Snapshot},
+        verdict::DropReason,
+    },
+};
+use std::collections::BTreeMap;
+
+/// Everything counted since the network was built. What never moved is left out; what is gone by now is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Frames that entered the pipeline.
+    pub received: u64,
+    /// Frames the network made itself: ICMP errors, resets, copies of multicast, ARP and ND requests.
+    pub generated: u64,
+    /// Frames that left.
+    pub sent: u64,
+    /// Drops by reason.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// By port: "shop/web-0", "node/node-1", "uplink/leaf-a".
+    pub ports: BTreeMap<String, PortCounters>,
+    /// By segment, over the ports it has now: "shop-0".
+    pub segments: BTreeMap<String, PortCounters>,
+    /// By namespace, over all its pods: "shop".
+    pub namespaces: BTreeMap<String, PortCounters>,
+    /// By firewall rule: `shop/allow-web ingress[0]`.
+    pub rules: BTreeMap<String, Traffic>,
+    /// By virtual server: "shop/web:80/TCP".
+    pub servers: BTreeMap<String, Traffic>,
+}
+
+impl Stats {
+    /// Puts names to counters.
+    pub(crate) fn of(counters: &Counters, interner: &Interner, snapshot: &Snapshot) -> Self {
+        let mut stats = Self {
+            received: counters.received,
+            generated: counters.generated,
+            sent: counters.sent,
+            drops: counters.drops.clone(),
+            ..Self::default()
+        };
+        for (id, name) in interner.ports() {
+            let Some(count) = counters.ports.get(&id) else { continue };
+            stats.ports.insert(name.to_owned(), *count);
+            let owner = name.split('/').next().unwrap_or_default();
+            if !matches!(owner, "node" | "uplink") {
+                *stats.namespaces.entry(owner.to_owned()).or_default() += *count;
+            }
+            if let Some(PortRole::Endpoint(endpoint)) = snapshot.port(id).map(|p| &p.role)
+                && let Some(segment) = snapshot.names.segments.get(&endpoint.segment)
+            {
+                *stats.segments.entry(segment.clone()).or_default() += *count;
+            }
+        }
+        let rules =
+            interner.rules().filter_map(|(id, name)| Some((name.to_string(), *counters.rules.get(&id)?)));
+        stats.rules = rules.collect();
+        let servers =
+            interner.servers().filter_map(|(id, name)| Some((name.to_owned(), *counters.servers.get(&id)?)));
+        stats.servers = servers.collect();
+        stats
+    }
+}
