@@ -387,17 +387,18 @@ fn race(seed: u64) {
         }
     }
     let ready = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for mut worker in workers {
-            let ready = &ready;
-            scope.spawn(move || {
-                ready.fetch_add(1, Ordering::SeqCst);
-                while ready.load(Ordering::SeqCst) < 2 {
-                    std::hint::spin_loop();
-                }
-                while worker.poll(Instant::from_secs(1)).frames > 0 {}
-            });
+    let take_part = |mut worker: Worker| {
+        ready.fetch_add(1, Ordering::SeqCst);
+        while ready.load(Ordering::SeqCst) < 2 {
+            std::hint::spin_loop();
         }
+        while worker.poll(Instant::from_secs(1)).frames > 0 {}
+        worker
+    };
+    // Workers are kept: ports of one that is gone are gone, too.
+    let _workers: Vec<Worker> = std::thread::scope(|scope| {
+        let threads: Vec<_> = workers.into_iter().map(|w| scope.spawn(|| take_part(w))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut arrived = Arrived::default();
     for (port, guest) in (0..).zip(&guests) {
