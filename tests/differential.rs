@@ -65,6 +65,8 @@ struct World {
     snat: [bool; 2],
     /// Pods that are there.
     present: [bool; 3],
+    /// Pods whose labels changed, so that rules see another identity.
+    relabelled: [bool; 3],
     /// Rules of each pod for what it sends and receives.
     rules: [[Option<Rules>; 2]; 3],
     /// Which candidates are members of the virtual servers, one bit each.
@@ -82,6 +84,7 @@ enum Event {
     Burst(Vec<Packet>),
     Rules(usize, usize, Option<Rules>),
     Pod(usize),
+    Relabel(usize),
     Members(u8),
     Hops([usize; 4]),
     Snat(usize),
@@ -184,7 +187,8 @@ impl World {
     fn snapshot(&self) -> Snapshot {
         let with_identities = |s: &mut Snapshot| {
             for (n, pod) in PODS.iter().enumerate() {
-                s.identities.exact.extend(pod.map(|a| (address(a), IdentityId(n as u32 + 1))));
+                let identity = IdentityId(if self.relabelled[n] { 5 } else { n as u32 + 1 });
+                s.identities.exact.extend(pod.map(|a| (address(a), identity)));
             }
             s.identities.ranges.insert("203.0.113.0/24".parse().unwrap(), IdentityId(4));
             s.identities.ranges.insert("2001:db8::/48".parse().unwrap(), IdentityId(4));
@@ -297,6 +301,7 @@ impl Pair {
             Event::Burst(packets) => frames.extend(packets.iter().filter_map(|p| self.build(p))),
             Event::Rules(pod, direction, rules) => self.world.rules[*pod][*direction] = rules.clone(),
             Event::Pod(pod) => self.world.present[*pod] ^= true,
+            Event::Relabel(pod) => self.world.relabelled[*pod] ^= true,
             Event::Members(members) => self.world.members = *members,
             Event::Hops(hops) => self.world.hops = *hops,
             Event::Snat(namespace) => self.world.snat[*namespace] ^= true,
@@ -419,7 +424,7 @@ fn rules() -> impl Strategy<Value = Option<Rules>> {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    let mostly_open = || prop_oneof![3 => Just(None), 1 => rules()];
+    let mostly_open = || prop_oneof![2 => Just(None), 1 => rules()];
     let rules = prop::array::uniform3([mostly_open(), mostly_open()]);
     let hops = prop::array::uniform4(0..3usize);
     (any::<bool>(), any::<[bool; 2]>(), rules, 1..8u8, hops).prop_map(
@@ -427,6 +432,7 @@ fn world() -> impl Strategy<Value = World> {
             one_tier1,
             snat,
             present: [true; 3],
+            relabelled: [false; 3],
             rules,
             members,
             hops: [hops[0].max(1), hops[1].max(1), hops[2], hops[3]],
@@ -475,6 +481,7 @@ fn event() -> impl Strategy<Value = Event> {
         30 => vec(packet(), 1..7).prop_map(Event::Burst),
         2 => (0..3usize, 0..2usize, rules()).prop_map(|(pod, direction, r)| Event::Rules(pod, direction, r)),
         1 => (0..3usize).prop_map(Event::Pod),
+        1 => (0..3usize).prop_map(Event::Relabel),
         1 => (0..8u8).prop_map(Event::Members),
         1 => prop::array::uniform4(0..3usize).prop_map(Event::Hops),
         1 => (0..2usize).prop_map(Event::Snat),

@@ -387,8 +387,7 @@ fn race(seed: u64) {
         }
     }
     let ready = AtomicUsize::new(0);
-    // A worker that is dropped takes its ports along, so both stay until both are done.
-    let race = |mut worker: Worker| {
+    let take_part = |mut worker: Worker| {
         ready.fetch_add(1, Ordering::SeqCst);
         while ready.load(Ordering::SeqCst) < 2 {
             std::hint::spin_loop();
@@ -396,10 +395,10 @@ fn race(seed: u64) {
         while worker.poll(Instant::from_secs(1)).frames > 0 {}
         worker
     };
-    let workers: Vec<Worker> = std::thread::scope(|scope| {
-        let race = &race;
-        let running: Vec<_> = workers.into_iter().map(|worker| scope.spawn(move || race(worker))).collect();
-        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    // Workers are kept: ports of one that is gone are gone, too.
+    let _workers: Vec<Worker> = std::thread::scope(|scope| {
+        let threads: Vec<_> = workers.into_iter().map(|w| scope.spawn(|| take_part(w))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut arrived = Arrived::default();
     for (port, guest) in (0..).zip(&guests) {
@@ -407,7 +406,6 @@ fn race(seed: u64) {
             arrived.check(&connections, port, &frame);
         }
     }
-    drop(workers);
     let counters = dataplane.counters();
     assert!(counters.conserved() && counters.dropped() == 0, "{counters:?}");
     assert_eq!(arrived.labels.len(), 2 * BATCH);
