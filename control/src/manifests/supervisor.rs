@@ -19,6 +19,8 @@ use crate::model::{
 use ipnet::{IpNet, Ipv6Net};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+/// What IPv6 asks of every link (RFC 8200, section 5).
+const MIN_MTU: i64 = 1280;
 /// What an Ethernet frame carries; larger frames need larger buffers than there are yet.
 const MAX_MTU: i64 = 1500;
 
@@ -229,12 +231,8 @@ fn read_scalars(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
         s.node_count = u32::try_from(n).unwrap_or(s.node_count);
     }
     if let Some(node) = spec.get("mtu")
-        && let Some(n) = r.integer(node, 1280..=9000)
+        && let Some(n) = r.integer(node, MIN_MTU..=MAX_MTU)
     {
-        if n > MAX_MTU {
-            let what = format!("an MTU of {n} bytes is not supported yet");
-            r.invalid(node.place, what, format!("use {MAX_MTU} or less"));
-        }
         s.mtu = u16::try_from(n).unwrap_or(s.mtu);
     }
     let layouts = [("shared", Tier1Layout::Shared), ("perNamespace", Tier1Layout::PerNamespace)];

@@ -129,8 +129,12 @@ fn what_cannot_be() {
         "5:14: pod CIDR 10.1.0.0/29 is smaller than a namespace's block, /28; use a larger range",
     );
     check("  namespacePrefixLength: 31\n", "5:26: 31 is out of range; use 1 to 30");
-    check("  mtu: 9000\n", "5:8: an MTU of 9000 bytes is not supported yet; use 1500 or less");
-    check("  mtu: 1000\n", "5:8: 1000 is out of range; use 1280 to 9000");
+    check(
+        "  namespacePrefix: 26\n",
+        "5:3: unknown field `namespacePrefix` in a Supervisor's spec; did you mean `namespacePrefixLength`?",
+    );
+    check("  mtu: 9000\n", "5:8: 9000 is out of range; use 1280 to 1500");
+    check("  mtu: 1000\n", "5:8: 1000 is out of range; use 1280 to 1500");
     check(
         "  podCidrs: []\n",
         "5:3: unknown field `podCidrs` in a Supervisor's spec; did you mean `podCIDRs`?",
