@@ -156,6 +156,15 @@ fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
             if s.uplinks.iter().any(|u| u.name == name) {
                 r.invalid(node.place, format!("two uplinks are named `{name}`"), "give each its own name");
             }
+            for address in &addresses {
+                let has_it = |u: &&Uplink| u.addresses.iter().any(|a| a.value.addr() == address.value.addr());
+                if let Some(other) = s.uplinks.iter().find(has_it) {
+                    let what =
+                        format!("uplink {} already has the address {}", other.name, address.value.addr());
+                    let problem = Problem::Invalid { what, advice: "give each its own".to_owned() };
+                    r.error(address.at.clone(), problem);
+                }
+            }
             s.uplinks.push(Uplink { name: name.to_owned(), addresses, mac });
         }
     }
@@ -293,13 +302,16 @@ fn check_overlaps(r: &mut Reading, s: &Supervisor) {
     for (name, pool) in pools {
         ranges.extend(pool.iter().map(|net| (format!("{name} {}", net.value), net.value, &net.at)));
     }
+    let first_uplink = ranges.len();
     for uplink in &s.uplinks {
         let of = |net: &IpNet| format!("the prefix {} of uplink {}", net.trunc(), uplink.name);
         ranges.extend(uplink.addresses.iter().map(|net| (of(&net.value), net.value.trunc(), &net.at)));
     }
     for (i, (name, net, at)) in ranges.iter().enumerate() {
-        for (other_name, other, other_at) in &ranges[..i] {
-            if !net.contains(other) && !other.contains(net) {
+        for (j, (other_name, other, other_at)) in ranges[..i].iter().enumerate() {
+            // Uplinks may share a network, as edges behind one pair of routers do.
+            let one_network = j >= first_uplink && net == other;
+            if one_network || !net.contains(other) && !other.contains(net) {
                 continue;
             }
             // The error stands where something was written; a default is never wrong on its own.
