@@ -16,7 +16,7 @@ use crate::{
     dataplane::{
         counters::Counters,
         id::PortId,
-        port::Port,
+        port::{Port, Waker},
         rewrite::Tuple,
         snapshot::{PortEntry, Snapshot},
         stage::commit,
@@ -113,6 +113,12 @@ impl Handle {
         let Some(id) = self.port_called(name).map(|p| p.id) else { return false };
         self.dataplane.detach(id);
         true
+    }
+
+    /// Has `waker` called when worker `index` has something to do that its descriptors do not show. For workers
+    /// on threads of the caller's own; ours have one. To be set once, at any time.
+    pub fn set_waker(&self, index: usize, waker: Waker) {
+        self.dataplane.set_waker(index, waker);
     }
 
     /// Whether the port of this name is attached. One whose driver failed is not any more, and may be attached

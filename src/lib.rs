@@ -26,7 +26,9 @@
 //! ```
 //!
 //! Embedders with threads of their own take the workers out with [`Supernet::into_parts`] and call
-//! [`Worker::poll`], which never blocks, never reads a clock and says when it wants to be called again.
+//! [`Worker::poll`], which never blocks, never reads a clock and says when it wants to be called again. In
+//! between, [`Worker::descriptors`] become readable when frames wait at devices, and [`Handle::set_waker`] has a
+//! function called for everything else. Ports come and go in `poll`, so descriptors are to be asked for after it.
 //!
 //! Features: `manifests` (Kubernetes YAML), `redb` (leases in a file), `tap`, `pcap`, `host` (hosts with a real
 //! TCP/IP stack on memory ports). All are on by default.

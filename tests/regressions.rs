@@ -458,3 +458,15 @@ fn ports_of_a_dropped_worker_are_detached_and_the_others_take_new_ones() {
     drop(workers);
     assert!(dataplane.attach(PortId(3), memory(8)).is_err());
 }
+
+#[test]
+fn every_connection_of_a_member_that_goes_is_reset_however_many_there_are() {
+    let served = |by| two_namespaces().server(ServerKind::Distributed, "10.96.0.20:80", Proto::TCP, &[by]);
+    let config = Config { errors_per_second: 0, sessions: 64, frames: 64, ..Config::default() };
+    let mut net = Net::with(served("10.0.0.18:8080"), config);
+    let open = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.20:80");
+    net.one(0, &open);
+    net.publish(served("10.0.0.3:8080").build());
+    let out = net.dropped(0, &Probe { flags: ACK, ..open }.frame(), DropReason::BindingGone);
+    assert_eq!(out.len(), 2, "both sides learn");
+}

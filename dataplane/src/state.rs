@@ -38,7 +38,7 @@ pub struct Config {
     /// Whether verdict and rewrite of a session are kept between packets. Off, they are computed again for
     /// every packet, with the binding kept: slow, and the oracle of the fast path.
     pub cache: bool,
-    /// ICMP errors and resets a worker may send a second.
+    /// ICMP errors, and resets that refuse a connection, that a worker may send a second.
     pub errors_per_second: u32,
 }
 

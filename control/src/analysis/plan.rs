@@ -534,7 +534,10 @@ fn routes(snapshot: &Snapshot) -> Vec<RoutePlan> {
         let mut uplinks: Vec<String> = hops.iter().map(|h| name(h.port)).collect();
         uplinks.sort();
         uplinks.dedup();
-        RoutePlan { prefix, kind: "static", next_hops: hops.iter().map(|h| h.address).collect(), uplinks }
+        // Uplinks in one prefix share a next hop.
+        let mut next_hops: Vec<IpAddr> = hops.iter().map(|h| h.address).collect();
+        next_hops.dedup();
+        RoutePlan { prefix, kind: "static", next_hops, uplinks }
     });
     let mut routes: Vec<RoutePlan> = connected.chain(fixed).collect();
     routes.sort_by_key(|r| (r.prefix, r.kind));

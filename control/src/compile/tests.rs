@@ -266,6 +266,21 @@ fn routes_leave_by_the_uplink_of_their_next_hop() {
     assert!(matches!(&uplink.role, PortRole::Uplink(u) if u.addresses.len() == 1));
 }
 
+#[test]
+fn uplinks_in_one_prefix_share_the_flows_to_a_next_hop() {
+    let mut c = shop();
+    let mut second = c.model.supervisor.uplinks[0].clone();
+    second.name = "uplink-2".into();
+    second.addresses = vec!["192.168.100.2/24".parse::<ipnet::IpNet>().unwrap().into()];
+    c.model.supervisor.uplinks.push(second);
+    let s = c.compile().unwrap();
+    let (_, hops) = s.tier0.routes.get_prefix(ip("8.8.8.8")).unwrap();
+    let hops: Vec<_> = hops.iter().map(|h| (h.port, h.address)).collect();
+    assert_eq!(hops, s.tier0.uplinks.iter().map(|port| (*port, ip("192.168.100.254"))).collect::<Vec<_>>());
+    assert_eq!(hops.len(), 2);
+    assert_eq!(s.tier0.connected.get(ip("192.168.100.7")), Some(&s.tier0.uplinks[0]));
+}
+
 fn refused(change: impl FnOnce(&mut Cluster)) -> CompileError {
     let mut c = shop();
     change(&mut c);

@@ -31,20 +31,21 @@ pub(super) fn tier0(model: &Model, interner: &mut Interner) -> Result<Tier0, Com
             if address.is_ipv4() != prefix.addr().is_ipv4() {
                 return Err(CompileError::NextHopFamily { address, prefix, at: at() });
             }
-            let port = connected
-                .iter()
-                .filter(|(net, _)| net.contains(&address))
-                .max_by_key(|(net, _)| net.prefix_len())
-                .ok_or_else(|| CompileError::NextHop { address, at: at() })?
-                .1;
-            let neighbor = Neighbor { port, address, mac: hop.mac };
-            if !hops.contains(&neighbor) {
-                hops.push(neighbor);
+            let holds = |net: &IpNet| net.contains(&address);
+            let longest =
+                connected.iter().map(|(net, _)| net).filter(|net| holds(net)).max_by_key(|n| n.prefix_len());
+            let longest = *longest.ok_or_else(|| CompileError::NextHop { address, at: at() })?;
+            // Every uplink that stands in that prefix shares the flows to the next hop.
+            for (_, port) in connected.iter().filter(|(net, _)| *net == longest) {
+                let neighbor = Neighbor { port: *port, address, mac: hop.mac };
+                if !hops.contains(&neighbor) {
+                    hops.push(neighbor);
+                }
             }
         }
     }
     let mut connected_table = Lpm::default();
-    // The first uplink of a prefix keeps it.
+    // Neighbours that are no next hop are reached by the first uplink of their prefix.
     for (net, port) in connected.into_iter().rev() {
         connected_table.insert(net, port);
     }

@@ -71,7 +71,7 @@ pub enum IpamError {
     /// Blocks are too small to hold a pod.
     #[error(
         "{at}: blocks of /{prefix} have no address for a pod (a gateway, the network and the broadcast address \
-         are taken); set namespacePrefix to 30 or less"
+         are taken); set namespacePrefixLength to 30 or less"
     )]
     BlockTooSmall {
         /// Where the Supervisor was written.

@@ -8,7 +8,7 @@ use super::{
     expand::{self, Place},
     reading::Reading,
     schema::Kind,
-    syntax,
+    service, syntax,
 };
 use crate::model::{
     Endpoint, IpFamily, Labels, Model, Name, Node, Object, Pod, Position, Selector, ServerBackend, Service,
@@ -40,6 +40,7 @@ pub(super) fn assemble(r: &mut Reading, mut declared: Declared, base: Option<&Mo
         check_backends(r, supervisor, &pods, base);
     }
     check_slices(r, &declared, &services, base);
+    note_endpoints(r, &declared, &services, base);
     if base.is_none() {
         note_idle_services(r, &declared, &services, &pods);
     }
@@ -192,6 +193,33 @@ fn check_slices(r: &mut Reading, declared: &Declared, services: &[Service], base
             .unwrap_or_else(|| "declare that Service, or remove the slice".to_owned());
         let from = format!("EndpointSlice {}", slice.name);
         r.error(slice.at.clone(), Problem::Dangling { from, to: format!("Service {name}"), advice });
+    }
+}
+
+/// Objects of kind Endpoints are not read. Mostly that is no loss: they repeat what a selector or an
+/// EndpointSlice says. Where neither is there, they alone say who serves.
+fn note_endpoints(r: &mut Reading, declared: &Declared, services: &[Service], base: Option<&Model>) {
+    let known = services.iter().chain(base.into_iter().flat_map(|b| b.services.values()));
+    let unselected: BTreeSet<&Name> = known
+        .filter(|s| !matches!(s.kind, ServiceKind::Headless | ServiceKind::ExternalName))
+        .filter(|s| s.selector.as_ref().is_none_or(Labels::is_empty))
+        .map(|s| &s.name)
+        .collect();
+    let slices = declared.slices.iter().chain(base.into_iter().flat_map(|b| b.endpoint_slices.values()));
+    let sliced: BTreeSet<(&str, &str)> =
+        slices.map(|s| (s.name.namespace.as_str(), s.service.as_str())).collect();
+    for (name, at) in &declared.endpoints {
+        if !unselected.contains(name) || sliced.contains(&(&name.namespace, &name.name)) {
+            *r.notes.skipped.entry("Endpoints".to_owned()).or_default() += 1;
+            continue;
+        }
+        let text = format!(
+            "Endpoints {name} are not enforced yet, so nobody serves Service {name}; use an EndpointSlice with \
+             the label {}: {}",
+            service::SERVICE_NAME,
+            name.name
+        );
+        r.notes.remarks.push((at.clone(), text));
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Declared {
     pub(super) workloads: Vec<Workload>,
     pub(super) services: Vec<DeclaredService>,
     pub(super) slices: Vec<EndpointSlice>,
+    /// Objects of kind Endpoints. They are not read, but a Service may count on them.
+    pub(super) endpoints: Vec<(Name, Position)>,
     pub(super) policies: Vec<NetworkPolicy>,
     /// Workloads that have made something of what was declared. They are not expanded.
     pub(super) owners: BTreeSet<(Kind, Name)>,

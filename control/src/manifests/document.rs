@@ -26,16 +26,15 @@ fn object(
     depth: usize,
     declared: &mut Declared,
 ) {
-    let entries = match &node.value {
+    match &node.value {
         Value::Null => return,
-        Value::Map(entries) => entries,
+        Value::Map(_) => {}
         _ => {
             r.map(node);
             return;
         }
-    };
-    let header = |field: &str| entries.iter().find(|(k, _)| k.text == field).map(|(_, v)| v);
-    let (kind_node, version_node) = (header("kind"), header("apiVersion"));
+    }
+    let (kind_node, version_node) = (node.field("kind"), node.field("apiVersion"));
     // Items of a PodList need not repeat what they are.
     let kind = match (kind_node, list_kind) {
         (Some(n), _) => r.text(n),
@@ -51,7 +50,7 @@ fn object(
     let place = version_node.map_or(node.place, |n| n.place);
     let group = version.rsplit_once('/').map_or("", |(group, _)| group);
 
-    if kind.ends_with("List") && header("items").is_some() {
+    if kind.ends_with("List") && node.field("items").is_some() {
         let item = kind.strip_suffix("List").filter(|k| !k.is_empty()).map(|k| (k, version));
         let list = r.fields(node, &schema::LIST);
         let items = r.list(&list, "items");
@@ -72,6 +71,7 @@ fn object(
             let problem = Problem::ApiVersion { kind: kind.to_owned(), found: version.to_owned(), wanted };
             r.error(at, problem);
         }
+        None if (kind, version) == ("Endpoints", "v1") => service::note_endpoints(r, node, declared),
         _ => skip(r, kind, group, kind_node.unwrap_or(node)),
     }
 }

@@ -21,13 +21,20 @@ impl Schema {
         if let Some((place, _)) = self.below.iter().find(|(_, s)| s.fields.contains(&field)) {
             return format!("it belongs below `{place}`");
         }
-        if let Some(meant) = syntax::closest(field, self.fields.iter().copied()) {
+        let closest = syntax::closest(field, self.fields.iter().copied());
+        if let Some(meant) = closest.or_else(|| self.begun(field)) {
             return format!("did you mean `{meant}`?");
         }
         if self.fields.len() <= 8 {
             return format!("use {}, or remove it", either(self.fields));
         }
         "check its spelling and indentation, or remove it".to_owned()
+    }
+
+    /// The only field that begins with this word.
+    fn begun(&self, word: &str) -> Option<&'static str> {
+        let mut longer = self.fields.iter().filter(|f| word.len() > 3 && f.starts_with(word));
+        longer.next().filter(|_| longer.next().is_none()).copied()
     }
 }
 

@@ -8,12 +8,12 @@ use super::{
     yaml::{Node, Value},
 };
 use crate::model::{
-    At, Endpoint, EndpointPort, EndpointSlice, IpFamily, Service, ServiceKind, ServicePort, TargetPort,
+    At, Endpoint, EndpointPort, EndpointSlice, IpFamily, Name, Service, ServiceKind, ServicePort, TargetPort,
 };
 use std::net::IpAddr;
 
 /// The label that ties a slice to its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 const FAMILIES: [(&str, IpFamily); 2] = [("IPv4", IpFamily::V4), ("IPv6", IpFamily::V6)];
 
@@ -299,6 +299,17 @@ pub(super) fn read_slice(r: &mut Reading, node: &Node, declared: &mut Declared) 
         let service = service.clone();
         declared.slices.push(EndpointSlice { name: meta.name, service, family, endpoints, ports, at });
     }
+}
+
+/// Takes note of an object of kind Endpoints, the forerunner of EndpointSlice, which is not read.
+pub(super) fn note_endpoints(r: &mut Reading, node: &Node, declared: &mut Declared) {
+    let metadata = node.field("metadata");
+    let text = |field: &str| match &metadata?.field(field)?.value {
+        Value::String(s) if !s.is_empty() => Some(s.as_str()),
+        _ => None,
+    };
+    let name = Name::new(text("namespace").unwrap_or("default"), text("name").unwrap_or_default());
+    declared.endpoints.push((name, r.at(node.place)));
 }
 
 fn endpoint(r: &mut Reading, node: &Node, family: IpFamily) -> Option<Endpoint> {

@@ -19,6 +19,8 @@ use crate::model::{
 use ipnet::{IpNet, Ipv6Net};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+/// What IPv6 asks of every link (RFC 8200, section 5).
+const MIN_MTU: i64 = 1280;
 /// What an Ethernet frame carries; larger frames need larger buffers than there are yet.
 const MAX_MTU: i64 = 1500;
 
@@ -154,6 +156,15 @@ fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
             if s.uplinks.iter().any(|u| u.name == name) {
                 r.invalid(node.place, format!("two uplinks are named `{name}`"), "give each its own name");
             }
+            for address in &addresses {
+                let has_it = |u: &&Uplink| u.addresses.iter().any(|a| a.value.addr() == address.value.addr());
+                if let Some(other) = s.uplinks.iter().find(has_it) {
+                    let what =
+                        format!("uplink {} already has the address {}", other.name, address.value.addr());
+                    let problem = Problem::Invalid { what, advice: "give each its own".to_owned() };
+                    r.error(address.at.clone(), problem);
+                }
+            }
             s.uplinks.push(Uplink { name: name.to_owned(), addresses, mac });
         }
     }
@@ -229,12 +240,8 @@ fn read_scalars(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
         s.node_count = u32::try_from(n).unwrap_or(s.node_count);
     }
     if let Some(node) = spec.get("mtu")
-        && let Some(n) = r.integer(node, 1280..=9000)
+        && let Some(n) = r.integer(node, MIN_MTU..=MAX_MTU)
     {
-        if n > MAX_MTU {
-            let what = format!("an MTU of {n} bytes is not supported yet");
-            r.invalid(node.place, what, format!("use {MAX_MTU} or less"));
-        }
         s.mtu = u16::try_from(n).unwrap_or(s.mtu);
     }
     let layouts = [("shared", Tier1Layout::Shared), ("perNamespace", Tier1Layout::PerNamespace)];
@@ -295,13 +302,16 @@ fn check_overlaps(r: &mut Reading, s: &Supervisor) {
     for (name, pool) in pools {
         ranges.extend(pool.iter().map(|net| (format!("{name} {}", net.value), net.value, &net.at)));
     }
+    let first_uplink = ranges.len();
     for uplink in &s.uplinks {
         let of = |net: &IpNet| format!("the prefix {} of uplink {}", net.trunc(), uplink.name);
         ranges.extend(uplink.addresses.iter().map(|net| (of(&net.value), net.value.trunc(), &net.at)));
     }
     for (i, (name, net, at)) in ranges.iter().enumerate() {
-        for (other_name, other, other_at) in &ranges[..i] {
-            if !net.contains(other) && !other.contains(net) {
+        for (j, (other_name, other, other_at)) in ranges[..i].iter().enumerate() {
+            // Uplinks may share a network, as edges behind one pair of routers do.
+            let one_network = j >= first_uplink && net == other;
+            if one_network || !net.contains(other) && !other.contains(net) {
                 continue;
             }
             // The error stands where something was written; a default is never wrong on its own.

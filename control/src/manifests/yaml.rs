@@ -40,6 +40,16 @@ pub(super) struct Node {
     pub(super) value: Value,
 }
 
+impl Node {
+    /// The value of a key, if this is a map that has it.
+    pub(super) fn field(&self, key: &str) -> Option<&Self> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|(k, _)| k.text == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+}
+
 /// A value as Kubernetes' JSON would have it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {

@@ -118,7 +118,7 @@ impl Pipeline {
             if packet.proto != Proto::TCP {
                 return Known::Ended(arrival);
             }
-            self.reset_both(&arrival, &rewrite, hop, now, out);
+            self.reset_both(&arrival, &rewrite, hop, out);
             self.drop_frame(arrival.port, DropReason::BindingGone, arrival.frame);
             return Known::Done;
         }
@@ -250,34 +250,39 @@ impl Pipeline {
         }
     }
 
-    fn reset_sender(&mut self, about: &Arrival, now: Instant, out: &mut Output) {
+    /// The ends of a reset that answers a segment.
+    fn answering(&self, about: &Arrival) -> tcp::Ends {
         let p = &about.packet;
-        let ends = tcp::Ends {
+        tcp::Ends {
             from: (p.dst, p.dport),
             to: (p.src, p.sport),
             macs: (self.own_mac(about.port), p.src_mac),
-        };
-        self.generate(about.port, now, out, |out| tcp::reset_answer(about.frame.bytes(), p, &ends, out));
+        }
     }
 
-    /// Ends a connection for both sides, from one packet of it.
+    fn reset_sender(&mut self, about: &Arrival, now: Instant, out: &mut Output) {
+        let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
+        self.generate(about.port, now, out, |out| tcp::reset_answer(frame, packet, &ends, out));
+    }
+
+    /// Ends a connection for both sides, from one packet of it. There is one such packet a session and no other
+    /// chance to tell them, so no budget limits it.
     fn reset_both<A: Address>(
         &mut self,
         about: &Arrival,
         rewrite: &Rewrite<A>,
         hop: Option<Hop>,
-        now: Instant,
         out: &mut Output,
     ) {
-        self.reset_sender(about, now, out);
+        let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
+        self.emit(about.port, out, |out| tcp::reset_answer(frame, packet, &ends, out));
         if let Some(hop) = hop {
             let ends = tcp::Ends {
                 from: (rewrite.src.ip(), rewrite.sport),
                 to: (rewrite.dst.ip(), rewrite.dport),
                 macs: (hop.src_mac, hop.dst_mac),
             };
-            let (frame, packet) = (about.frame.bytes(), &about.packet);
-            self.generate(hop.port, now, out, |out| tcp::reset_onward(frame, packet, &ends, out));
+            self.emit(hop.port, out, |out| tcp::reset_onward(frame, packet, &ends, out));
         }
     }
 
@@ -289,9 +294,12 @@ impl Pipeline {
         out: &mut Output,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
-        if !self.errors.take(now) {
-            return;
+        if self.errors.take(now) {
+            self.emit(port, out, write);
         }
+    }
+
+    fn emit(&self, port: PortId, out: &mut Output, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
         let Some(mut frame) = self.pool.take() else { return };
         frame.set_len(crate::buf::FRAME_CAPACITY);
         let Some(len) = write(frame.bytes_mut()) else { return };

@@ -4,7 +4,7 @@
 //! the network owns but ClusterIPs (which are for the inside), and two addresses of its own, of the ranges that
 //! are set aside for documentation.
 
-use super::spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink};
+use super::spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Via};
 use ipnet::IpNet;
 use std::{
     collections::BTreeSet,
@@ -90,7 +90,11 @@ fn outside(supervisor: &Supervisor) -> OutsideSpec {
     let owned: BTreeSet<IpNet> = owned.into_iter().flatten().map(|c| c.value.trunc()).collect();
     let route = |prefix: IpNet| {
         let family = |a: &IpAddr| a.is_ipv4() == prefix.addr().is_ipv4();
-        OutsideRoute { prefix, via: addresses().map(|a| a.addr()).filter(family).collect() }
+        let own =
+            supervisor.uplinks.iter().enumerate().flat_map(|(uplink, u)| {
+                u.addresses.iter().map(move |a| Via { uplink, address: a.value.addr() })
+            });
+        OutsideRoute { prefix, via: own.filter(|v| family(&v.address)).collect() }
     };
     OutsideSpec {
         uplinks: supervisor.uplinks.iter().map(|u| far_side(supervisor, u)).collect(),
@@ -181,7 +185,7 @@ spec: {containers: [{name: far, image: far}]}
         assert_eq!(outside.addresses, [WORLD[0]], "no IPv6 uplink");
         let routes: Vec<String> = outside.routes.iter().map(|r| r.prefix.to_string()).collect();
         assert_eq!(routes, ["10.244.0.0/16", "172.26.0.0/24", "192.168.80.0/24", "192.168.90.0/24"]);
-        assert_eq!(outside.routes[0].via, ["192.168.100.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(outside.routes[0].via, [Via { uplink: 0, address: "192.168.100.1".parse().unwrap() }]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     error::LabError,
     netns::{self, Netns},
     responder::{self, Identity, Responder, Served},
-    spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideRoute, OutsideSpec, Place},
+    spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideRoute, OutsideSpec, Place, Via},
     state::{Claim, Entry, State},
 };
 use ipnet::IpNet;
@@ -239,7 +239,7 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
         }
         Host::Outside(o) => {
             for (i, uplink) in o.uplinks.iter().enumerate() {
-                let device = format!("up{i}");
+                let device = uplink_device(i);
                 open_tap(&mut made, place, &device, Place::Uplink(uplink.name.clone()))?;
                 ipv6(place, &device, uplink.addresses.iter().any(|a| a.addr().is_ipv6()))?;
                 // Several uplinks: each interface answers for its own address, and replies may come by another.
@@ -251,12 +251,18 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
             }
             write_setting(place, "ipv4/conf/all/rp_filter", "0")?;
             commands.extend(o.addresses.iter().map(|a| add_address(IpNet::from(*a), "lo")));
-            commands.extend(o.routes.iter().filter(|r| !r.via.is_empty()).map(add_route));
+            let routes = o.routes.iter().filter(|r| !r.via.is_empty());
+            commands.extend(routes.map(|r| add_route(r, &o.addresses)));
             netns::ip(place, &commands)?;
             serve(&mut made, place, &o.serve);
         }
     }
     Ok(made)
+}
+
+/// What the outside calls its interface towards an uplink.
+fn uplink_device(uplink: usize) -> String {
+    format!("up{uplink}")
 }
 
 fn open_tap(made: &mut Made, place: &str, device: &str, attach: Place) -> Result<(), LabError> {
@@ -270,12 +276,16 @@ fn add_address(address: IpNet, device: &str) -> String {
     format!("address add {address} dev {device}{nodad}")
 }
 
-fn add_route(route: &OutsideRoute) -> String {
+/// The outside speaks from its own address, not from that of the interface it happens to leave by.
+fn add_route(route: &OutsideRoute, own: &[IpAddr]) -> String {
+    let same_family = |a: &&IpAddr| a.is_ipv4() == route.prefix.addr().is_ipv4();
+    let source = own.iter().find(same_family).map_or_else(String::new, |a| format!(" src {a}"));
+    let via = |v: &Via| format!("via {} dev {}", v.address, uplink_device(v.uplink));
     match &route.via[..] {
-        [one] => format!("route add {} via {one}", route.prefix),
+        [one] => format!("route add {}{source} {}", route.prefix, via(one)),
         several => {
-            let hops: Vec<String> = several.iter().map(|v| format!("nexthop via {v}")).collect();
-            format!("route add {} {}", route.prefix, hops.join(" "))
+            let hops: Vec<String> = several.iter().map(|v| format!("nexthop {}", via(v))).collect();
+            format!("route add {}{source} {}", route.prefix, hops.join(" "))
         }
     }
 }

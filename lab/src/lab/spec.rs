@@ -113,8 +113,18 @@ pub(crate) struct OutsideUplink {
 pub(crate) struct OutsideRoute {
     /// The destination.
     pub(crate) prefix: IpNet,
-    /// Addresses of uplinks; several share the flows.
-    pub(crate) via: Vec<IpAddr>,
+    /// Several share the flows.
+    pub(crate) via: Vec<Via>,
+}
+
+/// The uplink that a route leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Via {
+    /// Which of [`OutsideSpec::uplinks`] stands opposite of it. Its address does not tell: uplinks may share a
+    /// network.
+    pub(crate) uplink: usize,
+    /// Its address.
+    pub(crate) address: IpAddr,
 }
 
 /// Where a TAP is to be attached.

@@ -70,7 +70,7 @@ fn exhausted_blocks_name_namespaces() {
     assert!(got[0].contains("node node-3 gets no address: pool nodes 172.26.0.0/31"), "{got:?}");
     let wide = Supervisor { namespace_prefix: 31, ..Supervisor::default() };
     let got = errors(wide, pods(&["a/p"]));
-    assert!(got.len() == 1 && got[0].contains("set namespacePrefix to 30 or less"), "{got:?}");
+    assert!(got.len() == 1 && got[0].contains("set namespacePrefixLength to 30 or less"), "{got:?}");
 }
 
 #[test]

@@ -320,3 +320,37 @@ fn objects_for_a_change_may_refer_to_what_is_there() {
     );
     assert!(bad(text).contains("Service default/web, which does not exist"));
 }
+
+#[test]
+fn endpoints_are_worth_a_word_where_they_alone_say_who_serves() {
+    let service = |name: &str, rest: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: 80}}]{rest}}}}}\n---\n"
+        )
+    };
+    let endpoints = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Endpoints, metadata: {{name: {name}}}, subsets: [{{addresses: [{{ip: 10.0.0.9}}]}}]}}\n---\n"
+        )
+    };
+    let text = [
+        service("db", ""),
+        service("web", ", selector: {app: web}"),
+        service("sliced", ""),
+        service("named", ", clusterIP: None"),
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s, labels: \
+         {kubernetes.io/service-name: sliced}}, addressType: IPv4, endpoints: []}\n---\n"
+            .to_owned(),
+        "{apiVersion: v1, kind: Pod, metadata: {name: w, labels: {app: web}}, spec: {}}\n---\n".to_owned(),
+    ]
+    .concat();
+    let all: String = ["db", "web", "sliced", "named", "gone"].map(endpoints).concat();
+    assert_eq!(
+        warnings(&good(&format!("{text}{all}"))),
+        [
+            "skipped, as the network does not need them: 4 Endpoints",
+            "net.yaml:13:1: Endpoints default/db are not enforced yet, so nobody serves Service default/db; use an \
+             EndpointSlice with the label kubernetes.io/service-name: db",
+        ]
+    );
+}

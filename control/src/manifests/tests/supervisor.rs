@@ -129,8 +129,26 @@ fn what_cannot_be() {
         "5:14: pod CIDR 10.1.0.0/29 is smaller than a namespace's block, /28; use a larger range",
     );
     check("  namespacePrefixLength: 31\n", "5:26: 31 is out of range; use 1 to 30");
-    check("  mtu: 9000\n", "5:8: an MTU of 9000 bytes is not supported yet; use 1500 or less");
-    check("  mtu: 1000\n", "5:8: 1000 is out of range; use 1280 to 9000");
+    let leaves = |second: &str| {
+        format!(
+            "  uplinks:\n  - {{name: a, addresses: [10.6.0.1/24]}}\n  - {{name: b, addresses: [{second}]}}\n  staticRoutes: []\n"
+        )
+    };
+    supervisor(&leaves("10.6.0.2/24"));
+    check(&leaves("10.6.0.1/24"), "7:27: uplink a already has the address 10.6.0.1; give each its own");
+    check(
+        &leaves("10.6.0.2/25"),
+        &format!(
+            "7:27: the prefix 10.6.0.0/25 of uplink b overlaps the prefix 10.6.0.0/24 of uplink a (net.yaml:6:27); \
+             {overlap}"
+        ),
+    );
+    check(
+        "  namespacePrefix: 26\n",
+        "5:3: unknown field `namespacePrefix` in a Supervisor's spec; did you mean `namespacePrefixLength`?",
+    );
+    check("  mtu: 9000\n", "5:8: 9000 is out of range; use 1280 to 1500");
+    check("  mtu: 1000\n", "5:8: 1000 is out of range; use 1280 to 1500");
     check(
         "  podCidrs: []\n",
         "5:3: unknown field `podCidrs` in a Supervisor's spec; did you mean `podCIDRs`?",

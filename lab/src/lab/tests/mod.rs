@@ -7,7 +7,7 @@ use super::{
     error::LabError,
     net::{LabNet, bring_up},
     netns::{self, Netns},
-    spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place},
+    spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place, Via},
     state,
     supervise::down,
 };
@@ -239,7 +239,7 @@ fn an_address_outside_its_block_reaches_the_world_through_its_gateway() {
     };
     let route = |prefix: &str, via: &str| OutsideRoute {
         prefix: prefix.parse().unwrap(),
-        via: vec![via.parse().unwrap()],
+        via: vec![Via { uplink: 0, address: via.parse().unwrap() }],
     };
     let mut spec = LabSpec {
         endpoints: vec![endpoint(

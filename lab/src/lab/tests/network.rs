@@ -1,4 +1,5 @@
-//! A lab on the real network: three replicas behind a LoadBalancer Service, a policy, and the world outside.
+//! A lab on the real network: three replicas behind a LoadBalancer Service, a policy, and the world outside,
+//! which is reached by two uplinks in one prefix.
 
 use super::{NOTHING, as_root, get, inside, lab_name, traces_of, up};
 use crate::lab::{
@@ -29,6 +30,18 @@ use supernet_dataplane::{
 };
 
 const SHOP: &str = "
+apiVersion: supernet.dev/v1alpha1
+kind: Supervisor
+metadata: {name: edge}
+spec:
+  podCIDRs: [10.244.0.0/16, 'fd00:1::/48']
+  uplinks:
+  - {name: edge-a, addresses: [192.168.100.1/24, 'fd00:cafe:4::1/64']}
+  - {name: edge-b, addresses: [192.168.100.2/24, 'fd00:cafe:4::2/64']}
+  staticRoutes:
+  - {prefix: 0.0.0.0/0, nextHops: [192.168.100.254]}
+  - {prefix: '::/0', nextHops: ['fd00:cafe:4::fe']}
+---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web, namespace: shop}
@@ -153,7 +166,8 @@ fn a_service_is_reached_from_outside_and_from_pods() {
         s.spawn(|| run(workers, &stop));
         // Also when a check fails, or the scope would wait for ever.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            check(&lab, &spec, &addressing);
+            check(&lab, &addressing);
+            check_uplinks(&dataplane);
         }));
         stop.store(true, Ordering::Relaxed);
         result.unwrap();
@@ -162,10 +176,16 @@ fn a_service_is_reached_from_outside_and_from_pods() {
     assert_eq!(traces_of(&lab), NOTHING);
 }
 
-fn check(lab: &str, spec: &LabSpec, addressing: &Addressing) {
+/// Both uplinks had their share of what went out.
+fn check_uplinks(dataplane: &Dataplane) {
+    let (snapshot, counters) = (dataplane.snapshot(), dataplane.counters());
+    let sent: Vec<u64> = snapshot.tier0.uplinks.iter().map(|id| counters.ports[id].sent).collect();
+    assert!(sent.len() == 2 && sent.iter().all(|n| *n > 20), "{sent:?}");
+}
+
+fn check(lab: &str, addressing: &Addressing) {
     let vip = addressing.ingress[&Name::new("shop", "web")][0];
     let cluster_ip = addressing.cluster_ips[&Name::new("shop", "web")][0];
-    let router = spec.outside.uplinks[0].addresses[0].addr();
     let egress = addressing.egress["office"][0];
     let client = addressing.pods[&Name::new("office", "client")].addresses[0];
     let answered = |text: &str| text.lines().find_map(|l| l.strip_prefix("pod: ")).unwrap().to_owned();
@@ -173,19 +193,25 @@ fn check(lab: &str, spec: &LabSpec, addressing: &Addressing) {
     let mut pods = BTreeSet::new();
     for _ in 0..40 {
         let (text, from) = inside(lab, "outside", || get(&format!("{vip}:80")));
-        assert_eq!(from.ip(), router);
+        assert_eq!(from.ip(), WORLD[0], "the address that a trace gives the outside");
         assert!(text.contains(&format!("client: {from}\n")), "{text}");
         pods.insert(answered(&text));
     }
     assert_eq!(pods.len(), 3, "{pods:?}");
     let first = Name::new("shop", pods.first().unwrap());
-    let web = addressing.pods[&first].addresses[0];
+    let [web, web_v6] = addressing.pods[&first].addresses[..] else { panic!("two families") };
+    let (text, from) = inside(lab, "outside", || get(&format!("[{web_v6}]:8080")));
+    assert_eq!(from.ip(), WORLD[1]);
+    assert!(text.contains(&format!("client: {from}\n")), "{text}");
 
     let (text, from) = inside(lab, "office/client", || get(&format!("{cluster_ip}:80")));
     assert!(text.contains(&format!("client: {client}:{}\n", from.port())), "no SNAT inside: {text}");
 
-    let (text, _) = inside(lab, "office/client", || get(&format!("{}:80", WORLD[0])));
-    assert!(text.contains(&format!("client: {egress}:")), "the namespace's egress address: {text}");
+    // Several connections, for each uplink to have some.
+    for _ in 0..16 {
+        let (text, _) = inside(lab, "office/client", || get(&format!("{}:80", WORLD[0])));
+        assert!(text.contains(&format!("client: {egress}:")), "the namespace's egress address: {text}");
+    }
 
     // No policy opens this pod, and by default nothing else does.
     let refused = inside(lab, "outside", || {
