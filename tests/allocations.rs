@@ -1,6 +1,6 @@
 //! The hit path allocates nothing and frees nothing, counted by the allocator itself.
 
-#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -116,6 +116,8 @@ enum Spoil {
     SourceMac,
     /// Straight to the pod with this number instead of the gateway.
     StraightTo(u32),
+    /// To everybody in the segment.
+    Broadcast,
     CutShort,
     Fragment,
     NoUdpChecksum,
@@ -149,14 +151,17 @@ impl World {
         {
             t = t.uplink(network, &hops[..self.hops[n]]);
         }
+        let members =
+            [(0, 8080), (1, 8080), (0, 80), (1, 80)].map(|(family, port)| self.members_of(family, port));
+        let members = members.each_ref().map(|m| m.iter().map(String::as_str).collect::<Vec<_>>());
         for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
             t = t
-                .server(ServerKind::Distributed, "10.96.0.10:80", proto, &self.members_of(0, 8080))
-                .server(ServerKind::Distributed, "[fd00:96::10]:80", proto, &self.members_of(1, 8080))
+                .server(ServerKind::Distributed, "10.96.0.10:80", proto, &members[0])
+                .server(ServerKind::Distributed, "[fd00:96::10]:80", proto, &members[1])
                 .server(ServerKind::Distributed, "10.96.0.11:80", proto, &["203.0.113.7:53"])
                 .server(ServerKind::Distributed, "[fd00:96::11]:80", proto, &["[2001:db8::7]:53"])
-                .server(ServerKind::Server, "192.168.80.10:80", proto, &self.members_of(0, 80))
-                .server(ServerKind::Server, "[fd00:80::10]:80", proto, &self.members_of(1, 80));
+                .server(ServerKind::Server, "192.168.80.10:80", proto, &members[2])
+                .server(ServerKind::Server, "[fd00:80::10]:80", proto, &members[3]);
         }
         for owned in ["10.96.0.0/16", "fd00:96::/64", "192.168.80.0/24", "fd00:80::/64", "192.168.90.0/24"] {
             t = t.owned(owned);
@@ -171,9 +176,8 @@ impl World {
         t
     }
 
-    fn members_of(&self, family: usize, port: u16) -> Vec<&'static str> {
-        // Leaked once a member and case: the topology wants text.
-        let member = |n: usize| &*SocketAddr::new(address(PODS[n][family]), port).to_string().leak();
+    fn members_of(&self, family: usize, port: u16) -> Vec<String> {
+        let member = |n: usize| SocketAddr::new(address(PODS[n][family]), port).to_string();
         (0..PODS.len()).filter(|n| self.members >> n & 1 == 1).map(member).collect()
     }
 
@@ -353,6 +357,7 @@ impl Pair {
             Spoil::SourceAddress => probe.src.set_ip(address(PODS[1][usize::from(probe.src.is_ipv6())])),
             Spoil::SourceMac => probe.src_mac = Mac([2, 0, 0, 0, 0xbb, 1]),
             Spoil::StraightTo(pod) => probe.dst_mac = mac(pod),
+            Spoil::Broadcast => probe.dst_mac = Mac::BROADCAST,
             Spoil::Nothing | Spoil::CutShort | Spoil::Fragment | Spoil::NoUdpChecksum => {}
         }
         let mut frame = probe.frame();
@@ -440,6 +445,7 @@ fn shape(usual: u8) -> impl Strategy<Value = Shape> {
         1 => Just(Spoil::SourceAddress),
         1 => Just(Spoil::SourceMac),
         3 => (0..3u32).prop_map(Spoil::StraightTo),
+        1 => Just(Spoil::Broadcast),
         1 => Just(Spoil::CutShort),
         1 => Just(Spoil::Fragment),
         2 => Just(Spoil::NoUdpChecksum),

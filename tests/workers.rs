@@ -10,21 +10,27 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Instant as Clock,
 };
 use supernet_dataplane::{
+    buf::Pool,
     id::PortId,
+    pipeline::{Output, Pipeline},
     port::memory::{MemoryGuest, memory},
-    snapshot::{GATEWAY_MAC, ServerKind, Snapshot},
-    state::Config,
+    snapshot::{GATEWAY_MAC, PortRole, ServerKind, Snapshot},
+    state::{Config, State},
+    table::classifier::Action,
     time::{Duration, Instant},
     wire::{Mac, Proto},
-    worker::{Dataplane, Worker},
+    worker::{BATCH, Dataplane, Worker},
 };
 use supernet_testkit::{
     packet::{Probe, sound},
-    topology::{Topology, mac},
+    topology::{Topology, every, mac},
 };
 
 const WORKERS: usize = 3;
@@ -350,6 +356,100 @@ fn answer(delivered: &[u8], by: u32, connection: u16, number: u16) -> Vec<u8> {
     Probe { src_mac, dst_mac, ..Probe::answer(delivered, 0) }.frame_with(&label.bytes())
 }
 
+/// Two workers take the first packets of the same connections, in the same order and at the same moment.
+fn race(seed: u64) {
+    let config = Config { workers: 2, sessions: 1024, frames: 1024, seed, ..Config::default() };
+    let (dataplane, workers) = Dataplane::new(config);
+    let guests: Vec<MemoryGuest> =
+        (0..7).map(|p| dataplane.attach(PortId(p), memory(2 * BATCH)).unwrap()).collect();
+    dataplane.publish(network());
+    // Ports 0 and 1, and uplinks 4 and 5, belong to one worker each.
+    let connection = |n: u16| match n % 2 {
+        0 => Connection {
+            kind: Kind::BothWays,
+            client: at(PODS[0][0], 10_000 + n),
+            server: at(PODS[1][0], 10_000 + n),
+            ingress: vec![0],
+        },
+        _ => Connection {
+            kind: Kind::Vip,
+            client: at(OUTSIDE[0], 10_000 + n),
+            server: at(VIP[0], 80),
+            ingress: vec![4, 5],
+        },
+    };
+    let connections: Vec<_> = (0..BATCH as u16).map(connection).collect();
+    for (n, c) in (0..).zip(&connections) {
+        let frames = if c.answers_at_once() { [(false, 0), (true, 1)] } else { [(false, 4), (false, 5)] };
+        for (answer, port) in frames {
+            let frame = c.frame(Label { connection: n, answer, port, number: 0 });
+            guests[usize::from(port)].send(&frame).unwrap();
+        }
+    }
+    let ready = AtomicUsize::new(0);
+    // A worker that is dropped takes its ports along, so both stay until both are done.
+    let race = |mut worker: Worker| {
+        ready.fetch_add(1, Ordering::SeqCst);
+        while ready.load(Ordering::SeqCst) < 2 {
+            std::hint::spin_loop();
+        }
+        while worker.poll(Instant::from_secs(1)).frames > 0 {}
+        worker
+    };
+    let workers: Vec<Worker> = std::thread::scope(|scope| {
+        let race = &race;
+        let running: Vec<_> = workers.into_iter().map(|worker| scope.spawn(move || race(worker))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut arrived = Arrived::default();
+    for (port, guest) in (0..).zip(&guests) {
+        while let Some(frame) = guest.recv() {
+            arrived.check(&connections, port, &frame);
+        }
+    }
+    drop(workers);
+    let counters = dataplane.counters();
+    assert!(counters.conserved() && counters.dropped() == 0, "{counters:?}");
+    assert_eq!(arrived.labels.len(), 2 * BATCH);
+    assert_eq!(sessions(&dataplane), BATCH, "one session a connection");
+    let opened: u64 = counters.servers.values().map(|s| s.connections).sum();
+    assert_eq!(opened, BATCH as u64 / 2, "those who lose a race count no connection");
+}
+
+/// A worker's pipeline over shared state, with a snapshot of its own.
+fn pipeline(state: &Arc<State>, pool: &Pool, snapshot: &Arc<Snapshot>) -> Pipeline {
+    let mut pipeline = Pipeline::new(state.clone(), Arc::default(), pool.clone());
+    pipeline.set_snapshot(snapshot.clone());
+    pipeline
+}
+
+#[test]
+fn a_worker_behind_the_newest_snapshot_goes_by_newer_judgements() {
+    let old = Arc::new(network().succeed(&Snapshot::default()));
+    let mut denying = network();
+    if let PortRole::Endpoint(pod) = &mut Arc::make_mut(denying.ports[1].as_mut().unwrap()).role {
+        pod.ingress = Some(every(Action::Drop, 1));
+    }
+    let new = Arc::new(denying.succeed(&old));
+    let (state, pool) = (Arc::new(State::new(Config { workers: 2, ..Config::default() })), Pool::new(8));
+    let (mut ahead, mut behind) = (pipeline(&state, &pool, &new), pipeline(&state, &pool, &old));
+    let (client, server) = (at(PODS[0][0], 9000), at(PODS[1][0], 80));
+    let connection = Connection { kind: Kind::BothWays, client, server, ingress: vec![0] };
+    let pass = |worker: &mut Pipeline, number| {
+        let frame = connection.frame(Label { connection: 0, answer: false, port: 0, number });
+        let (mut frames, mut output) = (vec![pool.copy(&frame).unwrap()], Output::default());
+        worker.process(&mut frames, &[PortId(0)], Instant::from_secs(1), &mut output);
+        let mut passed = false;
+        output.drain(|_, frames| passed = !frames.is_empty());
+        passed
+    };
+    assert!(pass(&mut behind, 0), "allowed when it began");
+    assert!(!pass(&mut ahead, 1), "denied by now");
+    behind.sweep(8, Instant::from_secs(1));
+    assert!(!pass(&mut behind, 2), "and nobody allows it again");
+    assert_eq!(state.v4.live(), 2, "the session is kept");
+}
+
 struct Stopper<'a>(&'a AtomicBool);
 
 impl Drop for Stopper<'_> {
@@ -363,5 +463,13 @@ fn every_frame_arrives_once_in_order_by_one_session_a_connection() {
     for seed in 1..=12 {
         println!("seed {seed}");
         play(seed);
+    }
+}
+
+#[test]
+fn those_who_race_for_a_connection_share_one_session() {
+    for seed in 1..=60 {
+        println!("seed {seed}");
+        race(seed);
     }
 }

@@ -39,22 +39,24 @@ const CHUNK: usize = 256;
 #[derive(Debug)]
 pub struct Grow<T> {
     chunks: Box<[OnceLock<Box<[T]>>]>,
-    /// Chunks up to the last that was touched.
-    used: AtomicUsize,
+    /// Chunks up to the last one that was touched.
+    touched: AtomicUsize,
 }
 
 impl<T: Default> Grow<T> {
     /// Room for `max` items, none allocated yet.
     pub fn new(max: usize) -> Self {
-        let chunks = (0..max.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
-        Self { chunks, used: AtomicUsize::new(0) }
+        Self {
+            chunks: (0..max.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+            touched: AtomicUsize::new(0),
+        }
     }
 
     /// The item, made if need be. An index past the end gets the last item.
     pub fn at(&self, index: usize) -> &T {
         let index = index.min(self.chunks.len() * CHUNK - 1);
         let items = self.chunks[index / CHUNK].get_or_init(|| {
-            self.used.fetch_max(index / CHUNK + 1, Ordering::Relaxed);
+            self.touched.fetch_max(index / CHUNK + 1, Ordering::Release);
             (0..CHUNK).map(|_| T::default()).collect()
         });
         &items[index % CHUNK]
@@ -62,7 +64,8 @@ impl<T: Default> Grow<T> {
 
     /// The items of chunks that were touched, with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        let chunks = self.chunks.iter().take(self.used.load(Ordering::Relaxed)).enumerate();
+        let touched = self.touched.load(Ordering::Acquire);
+        let chunks = self.chunks[..touched].iter().enumerate();
         chunks
             .filter_map(|(n, chunk)| chunk.get().map(|items| (n * CHUNK, items)))
             .flat_map(|(base, items)| items.iter().enumerate().map(move |(i, item)| (base + i, item)))

@@ -2,5 +2,6 @@
 
 pub mod net;
 pub mod netpol;
+pub mod oracle;
 pub mod packet;
 pub mod topology;

@@ -560,11 +560,11 @@ fn advertised(model: &Model, addressing: &Addressing, places: &Places<'_>) -> Ve
     }
     for namespace in model.namespaces.values() {
         let name = &namespace.name;
-        if namespace.snat != Snat::None {
-            let addresses = addressing.egress.get(name).into_iter().flatten();
-            routes.extend(addresses.map(|a| host(*a, "NAT", tier1_of(name), name.clone())));
-            continue;
-        }
+        let egress = addressing.egress.get(name).filter(|_| namespace.snat != Snat::None);
+        let translated: &[IpAddr] = egress.map_or(&[], Vec::as_slice);
+        routes.extend(translated.iter().map(|a| host(*a, "NAT", tier1_of(name), name.clone())));
+        // Each family for itself: without an egress pool of its own its pods keep their addresses.
+        let kept = |addr: IpAddr| !translated.iter().any(|a| a.is_ipv4() == addr.is_ipv4());
         let blocks: Vec<IpNet> = addressing
             .segments
             .iter()
@@ -576,13 +576,13 @@ fn advertised(model: &Model, addressing: &Addressing, places: &Places<'_>) -> Ve
             .flat_map(|p| p.addresses)
             .filter(|addr| !blocks.iter().any(|b| b.contains(*addr)))
             .map(|addr| IpNet::from(*addr));
-        let connected = blocks.iter().copied().chain(elsewhere).map(|prefix| AdvertisedRoute {
+        let prefixes = blocks.iter().copied().chain(elsewhere).filter(|net| kept(net.addr()));
+        routes.extend(prefixes.map(|prefix| AdvertisedRoute {
             prefix,
             kind: "CONNECTED",
             tier1: tier1_of(name),
             owner: name.clone(),
-        });
-        routes.extend(connected);
+        }));
     }
     routes.sort();
     routes

@@ -126,9 +126,13 @@ fn pods_are_announced_only_where_they_keep_their_addresses() {
             .collect()
     };
     let vips = ["192.168.80.1/32 LB_VIP tier1", "192.168.80.2/32 LB_VIP tier1"];
-    assert_eq!(prefixes(&c), [vips[0], vips[1], "192.168.90.1/32 NAT tier1-shop"]);
-    c.model.namespaces.get_mut("shop").unwrap().snat = Snat::None;
     let connected = ["10.244.0.0/24 CONNECTED tier1-shop", "fd00::/64 CONNECTED tier1-shop"];
+    assert_eq!(
+        prefixes(&c),
+        [vips[0], vips[1], "192.168.90.1/32 NAT tier1-shop", connected[1]],
+        "the egress pool is IPv4 only"
+    );
+    c.model.namespaces.get_mut("shop").unwrap().snat = Snat::None;
     assert_eq!(prefixes(&c), [connected[0], vips[0], vips[1], connected[1]]);
 }
 

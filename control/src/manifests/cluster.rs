@@ -11,7 +11,11 @@ use std::net::IpAddr;
 
 /// Addresses of a pod or node, separated by commas.
 pub(super) const IP_ANNOTATION: &str = "supernet.dev/ip";
-const SNAT_IP: [&str; 2] = ["supernet.dev/snat-ip", "ncp/static_snat_ip"];
+/// "false": no source NAT.
+pub(super) const SNAT_ANNOTATION: &str = "supernet.dev/snat";
+/// The egress addresses of a namespace, separated by commas.
+pub(super) const SNAT_IP_ANNOTATION: &str = "supernet.dev/snat-ip";
+const SNAT_IP: [&str; 2] = [SNAT_IP_ANNOTATION, "ncp/static_snat_ip"];
 
 pub(super) fn read_namespace(r: &mut Reading, node: &yaml::Node, declared: &mut Declared) {
     let fields = r.fields(node, &schema::NAMESPACE);
@@ -43,7 +47,7 @@ fn snat(r: &mut Reading, meta: &Meta<'_>) -> Snat {
         }
         addresses.get_or_insert((read, node));
     }
-    let on = flag(r, meta, "supernet.dev/snat");
+    let on = flag(r, meta, SNAT_ANNOTATION);
     let off = flag(r, meta, "ncp/no_snat");
     let none = on == Some(false) || off == Some(true);
     match addresses {

@@ -1,9 +1,10 @@
 //! What the texts declare, before workloads become pods and references are looked up.
 
 use super::{
+    cluster::{IP_ANNOTATION, SNAT_ANNOTATION, SNAT_IP_ANNOTATION},
     error::Problem,
-    reading::{Fields, Reading},
-    schema::{self, Kind},
+    reading::{Fields, Reading, either},
+    schema::{self, Kind, Schema},
     syntax,
     workload::Workload,
     yaml::{Key, Node},
@@ -108,6 +109,13 @@ pub(super) struct Meta<'n> {
     pub(super) terminating: bool,
 }
 
+/// Supernet's own annotations, and what each can stand on.
+static OWN_ANNOTATIONS: [(&str, &[&Schema]); 3] = [
+    (IP_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NODE]),
+    (SNAT_ANNOTATION, &[&schema::NAMESPACE]),
+    (SNAT_IP_ANNOTATION, &[&schema::NAMESPACE]),
+];
+
 /// Whether objects of a kind lie in a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
@@ -134,6 +142,7 @@ impl<'n> Meta<'n> {
         };
         let labels = r.labels_of(&meta, "labels");
         let annotations = meta.get("annotations").map_or(&[][..], |n| r.map(n));
+        check_annotations(r, object.owner, annotations);
         let uid = r.text_of(&meta, "uid").map(str::to_owned);
         let terminating = meta.get("deletionTimestamp").is_some();
         let owner = owner(r, &meta);
@@ -160,6 +169,28 @@ impl<'n> Meta<'n> {
     /// An annotation's value.
     pub(super) fn annotation(&self, key: &str) -> Option<&'n Node> {
         self.annotations.iter().find(|(k, _)| k.text == key).map(|(_, v)| v)
+    }
+}
+
+/// Annotations are free for all, but for those of Supernet's own prefix: one that nobody reads is a slip.
+fn check_annotations(r: &mut Reading, owner: &str, annotations: &[(Key, Node)]) {
+    let stands_on = |owners: &[&Schema]| owners.iter().any(|s| s.owner == owner);
+    for (key, _) in annotations.iter().filter(|(k, _)| k.text.starts_with("supernet.dev/")) {
+        let here: Vec<&str> =
+            OWN_ANNOTATIONS.iter().filter(|(_, owners)| stands_on(owners)).map(|(name, _)| *name).collect();
+        let advice = match OWN_ANNOTATIONS.iter().find(|(name, _)| *name == key.text) {
+            Some((_, owners)) if stands_on(owners) => continue,
+            Some((_, owners)) => {
+                let owners: Vec<&str> = owners.iter().map(|s| s.owner).collect();
+                format!("it belongs on {}", either(&owners))
+            }
+            None => match syntax::closest(&key.text, here.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None if here.is_empty() => "remove it".to_owned(),
+                None => format!("use {}, or remove it", either(&here)),
+            },
+        };
+        r.invalid(key.place, format!("unknown annotation `{}` on {owner}", key.text), advice);
     }
 }
 

@@ -132,10 +132,8 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
     if frame.len() < ETHERNET {
         return Err(ParseError::Truncated);
     }
-    // Offsets have 16 bits.
-    if frame.len() > usize::from(u16::MAX) {
-        return Err(ParseError::BadLength);
-    }
+    // Offsets are 16 bits wide.
+    let Ok(end) = u16::try_from(frame.len()) else { return Err(ParseError::BadLength) };
     let mut packet = Packet {
         l3: L3::Other,
         tagged: false,
@@ -143,7 +141,7 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
         src_mac: mac(frame, 6),
         l3_at: ETHERNET as u16,
         l4_at: ETHERNET as u16,
-        end: frame.len() as u16,
+        end,
         src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         proto: Proto(0),
@@ -162,6 +160,7 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
         }
         packet.tagged = true;
         packet.l3_at += 4;
+        packet.l4_at += 4;
         kind = be16(frame, 16);
     }
     match kind {
@@ -238,7 +237,7 @@ fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     packet.ttl = b[7];
     let b = &b[..total];
     let (mut next, mut at) = (b[6], 40);
-    for _ in 0..MAX_EXTENSIONS {
+    for _ in 0..=MAX_EXTENSIONS {
         let len = match next {
             // Hop-by-hop, routing, destination options (RFC 8200), and the mobility, HIP and Shim6 headers.
             0 | 43 | 60 | 135 | 139 | 140 => {

@@ -4,7 +4,7 @@
 //! frames, copying them in) is not counted; it is measured by itself and said. Reading the clock twice a batch
 //! of 64 is counted: about one nanosecond a packet.
 
-use super::{BenchError, alloc};
+use super::{NotMeasured, alloc};
 use std::{
     sync::{
         Barrier,
@@ -49,7 +49,7 @@ struct Part {
 }
 
 /// Measures packets of connections that are open. Every one of them must be a hit.
-pub(super) fn established(lanes: &mut [Lane], time: Duration) -> Result<Measured, BenchError> {
+pub(super) fn established(lanes: &mut [Lane], time: Duration) -> Result<Measured, NotMeasured> {
     let start = Barrier::new(lanes.len());
     let parts = on_threads(lanes, |_, lane| {
         let began = Clock::now();
@@ -93,7 +93,7 @@ pub(super) fn established(lanes: &mut [Lane], time: Duration) -> Result<Measured
     let measured = sum_up(parts);
     let counted = measured.1;
     if counted.hits != measured.0.packets || counted.dropped > 0 {
-        return Err(BenchError::NotHits {
+        return Err(NotMeasured::NotHits {
             packets: measured.0.packets,
             hits: counted.hits,
             dropped: counted.dropped,
@@ -108,7 +108,7 @@ pub(super) fn new_connections(
     lanes: &mut [Lane],
     flows: usize,
     time: Duration,
-) -> Result<Measured, BenchError> {
+) -> Result<Measured, NotMeasured> {
     let (step, over) = (Barrier::new(lanes.len()), AtomicBool::new(false));
     let opened_all = AtomicBool::new(true);
     let parts = on_threads(lanes, |worker, lane| {
@@ -163,7 +163,7 @@ pub(super) fn new_connections(
     let (measured, counted) = sum_up(parts);
     let all = opened_all.load(Ordering::Relaxed) && counted.connections == measured.packets;
     if !all || counted.hits > 0 || counted.dropped > 0 {
-        return Err(BenchError::NotMisses {
+        return Err(NotMeasured::NotMisses {
             packets: measured.packets,
             connections: counted.connections,
             hits: counted.hits,

@@ -24,10 +24,19 @@ use supernet_lab::load::{FRAME_V4, FRAME_V6, Family, Load, LoadError, RING, Scen
 /// Why there is no number.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
-    #[error("{row} {family}: {source}")]
-    Load { row: &'static str, family: &'static str, source: LoadError },
     #[error("--seconds {0}: give a time above zero, such as 0.5")]
     Seconds(f64),
+    #[error("{row} {family}: {source}")]
+    Row { row: &'static str, family: &'static str, source: Box<NotMeasured> },
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// Why a row was not measured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotMeasured {
+    #[error(transparent)]
+    Load(#[from] LoadError),
     #[error("not measured: of {packets} packets {hits} took the cached way and {dropped} were dropped")]
     NotHits { packets: u64, hits: u64, dropped: u64 },
     #[error(
@@ -35,8 +44,6 @@ pub(crate) enum BenchError {
          {dropped} were dropped"
     )]
     NotMisses { packets: u64, connections: u64, hits: u64, dropped: u64 },
-    #[error(transparent)]
-    Output(#[from] OutputError),
 }
 
 /// One row of one family, as `--json` prints it.
@@ -82,7 +89,9 @@ pub(crate) fn run(args: &cli::BenchArgs) -> Result<(), BenchError> {
     let mut reports = Vec::new();
     for row in rows {
         for family in [Family::Ipv4, Family::Ipv6] {
-            let report = measure(*row, family, args.flows, args.workers, time)?;
+            let report = measure(*row, family, args.flows, args.workers, time).map_err(|e| {
+                BenchError::Row { row: row.name(), family: family_name(family), source: Box::new(e) }
+            })?;
             if args.json && !print_line(&report)? {
                 return Ok(());
             }
@@ -101,22 +110,21 @@ fn measure(
     flows: usize,
     workers: usize,
     time: Duration,
-) -> Result<Report, BenchError> {
+) -> Result<Report, NotMeasured> {
     let (name, family_name) = (row.name(), family_name(family));
-    let failed = |source| BenchError::Load { row: name, family: family_name, source };
     let progress = ProgressBar::new(flows as u64);
     // Nothing is drawn unless standard error is a terminal.
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len}") {
         progress.set_style(style);
     }
     progress.set_message(format!("{name} {family_name}: opening connections"));
-    let load = Load::new(row.scenario(), family, flows, workers).map_err(failed)?;
+    let load = Load::new(row.scenario(), family, flows, workers)?;
     let measured = if row == cli::Row::NewConnections {
         let mut lanes = load.unopened();
         progress.set_message(format!("{name} {family_name}: measuring"));
         measure::new_connections(&load, &mut lanes, flows, time)?
     } else {
-        let mut lanes = load.established(|more| progress.inc(more as u64)).map_err(failed)?;
+        let mut lanes = load.established(|more| progress.inc(more as u64))?;
         progress.set_message(format!("{name} {family_name}: measuring"));
         measure::established(&mut lanes, time)?
     };

@@ -168,6 +168,11 @@ impl Lane {
         self.sources.len()
     }
 
+    /// The frames themselves.
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.templates.chunks_exact(self.stride)
+    }
+
     /// Fills a batch with frames drawn at random, and says how many.
     pub fn refill(&mut self) -> u64 {
         for _ in 0..BATCH {

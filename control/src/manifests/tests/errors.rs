@@ -76,6 +76,40 @@ fn metadata() {
 }
 
 #[test]
+fn unknown_annotations_of_our_own() {
+    let on = |kind: &str, annotation: &str| {
+        format!(
+            "{{apiVersion: v1, kind: {kind}, metadata: {{name: a, annotations: {{{annotation}: x}}}}, spec: {{}}}}"
+        )
+    };
+    let check = |kind: &str, annotation: &str, error: &str| {
+        let column =
+            format!("{{apiVersion: v1, kind: {kind}, metadata: {{name: a, annotations: {{").len() + 1;
+        says(
+            &on(kind, annotation),
+            &format!("net.yaml:1:{column}: unknown annotation `{annotation}` on {error}"),
+        );
+    };
+    check("Namespace", "supernet.dev/snatip", "a Namespace; did you mean `supernet.dev/snat-ip`?");
+    check(
+        "Namespace",
+        "supernet.dev/egress",
+        "a Namespace; use supernet.dev/snat or supernet.dev/snat-ip, or remove it",
+    );
+    check("Namespace", "supernet.dev/ip", "a Namespace; it belongs on a Pod, a pod template or a Node");
+    check("Pod", "supernet.dev/ips", "a Pod; did you mean `supernet.dev/ip`?");
+    check("Pod", "supernet.dev/snat-ip", "a Pod; it belongs on a Namespace");
+    let service = bad(&on("Service", "supernet.dev/vip"));
+    assert!(service.contains("unknown annotation `supernet.dev/vip` on a Service; remove it"), "{service}");
+    says(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  selector: {matchLabels: {a: b}}\n  \
+         template: {metadata: {labels: {a: b}, annotations: {supernet.dev/IP: 10.0.0.1}}, spec: {}}\n",
+        "net.yaml:6:55: unknown annotation `supernet.dev/IP` on a pod template; did you mean `supernet.dev/ip`?",
+    );
+    good(&on("Pod", "example.com/supernet.dev"));
+}
+
+#[test]
 fn unknown_fields() {
     let check = |text: &str, error: &str| says(text, &format!("net.yaml:{error}"));
     check(
