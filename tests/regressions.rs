@@ -470,3 +470,39 @@ fn every_connection_of_a_member_that_goes_is_reset_however_many_there_are() {
     let out = net.dropped(0, &Probe { flags: ACK, ..open }.frame(), DropReason::BindingGone);
     assert_eq!(out.len(), 2, "both sides learn");
 }
+
+#[test]
+fn a_syn_that_is_sent_again_reaches_a_new_member() {
+    let served = |by| two_namespaces().server(ServerKind::Distributed, "10.96.0.20:80", Proto::TCP, &[by]);
+    let mut net = Net::new(served("10.0.0.18:8080"));
+    let open = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.20:80");
+    assert_eq!(net.one(0, &open).0, 2);
+    net.publish(served("10.0.0.3:8080").build());
+    assert_eq!(net.one(0, &open).0, 1);
+}
+
+#[test]
+fn a_withdrawn_route_keeps_connections_from_outside_for_its_return() {
+    let mut net = Net::new(two_namespaces());
+    let call = Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        ..Probe::new(3, Proto::TCP, "203.0.113.7:5000", "10.0.0.18:80")
+    };
+    net.one(3, &call);
+    net.publish(two_namespaces().with(|s| s.tier0.routes = Default::default()).build());
+    assert!(net.dropped(3, &Probe { flags: ACK, ..call }.frame(), DropReason::NoRoute).is_empty());
+    net.publish(two_namespaces().build());
+    assert_eq!(net.one(3, &Probe { flags: ACK, ..call }).0, 2);
+}
+
+#[test]
+fn a_later_fragment_of_ipv6_is_a_fragment() {
+    let mut net = Net::new(two_namespaces());
+    let mut frame = Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", "[fd00:0:0:2::2]:1").frame();
+    // Hop-by-hop options as what follows, at offset 8: bytes that would make a wrong header.
+    frame[20] = 44;
+    frame[54..62].copy_from_slice(&[0, 0, 0, 8, 0, 0, 0, 1]);
+    frame[62..].fill(0xff);
+    net.dropped(0, &frame, DropReason::Fragment);
+}

@@ -60,8 +60,8 @@ drop_reasons! {
     NoReceiver = "nobody else in the segment hears multicast or broadcast",
     /// The destination is in an address range of this network and nobody has it.
     NoEndpoint = "nobody has the destination address",
-    /// No route leads to the destination.
-    NoRoute = "there is no route to the destination",
+    /// No route leads to the destination, or back to a source outside.
+    NoRoute = "there is no route to the destination, or back to the source",
     /// Entered by an uplink and would leave by an uplink: this network is no transit.
     Transit = "from an uplink to an uplink: this network carries no transit",
     /// An address that must not be routed: link-local, loopback, unspecified, or multicast as a source.

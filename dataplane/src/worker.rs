@@ -437,7 +437,9 @@ impl Worker {
 
     fn keep_house(&mut self, now: Instant) {
         if now >= self.ask_at {
-            self.pipeline.ask_neighbors(now, &mut self.output);
+            let senders = &self.senders;
+            let attached = |port: PortId| matches!(senders.get(port.index()), Some(Some(_)));
+            self.pipeline.ask_neighbors(now, attached, &mut self.output);
             self.ask_at = now + ASK_EVERY;
         }
         let sessions = self.shared.state.sessions.high_water();

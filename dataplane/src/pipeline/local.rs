@@ -36,9 +36,13 @@ impl Pipeline {
         }
     }
 
-    /// Asks for the MACs of next hops that are not known, or not for certain any more.
-    pub fn ask_neighbors(&mut self, now: Instant, out: &mut Output) {
+    /// Asks for the MACs of next hops that are not known, or not for certain any more, on ports that are
+    /// `attached`.
+    pub fn ask_neighbors(&mut self, now: Instant, attached: impl Fn(PortId) -> bool, out: &mut Output) {
         for (port, address) in self.state.neighbors.due(now) {
+            if !attached(port) {
+                continue;
+            }
             let Some(entry) = self.snapshot.port(port) else { continue };
             let PortRole::Uplink(uplink) = &entry.role else { continue };
             // From the subnet of the next hop: some answer nobody else.

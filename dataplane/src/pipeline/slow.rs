@@ -94,11 +94,8 @@ impl Pipeline {
         let Some(session) = place.as_deref_mut() else { return Known::Ended(arrival) };
         let packet = arrival.packet;
 
-        if opens(&packet)
-            && packet.proto == Proto::TCP
-            && direction == Direction::Forward
-            && session.track.is_over()
-        {
+        let anew = packet.proto == Proto::TCP && opens(&packet) && direction == Direction::Forward;
+        if anew && session.track.is_over() {
             // The ports of a connection that is over may be used again at once.
             commit::end(&state, &mut place, id);
             self.ended = true;
@@ -115,7 +112,8 @@ impl Pipeline {
             let hop = self.resolve(found.meta.adjacency).ok();
             commit::end(&state, &mut place, id);
             self.ended = true;
-            if packet.proto != Proto::TCP {
+            // A SYN that is sent again may as well reach a new member.
+            if packet.proto != Proto::TCP || anew {
                 return Known::Ended(arrival);
             }
             self.reset_both(&arrival, &rewrite, hop, out);
@@ -347,13 +345,14 @@ fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
     if p.fragment {
         return Some(DropReason::Fragment);
     }
+    let to_egress = snap.egress.contains_key(&p.dst);
+    let no_session = if to_egress { DropReason::NoNatSession } else { DropReason::NoSession };
     match p.proto {
         Proto::TCP if opens(p) => None,
         Proto::UDP | Proto::SCTP => None,
-        Proto::TCP if snap.egress.contains_key(&p.dst) => Some(DropReason::NoNatSession),
-        Proto::TCP => Some(DropReason::NoSession),
+        Proto::TCP => Some(no_session),
         Proto::ICMP | Proto::ICMPV6 if p.is_echo_request() => None,
-        Proto::ICMP | Proto::ICMPV6 if p.is_echo_reply() => Some(DropReason::NoSession),
+        Proto::ICMP | Proto::ICMPV6 if p.is_echo_reply() => Some(no_session),
         Proto::ICMP | Proto::ICMPV6 if p.is_icmp_error() => Some(DropReason::IcmpError),
         Proto::ICMP | Proto::ICMPV6 => Some(DropReason::IcmpUnhandled),
         _ => Some(DropReason::UnsupportedProtocol),

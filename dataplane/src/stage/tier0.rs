@@ -33,16 +33,17 @@ fn static_mac(snap: &Snapshot, port: PortId, address: IpAddr) -> Option<crate::w
 /// uRPF, loose: a source from outside must not be one of ours and must be routable.
 ///
 /// # Errors
-/// [`DropReason::Martian`] or [`DropReason::SpoofedAddress`].
+/// [`DropReason::Martian`], [`DropReason::SpoofedAddress`] or [`DropReason::NoRoute`].
 pub fn reverse_path(snap: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
     if router::is_martian(src) {
         return Err(DropReason::Martian);
     }
     let ours = snap.endpoints.contains_key(&src) || snap.owned.get(src).is_some() || is_own(snap, src);
-    if ours || next_hop(snap, src, 0, None).is_none() {
-        return Err(DropReason::SpoofedAddress);
+    match (ours, next_hop(snap, src, 0, None)) {
+        (true, _) => Err(DropReason::SpoofedAddress),
+        (false, None) => Err(DropReason::NoRoute),
+        (false, Some(_)) => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether an address is one of the Tier-0's own.

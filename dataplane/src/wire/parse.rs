@@ -252,6 +252,13 @@ fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
                     return Err(ParseError::Truncated);
                 }
                 packet.fragment = true;
+                // What follows in a later fragment is no header.
+                if be16(b, at + 2) & 0xfff8 != 0 {
+                    packet.proto = Proto(b[at]);
+                    packet.l4_at = packet.l3_at + at as u16 + 8;
+                    packet.options = true;
+                    return Ok(());
+                }
                 8
             }
             _ => {
