@@ -257,7 +257,9 @@ pub fn judge_again(state: &State, snap: &Snapshot, session: &mut Session, id: Se
         Err(Stop::Drop(reason @ (DropReason::EgressDenied | DropReason::IngressDenied), rule)) => {
             deny(state, snap, session, reason, rule)
         }
-        Err(Stop::NoRoute(_) | Stop::Drop(DropReason::NoRoute, _)) => deny(state, snap, session, DropReason::NoRoute, None),
+        Err(Stop::NoRoute(_) | Stop::Drop(DropReason::NoRoute, _)) => {
+            deny(state, snap, session, DropReason::NoRoute, None)
+        }
         Err(_) => Judged::Gone,
     }
 }
