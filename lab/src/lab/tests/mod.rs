@@ -9,7 +9,7 @@ use super::{
     netns::{self, Netns},
     spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place, Via},
     state,
-    supervise::down,
+    supervise::{down, exec},
 };
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -340,6 +340,8 @@ fn what_a_killed_lab_left_is_removed_by_the_next_up_and_by_down() {
     }
     let lab = lab_name("killed");
     let mut child = killed_lab(&lab);
+    let error = exec(&lab, "shop/web-0", &["true".into()]).unwrap_err();
+    assert!(matches!(&error, LabError::Died { .. }), "{error}");
     let text = down(&lab).unwrap();
     assert!(text.contains("had been killed"), "{text}");
     assert!(!is_running(&mut child));
