@@ -25,7 +25,7 @@ use supernet_lab::load::{FRAME_V4, FRAME_V6, Family, Load, LoadError, RING, Scen
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
     #[error("{row} {family}: {source}")]
-    Load { row: &'static str, family: &'static str, source: LoadError },
+    Load { row: &'static str, family: &'static str, source: Box<LoadError> },
     #[error("--seconds {0}: give a time above zero, such as 0.5")]
     Seconds(f64),
     #[error("not measured: of {packets} packets {hits} took the cached way and {dropped} were dropped")]
@@ -103,7 +103,7 @@ fn measure(
     time: Duration,
 ) -> Result<Report, BenchError> {
     let (name, family_name) = (row.name(), family_name(family));
-    let failed = |source| BenchError::Load { row: name, family: family_name, source };
+    let failed = |source| BenchError::Load { row: name, family: family_name, source: Box::new(source) };
     let progress = ProgressBar::new(flows as u64);
     // Nothing is drawn unless standard error is a terminal.
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len}") {

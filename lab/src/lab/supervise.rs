@@ -90,6 +90,7 @@ pub(crate) fn supervise<N, E: From<LabError>>(
         Mode::Supervised => let_go(&hosts)?,
     }
     signals.wait();
+    hosts.remove_devices();
     drop(network);
     drop(hosts);
     Ok(())

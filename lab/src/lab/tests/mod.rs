@@ -226,6 +226,25 @@ fn two_pods_talk_and_nothing_is_left_afterwards() {
 }
 
 #[test]
+fn all_interfaces_go_at_once_while_their_taps_are_open() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("devices");
+    let names: Vec<String> = (0..40).map(|n| format!("shop/web-{n}")).collect();
+    let endpoints = names.iter().map(|name| endpoint(name, 1, &["10.0.0.2/28"], &[])).collect();
+    let mut net = up(&lab, &LabSpec { endpoints, outside: OutsideSpec::default() });
+    let taps = net.take_taps();
+    let devices = || fs::read_to_string("/proc/thread-self/net/dev").unwrap().matches("eth0:").count();
+    let all = || names.iter().map(|name| inside(&lab, name, devices)).sum::<usize>();
+    assert_eq!(all(), 40);
+    net.remove_devices();
+    assert_eq!(all(), 0);
+    drop((taps, net));
+    assert_eq!(traces_of(&lab), NOTHING);
+}
+
+#[test]
 fn an_address_outside_its_block_reaches_the_world_through_its_gateway() {
     if !as_root() {
         return;
