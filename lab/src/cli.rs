@@ -51,7 +51,10 @@ pub(crate) enum Format {
 #[command(after_help = "Examples:
   supernet plan -f shop.yaml
   supernet plan -f manifests/ -f policies/ -o json | jq '.virtualServers'
-  kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -")]
+  kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -
+Without a `kind: Supervisor` among the manifests a default one is used: pods 10.244.0.0/16, Services 10.96.0.0/16,
+ingress 192.168.80.0/24, egress 192.168.90.0/24, nodes 172.26.0.0/24 (three), one uplink 192.168.100.1/24; nothing
+reaches a pod unless a policy allows it.")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) files: Files,
@@ -82,7 +85,7 @@ pub(crate) struct TraceArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
     /// Short for --proto icmp
-    #[arg(long, conflicts_with = "port")]
+    #[arg(long, conflicts_with_all = ["port", "proto"])]
     pub(crate) icmp: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -198,4 +201,27 @@ pub(crate) enum Row {
     FullChain,
     /// Every packet opens a connection, from a pod to a ClusterIP
     NewConnections,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn icmp_is_said_once() {
+        let trace = |more: &[&str]| {
+            let common = ["supernet", "trace", "-f", "x.yaml", "--from", "a/b", "--to", "10.0.0.1"];
+            Cli::try_parse_from(common.iter().chain(more)).map(drop)
+        };
+        trace(&["--icmp"]).unwrap();
+        trace(&["--proto", "icmp"]).unwrap();
+        let error = trace(&["--proto", "udp", "--icmp"]).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
+    }
 }

@@ -9,9 +9,8 @@ use supernet::{
 };
 
 /// Says which Supervisor is used when none was declared.
-const DEFAULT_SUPERVISOR: &str = "no Supervisor is declared: the default one is used (pods 10.244.0.0/16, Services \
-     10.96.0.0/16, ingress 192.168.80.0/24, egress 192.168.90.0/24, three nodes, nothing may reach a pod unless \
-     a policy allows it)";
+const DEFAULT_SUPERVISOR: &str =
+    "no Supervisor is declared: the default is used (see `supernet plan --help`)";
 
 /// Reads manifests; all errors at once, one a line.
 pub(crate) fn read(files: &Files) -> Result<(Manifests, Vec<String>), Box<dyn Error>> {

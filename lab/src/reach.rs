@@ -4,7 +4,7 @@ use crate::{
     cli::Format,
     output::{self, Listing, OutputError, Style, list},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use supernet_control::analysis::reach::{EndInfo, EndKind, Reach, Row};
 
 /// Names in a cell before the rest is only counted.
@@ -19,7 +19,7 @@ fn tables(reach: &Reach, style: Style) -> String {
     let services: BTreeSet<&str> =
         reach.ends.iter().filter(|e| e.kind == EndKind::Service).map(|e| &*e.name).collect();
     let (to_services, to_ends): (Vec<&Row>, Vec<&Row>) =
-        reach.rows.iter().partition(|row| services.contains(&*row.destination));
+        reach.rows.iter().partition(|row| row.destinations.iter().any(|d| services.contains(&**d)));
     let mut text = table("Who reaches whom", &to_ends, reach, style);
     text.push_str(&table("Who reaches Services", &to_services, reach, style));
     if reach.rows.is_empty() {
@@ -32,43 +32,29 @@ fn tables(reach: &Reach, style: Style) -> String {
     text
 }
 
-/// Rows that differ only in their sources become one, then rows that differ only in their destinations.
+/// Rows whose sources are called the same become one.
 fn table(title: &str, rows: &[&Row], reach: &Reach, style: Style) -> String {
-    let mut sources: Fold<(&str, String), &str> = Fold::default();
+    let place: HashMap<&str, usize> = reach.ends.iter().enumerate().map(|(at, e)| (&*e.name, at)).collect();
+    let mut at: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut folded: Vec<((String, String), Vec<&str>)> = Vec::new();
     for row in rows {
-        sources.add((&row.destination, ports(row)), &row.source);
+        let key = (name_sources(row, &reach.ends), ports(row));
+        let next = folded.len();
+        let at = *at.entry(key.clone()).or_insert(next);
+        if at == next {
+            folded.push((key, Vec::new()));
+        }
+        folded[at].1.extend(row.destinations.iter().map(String::as_str));
     }
-    let mut destinations: Fold<(String, String), &str> = Fold::default();
-    for ((destination, ports), from) in sources.groups {
-        destinations.add((name_sources(&from, destination, &reach.ends), ports), destination);
+    for (_, destinations) in &mut folded {
+        destinations.sort_by_key(|name| place.get(name));
     }
+    folded.sort_by_key(|(_, destinations)| destinations.first().and_then(|name| place.get(name)));
     let mut listing = Listing::new(title, &["FROM", "TO", "PORTS"], style);
-    for ((from, ports), to) in destinations.groups {
+    for ((from, ports), to) in folded {
         listing.row([from, list(to.into_iter().map(str::to_owned), MOST), ports]);
     }
     listing.render()
-}
-
-/// Groups of values by key, in the order in which the keys were first seen.
-struct Fold<K, V> {
-    groups: Vec<(K, Vec<V>)>,
-    at: BTreeMap<K, usize>,
-}
-
-impl<K, V> Default for Fold<K, V> {
-    fn default() -> Self {
-        Self { groups: Vec::new(), at: BTreeMap::new() }
-    }
-}
-
-impl<K: Ord + Clone, V> Fold<K, V> {
-    fn add(&mut self, key: K, value: V) {
-        let at = *self.at.entry(key.clone()).or_insert(self.groups.len());
-        match self.groups.get_mut(at) {
-            Some((_, values)) => values.push(value),
-            None => self.groups.push((key, vec![value])),
-        }
-    }
 }
 
 fn ports(row: &Row) -> String {
@@ -86,12 +72,16 @@ fn ports(row: &Row) -> String {
 }
 
 /// "everyone", "everyone inside", "all pods", or the names.
-fn name_sources(sources: &[&str], destination: &str, ends: &[EndInfo]) -> String {
-    let have: BTreeSet<&str> = sources.iter().copied().collect();
+fn name_sources(row: &Row, ends: &[EndInfo]) -> String {
+    let have: BTreeSet<&str> = row.sources.iter().map(String::as_str).collect();
+    let only = match &row.destinations[..] {
+        [only] => only,
+        _ => "",
+    };
     let of = |kinds: &[EndKind]| -> BTreeSet<&str> {
         let ends = ends.iter().filter(|e| kinds.contains(&e.kind) && !e.name.starts_with("outside "));
         // A single pod is no source of itself, whether it is listed or not.
-        ends.map(|e| &*e.name).filter(|name| *name != destination || have.contains(name)).collect()
+        ends.map(|e| &*e.name).filter(|name| *name != only || have.contains(name)).collect()
     };
     for (words, kinds) in [
         ("everyone", &[EndKind::Pods, EndKind::Nodes, EndKind::Outside][..]),
@@ -103,7 +93,7 @@ fn name_sources(sources: &[&str], destination: &str, ends: &[EndInfo]) -> String
             return words.to_owned();
         }
     }
-    list(sources.iter().map(|s| (*s).to_owned()), MOST)
+    list(row.sources.iter().cloned(), MOST)
 }
 
 #[cfg(test)]
@@ -118,10 +108,10 @@ mod tests {
         let expected = "\
 Who reaches whom
   FROM                     TO              PORTS
-  everyone                 nodes, outside  all
   shop/web                 shop/db         TCP 5432
   outside 203.0.113.0/24   shop/web        TCP 8080 (and undeclared: TCP 8081-8090)
   outside 203.0.113.13/32  shop/web        none
+  everyone                 nodes, outside  all
 
 Who reaches Services
   FROM                     TO            PORTS

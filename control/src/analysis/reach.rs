@@ -2,11 +2,18 @@
 //!
 //! For every pair of ends the firewall of both sides is asked at each port where either answer can change, so the
 //! result is exact, not a sample. Pods of one workload are one end as long as the network treats them alike.
-//! Addresses outside are one end, plus one for each range of some ipBlock that is treated otherwise.
+//! Addresses outside are one end, plus one for each range of some ipBlock that is treated otherwise; what no route
+//! leads to is none.
+//!
+//! Ends that are alike in their role are asked once, and pairs with the same answer share a row. Memory is that of
+//! the different answers, not of all pairs.
 //!
 //! Left out: a pod reaching itself, and nodes reaching the pods that run on them, both always allowed.
 
-use super::open::{Open, ask};
+use super::{
+    fold::Fold,
+    open::{Open, ask},
+};
 use crate::{
     compile::{CLI_TOOLS, CompileError, KUBE_API, Member, MemberState, ServerRole, ServerSpec, server_specs},
     intern::Interner,
@@ -32,10 +39,11 @@ use supernet_dataplane::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reach {
-    /// Sources and destinations, in the order of the rows.
+    /// Sources and destinations: pods by name, nodes, the outside and its ranges, Services.
     pub ends: Vec<EndInfo>,
     /// Every pair of which the first reaches the second on some port; all others are denied. A range outside has
-    /// a row only where it is treated otherwise than the range around it, so there "none" is told too.
+    /// a row only where it is treated otherwise than the range around it, so there "none" is told too. Sorted by
+    /// the first destination, then by the first source.
     pub rows: Vec<Row>,
 }
 
@@ -65,14 +73,15 @@ pub enum EndKind {
     Service,
 }
 
-/// One pair.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Pairs that have the same answer: each source with each destination. A pod's own name on both sides says
+/// nothing: it always reaches itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
     /// Who opens the connection.
-    pub source: String,
+    pub sources: Vec<String>,
     /// To whom.
-    pub destination: String,
+    pub destinations: Vec<String>,
     /// "IPv4" or "IPv6" where the two families differ; absent where they do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub family: Option<&'static str>,
@@ -92,7 +101,7 @@ pub struct Row {
 }
 
 /// Open ports of a protocol, inclusive.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortRange {
     /// "TCP", "UDP" or "SCTP".
@@ -125,39 +134,46 @@ impl Reach {
         // A range outside is only worth a row where it differs from the range around it.
         let around = |end: usize| end.checked_sub(first_range).and_then(|n| parents.get(n).copied());
 
+        let sources = groups(&ends, around, End::as_source);
+        let destinations = groups(&ends, around, End::as_destination);
         let mut judge = Judge::default();
-        let ends: Vec<Judged<'_>> = ends.iter().map(|end| Judged { end, class: judge.class(end) }).collect();
-        let mut rows = Vec::new();
-        for (from, &source) in ends.iter().enumerate() {
-            for (to, &destination) in ends.iter().enumerate() {
-                let (source_info, destination_info) = (&source.end.info, &destination.end.info);
-                let both_outside =
-                    source_info.kind == EndKind::Outside && destination_info.kind == EndKind::Outside;
-                let itself = from == to && source_info.pods.len() < 2;
-                if both_outside || itself {
+        let mut table = Fold::default();
+        for to in &destinations {
+            let mut answers = Fold::default();
+            for from in &sources {
+                let (source, destination) = (&ends[from[0]], &ends[to[0]]);
+                if source.info.kind == EndKind::Outside && destination.info.kind == EndKind::Outside {
                     continue;
                 }
-                let (source_around, to_around) = (around(from), around(to));
+                let (source_around, to_around) = (around(from[0]), around(to[0]));
                 let range = source_around.or(to_around).is_some();
-                let wide = (ends[source_around.unwrap_or(from)], ends[to_around.unwrap_or(to)]);
-                if range && judge.same((source, destination), wide) {
-                    continue;
+                let open = judge.open(source, destination);
+                if range {
+                    let wide = (source_around.unwrap_or(from[0]), to_around.unwrap_or(to[0]));
+                    if as_in(&open, &judge.open(&ends[wide.0], &ends[wide.1])) {
+                        continue;
+                    }
                 }
-                rows.extend(judge.rows(source, destination, range));
+                for row in rows(&open, &destination.declared, range) {
+                    answers.add(row, from);
+                }
             }
+            table.add_answers(answers, to);
         }
-        let mut infos: Vec<EndInfo> = ends.iter().map(|e| e.end.info.clone()).collect();
-        let (service_infos, service_rows) = services(&servers, &ends, around, snapshot, &mut judge);
-        infos.extend(service_infos);
-        rows.extend(service_rows);
+        let mut infos: Vec<EndInfo> = ends.iter().map(|e| e.info.clone()).collect();
+        let mut service_table = Fold::default();
+        for (name, server) in by_name(&servers) {
+            let answers = service_answers(&server, &ends, &sources, around, snapshot, &mut judge);
+            service_table.add_answers(answers, &[infos.len()]);
+            infos.push(EndInfo { name, kind: EndKind::Service, pods: Vec::new() });
+        }
+        let mut rows = named(table, &infos);
+        rows.extend(named(service_table, &infos));
         let used: BTreeSet<&str> =
-            rows.iter().flat_map(|r| [r.source.as_str(), r.destination.as_str()]).collect();
+            rows.iter().flat_map(|r| r.sources.iter().chain(&r.destinations)).map(String::as_str).collect();
         // Ranges that never differ are not worth a mention.
-        let infos = infos
-            .iter()
-            .filter(|e| !e.name.starts_with("outside ") || used.contains(e.name.as_str()))
-            .cloned()
-            .collect();
+        let told = |end: &EndInfo| !end.name.starts_with("outside ") || used.contains(end.name.as_str());
+        infos.retain(told);
         Ok(Self { ends: infos, rows })
     }
 }
@@ -173,7 +189,7 @@ struct End<'a> {
     declared: BTreeSet<(Protocol, u16)>,
 }
 
-/// What makes one end differ from another; ends of one class have the same rows but for their names.
+/// What makes one end differ from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Class {
     kind: EndKind,
@@ -193,6 +209,73 @@ impl End<'_> {
             declared: self.declared.clone(),
         }
     }
+
+    /// What makes it differ as a source.
+    fn as_source(&self) -> Class {
+        Class { ingress: 0, declared: BTreeSet::new(), ..self.class() }
+    }
+
+    /// What makes it differ as a destination.
+    fn as_destination(&self) -> Class {
+        Class { egress: 0, ..self.class() }
+    }
+}
+
+/// Ends that are alike in one role, as are the ends around them: all of a group have the same answers.
+fn groups<'a>(
+    ends: &[End<'a>],
+    around: impl Fn(usize) -> Option<usize>,
+    role: impl Fn(&End<'a>) -> Class,
+) -> Vec<Vec<usize>> {
+    let mut numbers: HashMap<Class, usize> = HashMap::new();
+    let mut number = |end| {
+        let next = numbers.len();
+        *numbers.entry(role(end)).or_insert(next)
+    };
+    let classes: Vec<usize> = ends.iter().map(&mut number).collect();
+    let mut groups: Fold<(usize, Option<usize>)> = Fold::default();
+    for (end, class) in classes.iter().enumerate() {
+        groups.add((*class, around(end).map(|wide| classes[wide])), &[end]);
+    }
+    groups.groups.into_iter().map(|(_, ends)| ends).collect()
+}
+
+/// Answers without names, and the sources that get them.
+type Answers = Fold<Row>;
+
+/// The same with the destinations that give them.
+type Table = Fold<(Rc<Row>, Vec<usize>)>;
+
+impl Table {
+    fn add_answers(&mut self, answers: Answers, destinations: &[usize]) {
+        for (row, mut sources) in answers.groups {
+            sources.sort_unstable();
+            self.add((row, sources), destinations);
+        }
+    }
+}
+
+/// The rows with the names of their ends, sorted. A single pod is not listed as its own only destination.
+fn named(table: Table, infos: &[EndInfo]) -> Vec<Row> {
+    let mut groups = table.groups;
+    for (_, destinations) in &mut groups {
+        destinations.sort_unstable();
+    }
+    groups.sort_by(|(a, to_a), (b, to_b)| (to_a, &a.1).cmp(&(to_b, &b.1)));
+    let names = |ends: &mut dyn Iterator<Item = &usize>| ends.map(|end| infos[*end].name.clone()).collect();
+    let rows = groups.iter().map(|(key, destinations)| {
+        let (row, sources) = &**key;
+        let alone = match destinations[..] {
+            [only] if infos[only].pods.len() < 2 => Some(only),
+            _ => None,
+        };
+        Row {
+            sources: names(&mut sources.iter().filter(|source| Some(**source) != alone)),
+            destinations: names(&mut destinations.iter()),
+            ..Row::clone(row)
+        }
+    });
+    rows.filter(|row| !row.sources.is_empty()).collect()
 }
 
 /// Rule sets are shared, so where one lies tells which it is.
@@ -284,11 +367,17 @@ fn node_ends<'a>(addressing: &Addressing, snapshot: &Snapshot) -> Vec<End<'a>> {
     ends
 }
 
-/// The outside as a whole, then its ranges, shortest first, each with the position of the end around it.
+/// The outside as a whole, then its ranges, shortest first, each with the position of the end around it. What no
+/// route of the Tier-0 leads to is left out.
 fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, Vec<usize>) {
-    let mut families: BTreeSet<IpFamily> = inside.iter().flat_map(|e| e.identities.keys().copied()).collect();
+    let tier0 = &snapshot.tier0;
+    let routed: Vec<IpNet> =
+        tier0.routes.iter().map(|(net, _)| net).chain(tier0.connected.iter().map(|(net, _)| net)).collect();
+    let inside_has = |family: &IpFamily| inside.iter().any(|e| e.identities.contains_key(family));
+    let families: BTreeSet<IpFamily> =
+        routed.iter().map(|net| IpFamily::of(net.addr())).filter(inside_has).collect();
     if families.is_empty() {
-        families.insert(IpFamily::V4);
+        return (Vec::new(), Vec::new());
     }
     let end = |name: String, identities| End {
         info: EndInfo { name, kind: EndKind::Outside, pods: Vec::new() },
@@ -311,7 +400,8 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
         let family = IpFamily::of(range.addr());
         let ours = snapshot.owned.iter().any(|(net, ())| net.contains(&range))
             || (IpNet::from(range.addr()) == range && snapshot.endpoints.contains_key(&range.addr()));
-        if range.prefix_len() == 0 || ours || !families.contains(&family) {
+        let away = !routed.iter().any(|net| net.contains(&range) || range.contains(net));
+        if range.prefix_len() == 0 || ours || away || !families.contains(&family) {
             continue;
         }
         let around = listed.iter().rev().find(|(net, _)| net.contains(&range));
@@ -322,14 +412,14 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
     (ends, parents)
 }
 
-/// Asks rule sets, each combination once.
+/// Asks rule sets, and remembers answers as long as they are few.
 #[derive(Default)]
 struct Judge {
-    classes: HashMap<Class, usize>,
     asked: HashMap<Asked, Rc<Open>>,
-    by_family: HashMap<(usize, usize), Rc<ByFamily>>,
-    rows: HashMap<(usize, usize, bool), Rc<[Row]>>,
 }
+
+/// Answers that are remembered. Each is at most as large as two rule sets.
+const MOST_ASKED: usize = 1 << 14;
 
 /// What is open between two ends, in each family that both have.
 type ByFamily = BTreeMap<IpFamily, Rc<Open>>;
@@ -338,26 +428,13 @@ type ByFamily = BTreeMap<IpFamily, Rc<Open>>;
 type Asked = (usize, usize, IdentityId, IdentityId);
 
 impl Judge {
-    /// The number of an end's class.
-    fn class(&mut self, end: &End<'_>) -> usize {
-        let next = self.classes.len();
-        *self.classes.entry(end.class()).or_insert(next)
-    }
-
     /// What is open from one end to another, by family; nothing for families that they do not share.
-    fn open(&mut self, source: Judged<'_>, destination: Judged<'_>) -> Rc<ByFamily> {
-        let key = (source.class, destination.class);
-        if let Some(open) = self.by_family.get(&key) {
-            return open.clone();
-        }
-        let (source, destination) = (source.end, destination.end);
+    fn open(&mut self, source: &End<'_>, destination: &End<'_>) -> ByFamily {
         let shared = source.identities.iter().filter_map(|(family, from)| {
             let to = destination.identities.get(family)?;
             Some((*family, self.ask(source.egress, destination.ingress, *from, *to)))
         });
-        let open = Rc::new(shared.collect());
-        self.by_family.insert(key, Rc::clone(&open));
-        open
+        shared.collect()
     }
 
     fn ask(
@@ -367,47 +444,22 @@ impl Judge {
         from: IdentityId,
         to: IdentityId,
     ) -> Rc<Open> {
+        if self.asked.len() >= MOST_ASKED {
+            self.asked.clear();
+        }
         let key = (place_of(egress), place_of(ingress), from, to);
         self.asked.entry(key).or_insert_with(|| Rc::new(ask(egress, ingress, from, to))).clone()
     }
-
-    /// Whether a pair is treated as a wider pair is, in the families that it has.
-    fn same(&mut self, narrow: (Judged<'_>, Judged<'_>), wide: (Judged<'_>, Judged<'_>)) -> bool {
-        let wide = self.open(wide.0, wide.1);
-        self.open(narrow.0, narrow.1)
-            .iter()
-            .all(|(family, open)| wide.get(family).is_some_and(|wide| Rc::ptr_eq(wide, open) || wide == open))
-    }
-
-    /// The rows of one pair: two where the families differ; none where nothing is open, unless that has to be told.
-    fn rows(&mut self, source: Judged<'_>, destination: Judged<'_>, tell_closed: bool) -> Vec<Row> {
-        let key = (source.class, destination.class, tell_closed);
-        let rows = match self.rows.get(&key) {
-            Some(rows) => rows.clone(),
-            None => {
-                let rows: Rc<[Row]> =
-                    rows(&self.open(source, destination), &destination.end.declared, tell_closed).into();
-                self.rows.insert(key, rows.clone());
-                rows
-            }
-        };
-        let named = rows.iter().map(|row| Row {
-            source: source.end.info.name.clone(),
-            destination: destination.end.info.name.clone(),
-            ..row.clone()
-        });
-        named.collect()
-    }
 }
 
-/// An end and the number of its class.
-#[derive(Clone, Copy)]
-struct Judged<'a> {
-    end: &'a End<'a>,
-    class: usize,
+/// Whether a pair is treated as a wider pair is, in the families that it has.
+fn as_in(narrow: &ByFamily, wide: &ByFamily) -> bool {
+    narrow
+        .iter()
+        .all(|(family, open)| wide.get(family).is_some_and(|wide| Rc::ptr_eq(wide, open) || wide == open))
 }
 
-/// Rows still without names.
+/// Rows still without names: two where the families differ; none where nothing is open, unless that has to be told.
 fn rows(by_family: &ByFamily, declared: &BTreeSet<(Protocol, u16)>, tell_closed: bool) -> Vec<Row> {
     let mut different: Vec<(Option<IpFamily>, &Open)> =
         by_family.iter().map(|(family, open)| (Some(*family), &**open)).collect();
@@ -424,8 +476,8 @@ fn rows(by_family: &ByFamily, declared: &BTreeSet<(Protocol, u16)>, tell_closed:
             (known.to_string(), Some(unknown).filter(|u| !u.is_empty()).map(|u| u.to_string()))
         };
         Row {
-            source: String::new(),
-            destination: String::new(),
+            sources: Vec::new(),
+            destinations: Vec::new(),
             family: family.map(family_name),
             ports,
             undeclared,
@@ -444,65 +496,58 @@ fn family_name(family: IpFamily) -> &'static str {
     }
 }
 
-fn ranges(open: &Open) -> Vec<PortRange> {
+pub(super) fn ranges(open: &Open) -> Vec<PortRange> {
     let ranges = open.ranges.iter().flat_map(|(protocol, ranges)| {
         ranges.iter().map(|(from, to)| PortRange { protocol: protocol.to_string(), from: *from, to: *to })
     });
     ranges.collect()
 }
 
-/// Virtual servers as destinations: their ports that lead to a member this source reaches.
-fn services(
-    servers: &[ServerSpec],
-    ends: &[Judged<'_>],
-    around: impl Fn(usize) -> Option<usize>,
-    snapshot: &Snapshot,
-    judge: &mut Judge,
-) -> (Vec<EndInfo>, Vec<Row>) {
-    let mut names: Vec<String> = Vec::new();
-    let mut by_name: BTreeMap<String, Vec<&ServerSpec>> = BTreeMap::new();
+/// Virtual servers by the name of their Service, in the order in which they are given.
+fn by_name(servers: &[ServerSpec]) -> Vec<(String, Vec<&ServerSpec>)> {
+    let mut services: Vec<(String, Vec<&ServerSpec>)> = Vec::new();
+    let mut at: HashMap<String, usize> = HashMap::new();
     for server in servers {
         let name = match (&server.service, server.role) {
             (Some(service), _) => format!("{}/svc/{}", service.namespace, service.name),
             (None, ServerRole::KubeApi) => KUBE_API.to_owned(),
             (None, _) => CLI_TOOLS.to_owned(),
         };
-        if !by_name.contains_key(&name) {
-            names.push(name.clone());
-        }
-        by_name.entry(name).or_default().push(server);
-    }
-    let mut rows = Vec::new();
-    for name in &names {
-        let mut of_class: HashMap<usize, Row> = HashMap::new();
-        for source in ends {
-            of_class
-                .entry(source.class)
-                .or_insert_with(|| service_row(source.end, name, &by_name[name], snapshot, judge));
-        }
-        let of_all: Vec<&Row> = ends.iter().map(|source| &of_class[&source.class]).collect();
-        let worth_telling = of_all.iter().enumerate().filter(|(at, row)| match around(*at) {
-            Some(wide) => {
-                (&of_all[wide].allowed, of_all[wide].unreached_members)
-                    != (&row.allowed, row.unreached_members)
+        match at.entry(name) {
+            Entry::Occupied(at) => services[*at.get()].1.push(server),
+            Entry::Vacant(free) => {
+                services.push((free.key().clone(), vec![server]));
+                free.insert(services.len() - 1);
             }
-            None => !row.allowed.is_empty(),
-        });
-        rows.extend(
-            worth_telling.map(|(at, row)| Row { source: ends[at].end.info.name.clone(), ..(*row).clone() }),
-        );
+        }
     }
-    let info = |name: String| EndInfo { name, kind: EndKind::Service, pods: Vec::new() };
-    (names.into_iter().map(info).collect(), rows)
+    services
 }
 
-fn service_row(
-    source: &End<'_>,
-    name: &str,
+/// A Service as destination: its ports that lead to a member this source reaches.
+fn service_answers(
     servers: &[&ServerSpec],
+    ends: &[End<'_>],
+    sources: &[Vec<usize>],
+    around: impl Fn(usize) -> Option<usize>,
     snapshot: &Snapshot,
     judge: &mut Judge,
-) -> Row {
+) -> Answers {
+    let mut answers = Fold::default();
+    for from in sources {
+        let row = service_row(&ends[from[0]], servers, snapshot, judge);
+        let worth_telling = match around(from[0]) {
+            Some(wide) => row != service_row(&ends[wide], servers, snapshot, judge),
+            None => !row.allowed.is_empty(),
+        };
+        if worth_telling {
+            answers.add(row, from);
+        }
+    }
+    answers
+}
+
+fn service_row(source: &End<'_>, servers: &[&ServerSpec], snapshot: &Snapshot, judge: &mut Judge) -> Row {
     let outside = source.info.kind == EndKind::Outside;
     let mut open = Open::default();
     let mut unreached: BTreeSet<IpAddr> = BTreeSet::new();
@@ -530,8 +575,8 @@ fn service_row(
         ports.dedup();
     }
     Row {
-        source: String::new(),
-        destination: name.to_owned(),
+        sources: Vec::new(),
+        destinations: Vec::new(),
         family: None,
         ports: open.to_string(),
         undeclared: None,

@@ -1,11 +1,15 @@
 //! Plans and reach of small clusters.
 
-use super::{plan::Plan, reach::Reach};
+use super::{
+    open::ask,
+    plan::Plan,
+    reach::{self, EndKind, Reach, Row},
+};
 use crate::{
     compile::compile,
-    fixture::{Cluster, block, http, name, pods_in_own_namespace, tcp},
+    fixture::{Cluster, block, endpoint, http, name, pods_in_own_namespace, tcp},
     intern::Interner,
-    model::{IngressPosture, Rule, ServerBackend, ServiceKind, Snat, TargetPort, Tier1Layout},
+    model::{IngressPosture, IpFamily, Rule, ServerBackend, ServiceKind, Snat, TargetPort, Tier1Layout},
 };
 use serde_json::{Value, json};
 
@@ -36,11 +40,19 @@ fn reach(c: &Cluster) -> Reach {
 
 /// "source > destination: ports" of every row whose destination is this.
 fn rows_to(reach: &Reach, destination: &str) -> Vec<String> {
-    let rows = reach.rows.iter().filter(|r| r.destination == destination);
-    rows.map(|r| {
-        format!("{}{}: {}", r.source, r.family.map(|f| format!(" {f}")).unwrap_or_default(), r.ports)
-    })
-    .collect()
+    let rows = reach.rows.iter().filter(|r| r.destinations.iter().any(|d| d == destination));
+    let pairs = rows.flat_map(|r| r.sources.iter().map(move |source| (source, r)));
+    pairs
+        .map(|(source, r)| {
+            format!("{source}{}: {}", r.family.map(|f| format!(" {f}")).unwrap_or_default(), r.ports)
+        })
+        .collect()
+}
+
+/// The row of one pair.
+fn row<'a>(reach: &'a Reach, source: &str, destination: &str) -> &'a Row {
+    let has = |names: &[String], name| names.iter().any(|n| n == name);
+    reach.rows.iter().find(|r| has(&r.sources, source) && has(&r.destinations, destination)).unwrap()
 }
 
 #[test]
@@ -157,8 +169,7 @@ fn reach_needs_both_sides_and_tells_what_is_not_declared() {
     c.policy("shop/web", WEB, Some(vec![any_tcp]), None);
     c.policy("shop/db", &[("app", "db")], None, Some(vec![Rule { peers: vec![], ports: vec![tcp(9000)] }]));
     let reach = reach(&c);
-    let row =
-        |source: &str| reach.rows.iter().find(|r| r.source == source && r.destination == "shop/web").unwrap();
+    let row = |source: &str| row(&reach, source, "shop/web");
     assert_eq!(
         (&*row("outside").ports, row("outside").undeclared.as_deref()),
         ("TCP 8080", Some("TCP 9000"))
@@ -178,9 +189,87 @@ fn ranges_outside_appear_where_they_are_treated_otherwise() {
     let reach = reach(&c);
     assert_eq!(
         rows_to(&reach, "shop/web"),
-        ["nodes IPv4: TCP 8080", "outside IPv4: TCP 8080", "outside 198.51.100.0/24: none"],
-        "IPv6 is in no block; our own pods' range is not outside"
+        ["nodes IPv4: TCP 8080", "outside: TCP 8080", "outside 198.51.100.0/24: none"],
+        "IPv6 is in no block, and no route leads to it; our own pods' range is not outside"
     );
+}
+
+#[test]
+fn there_is_no_outside_where_no_route_leads() {
+    let mut c = shop();
+    c.model.supervisor.ingress_posture = IngressPosture::Allow;
+    c.service("shop/web", ServiceKind::LoadBalancer, WEB, TargetPort::Number(80));
+    let rule = Rule { peers: vec![block("203.0.113.0/24", &[])], ports: vec![tcp(8080)] };
+    c.policy("shop/web", WEB, Some(vec![rule]), None);
+    let outside = |c: &Cluster| -> Vec<String> {
+        let ends = reach(c).ends;
+        ends.iter().filter(|e| e.kind == EndKind::Outside).map(|e| e.name.clone()).collect()
+    };
+    assert_eq!(outside(&c), ["outside", "outside 203.0.113.0/24"]);
+    c.model.supervisor.static_routes.clear();
+    assert_eq!(outside(&c), ["outside"], "the uplink's own prefix");
+    c.model.supervisor.uplinks.clear();
+    assert_eq!(outside(&c), Vec::<String>::new());
+}
+
+#[test]
+fn pairs_with_one_answer_share_a_row_however_many_they_are() {
+    let mut c = Cluster::default();
+    for n in 0..40 {
+        c.pod(&format!("shop/pod-{n:02}"), &[("app", "web")]).ports = vec![http(80)];
+    }
+    let policy = |n: u16| Rule { peers: vec![pods_in_own_namespace(WEB)], ports: vec![tcp(n)] };
+    c.policy("shop/all", &[], Some((1..20).map(|n| policy(2 * n)).collect()), None);
+    let reach = reach(&c);
+    let between: Vec<&Row> = reach.rows.iter().filter(|r| r.destinations[0] == "shop/pod-00").collect();
+    assert_eq!(between.len(), 1);
+    assert_eq!(
+        (between[0].sources.len(), between[0].destinations.len(), between[0].allowed.len()),
+        (40, 40, 19)
+    );
+    let order: Vec<&str> = reach.rows.iter().map(|r| &*r.destinations[0]).collect();
+    assert_eq!(
+        order,
+        ["shop/pod-00", "nodes", "outside", "kube-api", "cli-tools"],
+        "in the order of the ends"
+    );
+}
+
+#[test]
+fn shared_rows_say_what_every_pair_of_pods_would_be_told() {
+    let mut c = shop();
+    c.model.supervisor.ingress_posture = IngressPosture::AllowNamespace;
+    for (n, labels) in [WEB, &[("app", "db")], &[("app", "db"), ("tier", "1")], &[]].into_iter().enumerate() {
+        c.pod(&format!("shop/alone-{n}"), labels).ports = vec![http(8080)];
+        c.pod(&format!("blog/alone-{n}"), labels);
+    }
+    let from_web = || Rule { peers: vec![pods_in_own_namespace(WEB)], ports: vec![tcp(5432), tcp(80)] };
+    c.policy("shop/db", &[("app", "db")], Some(vec![from_web()]), None);
+    c.policy("shop/tier", &[("tier", "1")], Some(vec![Rule { peers: vec![], ports: vec![tcp(9)] }]), None);
+    c.policy("shop/web", WEB, None, Some(vec![from_web(), Rule { peers: vec![], ports: vec![tcp(5432)] }]));
+    let reach = reach(&c);
+    let snapshot = c.compile().unwrap();
+    let end = |pod: &str| &reach.ends.iter().find(|e| e.pods.iter().any(|p| p == pod)).unwrap().name;
+    let has = |names: &[String], end: &String| names.contains(end);
+    let mut told = 0;
+    for source in c.model.pods.keys() {
+        for destination in c.model.pods.keys().filter(|d| *d != source) {
+            let [from, to] = [source, destination].map(|pod| c.address(pod, IpFamily::V4));
+            let [sends, receives] = [from, to].map(|ip| endpoint(&snapshot, ip).unwrap());
+            let [from, to] = [from, to].map(|ip| snapshot.identities.of(ip));
+            let expected = ask(sends.egress.as_deref(), receives.ingress.as_deref(), from, to);
+            let (source, destination) = (source.to_string(), destination.to_string());
+            let mut rows = reach
+                .rows
+                .iter()
+                .filter(|r| has(&r.sources, end(&source)) && has(&r.destinations, end(&destination)));
+            let allowed: Vec<_> = rows.next().into_iter().flat_map(|r| &r.allowed).cloned().collect();
+            assert_eq!(allowed, reach::ranges(&expected), "{source} > {destination}");
+            assert!(rows.next().is_none(), "{source} > {destination} is told twice");
+            told += usize::from(!allowed.is_empty());
+        }
+    }
+    assert!(told > 20 && reach.rows.len() < told, "{told} pairs, {} rows", reach.rows.len());
 }
 
 #[test]
@@ -196,9 +285,7 @@ fn a_service_is_reached_through_its_members_and_a_cluster_address_never_from_out
     c.model.pods.get_mut(&name("shop/web-1")).unwrap().labels.insert("canary".into(), "yes".into());
     c.policy("shop/canary", &[("canary", "yes")], Some(Vec::new()), None);
     let reach = reach(&c);
-    let from_outside =
-        reach.rows.iter().find(|r| r.source == "outside" && r.destination == "shop/svc/web").unwrap();
-    assert_eq!(from_outside.unreached_members, Some(1));
+    assert_eq!(row(&reach, "outside", "shop/svc/web").unreached_members, Some(1));
 }
 
 #[test]

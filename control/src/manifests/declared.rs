@@ -87,6 +87,11 @@ impl Declared {
         true
     }
 
+    /// Whether no object was declared.
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Whether such an object was declared, be it usable or not.
     pub(super) fn has(&self, kind: Kind, name: &Name) -> bool {
         self.places.contains_key(&(kind, name.clone()))

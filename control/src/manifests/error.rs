@@ -161,6 +161,8 @@ pub enum Problem {
 /// What does not stop the manifests from being used, but should be known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
+    /// There was no object, or none that a network needs.
+    Nothing,
     /// Objects of kinds that say nothing about the network, counted by kind.
     Skipped(BTreeMap<String, usize>),
     /// Objects that ask for something Supernet does not enforce yet, counted by kind.
@@ -188,6 +190,7 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Nothing => f.write_str("no object of a network was read: is this the right file?"),
             Self::Skipped(kinds) => {
                 write!(f, "skipped, as the network does not need them: {}", Counts(kinds))
             }

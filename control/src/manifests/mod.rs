@@ -185,10 +185,15 @@ impl Reader {
     }
 
     fn assemble(mut self, base: Option<&Model>) -> Result<Objects, Errors> {
+        let nothing = self.declared.is_empty();
         let objects = assemble::assemble(&mut self.reading, self.declared, base);
         let mut errors = self.reading.errors;
         if errors.is_empty() {
-            return Ok(Objects { objects, warnings: self.reading.notes.into_warnings() });
+            let mut warnings = self.reading.notes.into_warnings();
+            if nothing {
+                warnings.insert(0, Warning::Nothing);
+            }
+            return Ok(Objects { objects, warnings });
         }
         let place = |at: &Position| {
             let file = self.files.iter().position(|f| Some(&**f) == at.file()).unwrap_or(usize::MAX);

@@ -18,6 +18,11 @@ pub(crate) enum LabError {
     AlreadyUp { name: String, pid: Option<i32> },
     #[error("no lab {name} is up{}", others(.running))]
     NotUp { name: String, running: Vec<String> },
+    #[error(
+        "lab {name} died without cleaning up: `supernet lab down --name {name}` removes what it left, and so does \
+         starting it again with `supernet lab up`"
+    )]
+    Died { name: String },
     #[error("nothing in lab {lab} is called {target:?}; there is: {}", list(.names))]
     UnknownTarget { lab: String, target: String, names: Vec<String> },
     #[error("{target:?} is not unique in lab {lab}: it could be {}", list(.candidates))]

@@ -36,6 +36,9 @@ use supernet_drivers::tap::{self, Tap};
 /// How far it is: hosts done, hosts in all, and the name of the last.
 pub(crate) type Progress<'a> = &'a mut dyn FnMut(usize, usize, &str) -> ControlFlow<()>;
 
+/// Threads that remove interfaces; they mostly wait for the kernel.
+const REMOVERS: usize = 32;
+
 /// The hosts of a running lab.
 #[derive(Debug)]
 pub(crate) struct LabNet {
@@ -43,6 +46,8 @@ pub(crate) struct LabNet {
     /// Names of all namespaces, made or to be made.
     names: Vec<String>,
     namespaces: Vec<Netns>,
+    /// The interfaces of each namespace.
+    devices: Vec<Vec<String>>,
     taps: Vec<(Place, Tap)>,
     warnings: Vec<String>,
     responder: Option<Responder>,
@@ -60,6 +65,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
     let mut net = LabNet {
         names: Vec::new(),
         namespaces: Vec::new(),
+        devices: Vec::new(),
         taps: Vec::new(),
         warnings: Vec::new(),
         responder: None,
@@ -78,6 +84,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
     }
     net.claim.write(&state)?;
     net.names = names;
+    net.devices = hosts.iter().map(Host::devices).collect();
     allow_many_files();
     netns::create(&net.names)?;
     for name in &net.names {
@@ -113,6 +120,29 @@ impl LabNet {
         &self.warnings
     }
 
+    /// Takes all interfaces away, many at a time: the kernel waits for each, and for TAPs that are closed it does
+    /// so one by one. What fails here goes when the TAPs are dropped.
+    pub(super) fn remove_devices(&self) {
+        let next = AtomicUsize::new(0);
+        let remove = || {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(netns), Some(devices)) = (self.namespaces.get(i), self.devices.get(i)) else {
+                    return;
+                };
+                let commands: Vec<String> = devices.iter().map(|d| format!("link delete dev {d}")).collect();
+                if netns.enter().is_ok() {
+                    let _ = netns::ip(&self.names[i], &commands);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..REMOVERS.min(self.namespaces.len()) {
+                scope.spawn(remove);
+            }
+        });
+    }
+
     /// The folder and name of the lab.
     pub(super) fn claim(&self) -> &Claim {
         &self.claim
@@ -146,6 +176,14 @@ impl Host<'_> {
         match self {
             Self::Endpoint(e) => &e.name,
             Self::Outside(_) => OUTSIDE,
+        }
+    }
+
+    /// Its interfaces, the loopback apart.
+    fn devices(&self) -> Vec<String> {
+        match self {
+            Self::Endpoint(_) => vec!["eth0".to_owned()],
+            Self::Outside(o) => (0..o.uplinks.len()).map(uplink_device).collect(),
         }
     }
 

@@ -90,6 +90,7 @@ pub(crate) fn supervise<N, E: From<LabError>>(
         Mode::Supervised => let_go(&hosts)?,
     }
     signals.wait();
+    hosts.remove_devices();
     drop(network);
     drop(hosts);
     Ok(())
@@ -187,8 +188,12 @@ pub(crate) fn down(lab: &str) -> Result<String, LabError> {
 fn running_state(lab: &str) -> Result<State, LabError> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        if state::presence(lab)? != Presence::Running {
-            return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
+        match state::presence(lab)? {
+            Presence::Running => {}
+            Presence::Stale => return Err(LabError::Died { name: lab.to_owned() }),
+            Presence::Absent => {
+                return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
+            }
         }
         match State::read(lab) {
             // It has just started.

@@ -351,6 +351,16 @@ fn files_and_folders() {
 }
 
 #[test]
+fn nothing_read_is_worth_a_word() {
+    let nothing = "no object of a network was read: is this the right file?";
+    for text in ["", "---\n---\n# nothing\n", "{apiVersion: v1, kind: List, items: []}"] {
+        assert_eq!(warnings(&good(text)), [nothing]);
+    }
+    let skipped = "skipped, as the network does not need them: 1 Secret";
+    assert_eq!(warnings(&good("{apiVersion: v1, kind: Secret}")), [nothing, skipped]);
+}
+
+#[test]
 fn foreign_and_unneeded_kinds_are_counted() {
     let m = good(
         "{apiVersion: v1, kind: Secret, metadata: {name: a}, anything: 1}\n---\n{apiVersion: v1, kind: ConfigMap}\n---\n\
@@ -363,6 +373,7 @@ fn foreign_and_unneeded_kinds_are_counted() {
     assert_eq!(
         warnings(&m),
         [
+            "no object of a network was read: is this the right file?",
             "skipped, as the network does not need them: 1 ConfigMap, 2 Secret, 1 Service (serving.knative.dev)",
             "not enforced yet, and left out of the network: 1 CiliumNetworkPolicy, 1 ClusterNetworkPolicy, 1 \
              HTTPRoute, 1 Ingress, 1 NetworkPolicy (crd.projectcalico.org)",

@@ -9,7 +9,7 @@ use super::{
     netns::{self, Netns},
     spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Place, Via},
     state,
-    supervise::down,
+    supervise::{down, exec},
 };
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -226,6 +226,25 @@ fn two_pods_talk_and_nothing_is_left_afterwards() {
 }
 
 #[test]
+fn all_interfaces_go_at_once_while_their_taps_are_open() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("devices");
+    let names: Vec<String> = (0..40).map(|n| format!("shop/web-{n}")).collect();
+    let endpoints = names.iter().map(|name| endpoint(name, 1, &["10.0.0.2/28"], &[])).collect();
+    let mut net = up(&lab, &LabSpec { endpoints, outside: OutsideSpec::default() });
+    let taps = net.take_taps();
+    let devices = || fs::read_to_string("/proc/thread-self/net/dev").unwrap().matches("eth0:").count();
+    let all = || names.iter().map(|name| inside(&lab, name, devices)).sum::<usize>();
+    assert_eq!(all(), 40);
+    net.remove_devices();
+    assert_eq!(all(), 0);
+    drop((taps, net));
+    assert_eq!(traces_of(&lab), NOTHING);
+}
+
+#[test]
 fn an_address_outside_its_block_reaches_the_world_through_its_gateway() {
     if !as_root() {
         return;
@@ -340,6 +359,8 @@ fn what_a_killed_lab_left_is_removed_by_the_next_up_and_by_down() {
     }
     let lab = lab_name("killed");
     let mut child = killed_lab(&lab);
+    let error = exec(&lab, "shop/web-0", &["true".into()]).unwrap_err();
+    assert!(matches!(&error, LabError::Died { .. }), "{error}");
     let text = down(&lab).unwrap();
     assert!(text.contains("had been killed"), "{text}");
     assert!(!is_running(&mut child));
