@@ -355,8 +355,11 @@ fn check_next_hops(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
         if s.static_routes.is_empty()
             && let Some(node) = spec.get("uplinks")
         {
-            let text =
-                "uplinks without staticRoutes: only their own prefixes can be reached; add a default route";
+            let text = if s.uplinks.is_empty() {
+                "no uplinks: nothing leaves the network, and nothing enters it"
+            } else {
+                "uplinks without staticRoutes: only their own prefixes can be reached; add a default route"
+            };
             r.remark(node.place, text);
         }
         return;

@@ -96,6 +96,11 @@ fn defaults_follow_the_families_of_the_pods() {
             "net.yaml:5:12: uplinks without staticRoutes: only their own prefixes can be reached; add a default route"
         ]
     );
+    let none = good(&format!("{HEAD}  uplinks: []\n"));
+    assert_eq!(
+        warnings(&none),
+        ["net.yaml:5:12: no uplinks: nothing leaves the network, and nothing enters it"]
+    );
 }
 
 #[test]
