@@ -36,10 +36,22 @@ pub struct TraceReport {
     pub drop_reason: Option<String>,
     /// The rule that denied it; `null` if no rule did.
     pub denied_by: Option<RuleRef>,
+    /// If it went to a virtual server: how many members there are, and how many would be reached.
+    pub members: Option<Members>,
     /// What it met, in order.
     pub steps: Vec<Step>,
     /// What the reply meets, in order; empty if the packet was not delivered.
     pub reply: Vec<Step>,
+}
+
+/// How the members of a virtual server fare. A connection is sent to one of them; the steps show which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Members {
+    /// Members that take new connections.
+    pub active: usize,
+    /// Those of them that a connection like this one reaches.
+    pub reached: usize,
 }
 
 /// A firewall rule by name.
@@ -94,7 +106,8 @@ impl TraceReport {
         let context = probe::Context { model, addressing, snapshot, places: &places };
         let resolved = context.resolve(probe, seed)?;
         let trace = Trace::of(snapshot, resolved.first);
-        Ok(words::report(snapshot, resolved, &trace))
+        let members = probe::members(snapshot, &trace);
+        Ok(words::report(snapshot, resolved, &trace, members))
     }
 
     /// Whether the packet reached its destination.

@@ -1,21 +1,24 @@
 //! What is to be traced: two ends in a person's words, and the packet they stand for.
 
+use super::Members;
 use crate::{
     ipam::Addressing,
     model::{Model, Name, ServiceKind},
-    place::Places,
+    place::{Place, Places},
 };
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 use supernet_dataplane::{
+    flow::{Binding, Bound},
     id::PortId,
     rewrite::Tuple,
     snapshot::{EndpointPort, GATEWAY_MAC, PortRole, Snapshot},
-    stage::{First, tier0},
+    stage::{self, Event, First, tier0},
+    trace::Trace,
     wire::{Mac, Proto},
 };
 
@@ -46,8 +49,11 @@ impl FromStr for End {
 
     /// Reads an end; a name without namespace is in `default`.
     fn from_str(text: &str) -> Result<Self, TraceError> {
-        if text == "outside" {
+        if text.eq_ignore_ascii_case("outside") {
             return Ok(Self::Outside);
+        }
+        if text.parse::<ipnet::IpNet>().is_ok() {
+            return Err(TraceError::Syntax(text.to_owned()));
         }
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
@@ -191,6 +197,22 @@ fn candidates(names: &[String]) -> String {
     if names.is_empty() { String::new() } else { format!("; there are {}", names.join(", ")) }
 }
 
+/// How all members of the virtual server that a trace met would fare.
+pub(super) fn members(snap: &Snapshot, trace: &Trace) -> Option<Members> {
+    let balanced = trace.events.iter().find_map(|(event, _)| match event {
+        Event::Balanced { server, .. } => Some(*server),
+        _ => None,
+    })?;
+    let server = snap.servers.listening.values().find(|s| s.id == balanced)?;
+    let first = &trace.first;
+    let reached = |member: &&SocketAddr| {
+        let bound = Some(Bound { server: server.id, member: **member });
+        let binding = Binding { bound, source: (first.tuple.src, first.tuple.sport), claim: None };
+        stage::walk(snap, first, Some(&binding), &mut ()).is_ok()
+    };
+    Some(Members { active: server.active.len(), reached: server.active.iter().filter(reached).count() })
+}
+
 /// What a probe is resolved in.
 pub(super) struct Context<'a> {
     pub(super) model: &'a Model,
@@ -209,7 +231,12 @@ pub(super) struct Resolved {
 impl Context<'_> {
     pub(super) fn resolve(&self, probe: &Probe, seed: u64) -> Result<Resolved, TraceError> {
         let (from, sources) = self.source(&probe.from)?;
-        let (to, targets) = self.target(&probe.to, matches!(probe.from, End::Outside))?;
+        let from_outside = match probe.from {
+            End::Outside => true,
+            End::Address(address) => self.snapshot.endpoint(address).is_none(),
+            End::Pod(_) | End::Service(_) => false,
+        };
+        let (to, targets) = self.target(&probe.to, from_outside)?;
         let pair = targets.iter().find_map(|dst| {
             sources.iter().find(|src| src.is_ipv4() == dst.is_ipv4()).map(|src| (*src, *dst))
         });
@@ -289,8 +316,12 @@ impl Context<'_> {
                 found(pod).ok_or_else(|| TraceError::NoPod { name: name.clone(), near: Vec::new() })
             }
             (None, _) => {
-                let near: BTreeSet<String> =
-                    here().map(|(n, p)| workload(n, p.pod.owner.as_deref())).collect();
+                let called = |(n, p): (&&Name, &Place<'_>)| workload(n, p.pod.owner.as_deref());
+                let mut near: BTreeSet<String> = here().map(called).collect();
+                let elsewhere = format!("/{}", name.name);
+                if near.is_empty() {
+                    near = self.places.pods.iter().map(called).filter(|w| w.ends_with(&elsewhere)).collect();
+                }
                 Err(TraceError::NoPod { name: name.clone(), near: near.into_iter().take(12).collect() })
             }
             (Some(first), Some(second)) => {

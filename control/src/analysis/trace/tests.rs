@@ -134,6 +134,35 @@ fn outside_in_and_out() {
 }
 
 #[test]
+fn a_service_whose_members_do_not_fare_alike() {
+    let mut model = shop();
+    model.policies.get_mut(&Name::new("shop", "web")).unwrap().pods = Selector { requirements: Vec::new() };
+    let mut open = pod("shop", "web-3", "web");
+    open.labels.insert("open".into(), "yes".into());
+    model.insert(open.into());
+    let policy = |name: &str, pods| NetworkPolicy {
+        name: Name::new("shop", name),
+        pods,
+        ingress: Some(vec![Rule { peers: Vec::new(), ports: Vec::new() }]),
+        egress: None,
+        at: Position::default(),
+    };
+    model.insert(policy("open", Selector::labels([("open", "yes")])).into());
+    let t = trace(&model, "shop/db", "shop/svc/web", Proto::TCP, Some(80)).unwrap();
+    let members = t.members.unwrap();
+    assert_eq!((members.active, members.reached), (3, 1));
+    assert!(t.verdict.ends_with("Only 1 of the 3 members can be reached."), "{}", t.verdict);
+}
+
+#[test]
+fn an_address_outside_is_outside() {
+    let t = tcp("198.51.100.9", "shop/svc/web", 80);
+    assert!(t.packet.contains("192.168.80."), "the VIP: {}", t.packet);
+    let t = tcp("198.51.100.9", "10.96.0.1", 80);
+    assert!(t.verdict.ends_with("is dropped: a ClusterIP has no meaning outside."), "{}", t.verdict);
+}
+
+#[test]
 fn a_posture_that_allows() {
     let mut model = shop();
     model.supervisor.ingress_posture = IngressPosture::AllowNamespace;
@@ -163,6 +192,8 @@ fn names_that_stand_for_nothing() {
     );
     assert!(tcp("node/node-3", "shop/web-1", 8080).delivered(), "its own node reaches a pod");
     assert!(fails("a/b/c/d", "outside").contains("is no end of a packet"));
+    assert_eq!(fails("web", "outside"), "there is no pod default/web; there are shop/web");
+    assert!(fails("shop/db", "10.96.0.4/32").contains("is no end of a packet"));
     assert_eq!(fails("shop/db", "shop/svc/x"), "there is no Service shop/x; there are shop/web");
     assert!(matches!("10.0.0.1".parse(), Ok(End::Address(_))));
 }

@@ -1,11 +1,11 @@
 //! What the stages did, in words.
 
-use super::{RuleRef, Step, TraceReport, probe::Resolved};
+use super::{Members, RuleRef, Step, TraceReport, probe::Resolved};
 use std::net::{IpAddr, SocketAddr};
 use supernet_dataplane::{
     id::{PortId, RuleId, Tier1Id},
     rewrite::Tuple,
-    snapshot::{PortRole, Snapshot},
+    snapshot::{PortRole, ServerKind, Snapshot},
     stage::{Event, Judged, Next, Path, Source, Stop},
     table::classifier::Action,
     trace::Trace,
@@ -13,7 +13,12 @@ use supernet_dataplane::{
 };
 
 /// Puts names to a trace.
-pub(super) fn report(snap: &Snapshot, resolved: Resolved, trace: &Trace) -> TraceReport {
+pub(super) fn report(
+    snap: &Snapshot,
+    resolved: Resolved,
+    trace: &Trace,
+    members: Option<Members>,
+) -> TraceReport {
     let names = Names { snap };
     let first = resolved.first.tuple;
     let mut before = first;
@@ -36,6 +41,7 @@ pub(super) fn report(snap: &Snapshot, resolved: Resolved, trace: &Trace) -> Trac
         verdict: String::new(),
         drop_reason: None,
         denied_by: None,
+        members,
         steps,
         reply: Vec::new(),
     };
@@ -62,10 +68,13 @@ pub(super) fn report(snap: &Snapshot, resolved: Resolved, trace: &Trace) -> Trac
                 let (at, did) = (names.port(trace.first.ingress), names.stopped(stop));
                 report.steps.push(names.plain(stage_of(stop), &at, did, &before));
             }
-            report.verdict = names.dropped(&report, stop, rule.as_ref());
+            report.verdict = names.dropped(&report, stop, rule.as_ref(), first.dst);
             report.drop_reason = reason.map(|r| r.name().to_owned());
             report.denied_by = rule;
         }
+    }
+    if let Some(Members { active, reached }) = members.filter(|m| m.reached > 0 && m.reached < m.active) {
+        report.verdict += &format!(" Only {reached} of the {active} members can be reached.");
     }
     report
 }
@@ -234,11 +243,16 @@ impl Names<'_> {
         text + "."
     }
 
-    fn dropped(&self, report: &TraceReport, stop: &Stop, rule: Option<&RuleRef>) -> String {
+    fn dropped(&self, report: &TraceReport, stop: &Stop, rule: Option<&RuleRef>, dst: IpAddr) -> String {
         let subject = subject(report);
         let (Some(rule), Stop::Drop(reason, _)) = (rule, stop) else {
             let verb = if matches!(stop, Stop::Refuse(_)) { "refused" } else { "dropped" };
-            let why = stop.reason().map_or("", DropReason::text);
+            let why = match stop.reason() {
+                Some(DropReason::NoEndpoint) if self.is_cluster_ip(dst) => {
+                    "a ClusterIP has no meaning outside"
+                }
+                reason => reason.map_or("", DropReason::text),
+            };
             return format!("{subject} is {verb}: {why}.");
         };
         let place = match (reason, report.steps.last()) {
@@ -257,6 +271,10 @@ impl Names<'_> {
             _ => format!("{rule} denies it"),
         };
         format!("{subject} is dropped {place}: {why}.")
+    }
+
+    fn is_cluster_ip(&self, address: IpAddr) -> bool {
+        self.snap.servers.addresses.get(&address) == Some(&ServerKind::Distributed)
     }
 
     fn stopped(&self, stop: &Stop) -> String {
