@@ -7,7 +7,12 @@ mod stage;
 
 use crate::output::{Listing, Style};
 use stage::{OUTSIDE, Stage};
-use std::{collections::BTreeMap, error::Error, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    io::{self, Write},
+    net::SocketAddr,
+};
 use supernet::{
     DropReason,
     control::analysis::plan::{Plan, VirtualServerKind},
@@ -26,16 +31,16 @@ const SPREAD: usize = 60;
 /// Tells the story; the status to end with.
 pub(crate) fn run() -> Result<u8, Box<dyn Error>> {
     let style = Style::detect();
-    let mut story = Story { style, step: 0, passed: 0, failed: 0 };
+    let mut story = Story { style, step: 0, passed: 0, failed: 0, written: Ok(()) };
     let mut stage = Stage::set(SUPERVISOR, WORKERS)?;
     let plan = stage.net.plan()?;
-    println!(
+    story.say(format!(
         "{}\n{}\n",
         style.bold("The network of a Supervisor Cluster"),
         style.dim(&format!(
             "3 namespaces, {} pods, {WORKERS} workers, IPv4 and IPv6; every pod is a host with its own TCP/IP stack"
         , plan.pods.len()))
-    );
+    ));
     segments(&mut story, &plan);
     east_west(&mut story, &mut stage);
     egress(&mut story, &mut stage, &plan);
@@ -43,8 +48,13 @@ pub(crate) fn run() -> Result<u8, Box<dyn Error>> {
     let connection = ingress(&mut story, &mut stage, &plan)?;
     living_connection(&mut story, &mut stage, connection)?;
     books(&mut story, &mut stage);
-    println!("{} checks passed, {} failed", story.passed, story.failed);
-    Ok(u8::from(story.failed > 0))
+    let last = format!("{} checks passed, {} failed", story.passed, story.failed);
+    story.say(last);
+    match story.written {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write the story: {e}").into()),
+        // Or whoever reads it has seen enough (`| head`).
+        _ => Ok(u8::from(story.failed > 0)),
+    }
 }
 
 /// Counts checks and prints the story.
@@ -53,34 +63,45 @@ struct Story {
     step: usize,
     passed: usize,
     failed: usize,
+    /// Whether all of it could be printed.
+    written: io::Result<()>,
 }
 
 impl Story {
+    /// Prints a line; once that failed, nothing more.
+    fn say(&mut self, line: String) {
+        if self.written.is_ok() {
+            let mut out = io::stdout().lock();
+            self.written = writeln!(out, "{line}").and_then(|()| out.flush());
+        }
+    }
+
     fn chapter(&mut self, title: &str, text: &str) {
         self.step += 1;
-        println!("{}", self.style.bold(&format!("{}. {title}", self.step)));
+        self.say(self.style.bold(&format!("{}. {title}", self.step)));
         for line in text.lines() {
-            println!("   {}", self.style.dim(line.trim()));
+            self.say(format!("   {}", self.style.dim(line.trim())));
         }
-        println!();
+        self.say(String::new());
     }
 
     fn check(&mut self, holds: bool, what: impl AsRef<str>) {
         if holds {
             self.passed += 1;
-            println!("   {} {}", self.style.green("✓"), what.as_ref());
+            self.say(format!("   {} {}", self.style.green("✓"), what.as_ref()));
         } else {
             self.failed += 1;
-            println!("   {} {}", self.style.red("✗ FAILED:"), what.as_ref());
+            self.say(format!("   {} {}", self.style.red("✗ FAILED:"), what.as_ref()));
         }
     }
 
-    fn table(&self, columns: &[&str], rows: Vec<Vec<String>>) {
-        print!("{}", Listing::rows(columns, rows, self.style));
+    fn table(&mut self, columns: &[&str], rows: Vec<Vec<String>>) {
+        let table = Listing::rows(columns, rows, self.style);
+        self.say(table.trim_end().to_owned() + "\n");
     }
 
-    fn end(&self) {
-        println!();
+    fn end(&mut self) {
+        self.say(String::new());
     }
 }
 
