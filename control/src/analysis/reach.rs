@@ -535,25 +535,38 @@ fn service_answers(
 ) -> Answers {
     let mut answers = Fold::default();
     for from in sources {
-        let row = service_row(&ends[from[0]], servers, snapshot, judge);
-        let worth_telling = match around(from[0]) {
-            Some(wide) => row != service_row(&ends[wide], servers, snapshot, judge),
-            None => !row.allowed.is_empty(),
-        };
-        if worth_telling {
+        let open = open_service(&ends[from[0]], servers, snapshot, judge);
+        let range = around(from[0]);
+        if let Some(wide) = range {
+            let wide = open_service(&ends[wide], servers, snapshot, judge);
+            if open.iter().all(|(family, ports)| wide.get(family) == Some(ports)) {
+                continue;
+            }
+        }
+        for row in service_rows(open, range.is_some()) {
             answers.add(row, from);
         }
     }
     answers
 }
 
-fn service_row(source: &End<'_>, servers: &[&ServerSpec], snapshot: &Snapshot, judge: &mut Judge) -> Row {
+/// Open ports of a Service, by how many of their members stay out of reach.
+type ByUnreached = BTreeMap<usize, Open>;
+
+/// What a Service offers a source, in each family that both have.
+fn open_service(
+    source: &End<'_>,
+    servers: &[&ServerSpec],
+    snapshot: &Snapshot,
+    judge: &mut Judge,
+) -> BTreeMap<IpFamily, ByUnreached> {
     let outside = source.info.kind == EndKind::Outside;
-    let mut open = Open::default();
-    let mut unreached: BTreeSet<IpAddr> = BTreeSet::new();
+    // A Service may have the same port at several addresses.
+    let mut unreached: BTreeMap<IpFamily, BTreeMap<(Protocol, u16), BTreeSet<IpAddr>>> = BTreeMap::new();
     for server in servers.iter().filter(|s| !outside || s.role != ServerRole::ClusterIp) {
         let family = IpFamily::of(server.address.ip());
         let Some(&from) = source.identities.get(&family) else { continue };
+        let in_family = unreached.entry(family).or_default();
         let proto = server.protocol;
         let active = server.members.iter().filter(|m| m.state == MemberState::Active);
         let (reached, not): (Vec<&Member>, Vec<&Member>) = active.partition(|member| {
@@ -564,24 +577,44 @@ fn service_row(source: &End<'_>, servers: &[&ServerSpec], snapshot: &Snapshot, j
                 .has(proto, member.address.port())
         });
         if !reached.is_empty() {
-            let port = server.address.port();
-            let ports = open.ranges.entry(proto).or_default();
-            ports.push((port, port));
-            unreached.extend(not.iter().map(|m| m.address.ip()));
+            let port = in_family.entry((proto, server.address.port())).or_default();
+            port.extend(not.iter().map(|m| m.address.ip()));
         }
     }
-    for ports in open.ranges.values_mut() {
-        ports.sort_unstable();
-        ports.dedup();
+    let by_unreached = |ports: BTreeMap<(Protocol, u16), BTreeSet<IpAddr>>| {
+        let mut all = ByUnreached::new();
+        for ((protocol, port), members) in ports {
+            let open = all.entry(members.len()).or_default();
+            open.ranges.entry(protocol).or_default().push((port, port));
+        }
+        all
+    };
+    unreached.into_iter().map(|(family, ports)| (family, by_unreached(ports))).collect()
+}
+
+/// Rows still without names: one for all ports that as many members stay away from; `none` only if that has to be told.
+fn service_rows(by_family: BTreeMap<IpFamily, ByUnreached>, tell_closed: bool) -> Vec<Row> {
+    let mut different: Vec<(Option<IpFamily>, ByUnreached)> =
+        by_family.into_iter().map(|(family, ports)| (Some(family), ports)).collect();
+    different.dedup_by(|b, a| a.1 == b.1);
+    if let [(family, _)] = &mut different[..] {
+        *family = None;
     }
-    Row {
-        sources: Vec::new(),
-        destinations: Vec::new(),
-        family: None,
-        ports: open.to_string(),
-        undeclared: None,
-        everything: false,
-        allowed: ranges(&open),
-        unreached_members: Some(unreached.len()).filter(|n| *n > 0),
+    let mut rows = Vec::new();
+    for (family, mut ports) in different {
+        if ports.is_empty() && tell_closed {
+            ports.insert(0, Open::default());
+        }
+        rows.extend(ports.into_iter().map(|(unreached, open)| Row {
+            sources: Vec::new(),
+            destinations: Vec::new(),
+            family: family.map(family_name),
+            ports: open.to_string(),
+            undeclared: None,
+            everything: false,
+            allowed: ranges(&open),
+            unreached_members: Some(unreached).filter(|n| *n > 0),
+        }));
     }
+    rows
 }
