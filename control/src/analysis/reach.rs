@@ -10,12 +10,14 @@
 //!
 //! Left out: a pod reaching itself, and nodes reaching the pods that run on them, both always allowed.
 
+mod services;
+
 use super::{
     fold::Fold,
     open::{Open, ask},
 };
 use crate::{
-    compile::{CLI_TOOLS, CompileError, KUBE_API, Member, MemberState, ServerRole, ServerSpec, server_specs},
+    compile::{CompileError, server_specs},
     intern::Interner,
     ipam::Addressing,
     model::{IpFamily, Model, Protocol},
@@ -95,7 +97,7 @@ pub struct Row {
     pub everything: bool,
     /// Every open range.
     pub allowed: Vec<PortRange>,
-    /// Of a Service's members that take connections, how many this source does not reach.
+    /// Of the members that take a Service's connections on these ports, how many this source does not reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreached_members: Option<usize>,
 }
@@ -162,8 +164,8 @@ impl Reach {
         }
         let mut infos: Vec<EndInfo> = ends.iter().map(|e| e.info.clone()).collect();
         let mut service_table = Fold::default();
-        for (name, server) in by_name(&servers) {
-            let answers = service_answers(&server, &ends, &sources, around, snapshot, &mut judge);
+        for (name, server) in services::by_name(&servers) {
+            let answers = services::answers(&server, &ends, &sources, around, snapshot, &mut judge);
             service_table.add_answers(answers, &[infos.len()]);
             infos.push(EndInfo { name, kind: EndKind::Service, pods: Vec::new() });
         }
@@ -501,87 +503,4 @@ pub(super) fn ranges(open: &Open) -> Vec<PortRange> {
         ranges.iter().map(|(from, to)| PortRange { protocol: protocol.to_string(), from: *from, to: *to })
     });
     ranges.collect()
-}
-
-/// Virtual servers by the name of their Service, in the order in which they are given.
-fn by_name(servers: &[ServerSpec]) -> Vec<(String, Vec<&ServerSpec>)> {
-    let mut services: Vec<(String, Vec<&ServerSpec>)> = Vec::new();
-    let mut at: HashMap<String, usize> = HashMap::new();
-    for server in servers {
-        let name = match (&server.service, server.role) {
-            (Some(service), _) => format!("{}/svc/{}", service.namespace, service.name),
-            (None, ServerRole::KubeApi) => KUBE_API.to_owned(),
-            (None, _) => CLI_TOOLS.to_owned(),
-        };
-        match at.entry(name) {
-            Entry::Occupied(at) => services[*at.get()].1.push(server),
-            Entry::Vacant(free) => {
-                services.push((free.key().clone(), vec![server]));
-                free.insert(services.len() - 1);
-            }
-        }
-    }
-    services
-}
-
-/// A Service as destination: its ports that lead to a member this source reaches.
-fn service_answers(
-    servers: &[&ServerSpec],
-    ends: &[End<'_>],
-    sources: &[Vec<usize>],
-    around: impl Fn(usize) -> Option<usize>,
-    snapshot: &Snapshot,
-    judge: &mut Judge,
-) -> Answers {
-    let mut answers = Fold::default();
-    for from in sources {
-        let row = service_row(&ends[from[0]], servers, snapshot, judge);
-        let worth_telling = match around(from[0]) {
-            Some(wide) => row != service_row(&ends[wide], servers, snapshot, judge),
-            None => !row.allowed.is_empty(),
-        };
-        if worth_telling {
-            answers.add(row, from);
-        }
-    }
-    answers
-}
-
-fn service_row(source: &End<'_>, servers: &[&ServerSpec], snapshot: &Snapshot, judge: &mut Judge) -> Row {
-    let outside = source.info.kind == EndKind::Outside;
-    let mut open = Open::default();
-    let mut unreached: BTreeSet<IpAddr> = BTreeSet::new();
-    for server in servers.iter().filter(|s| !outside || s.role != ServerRole::ClusterIp) {
-        let family = IpFamily::of(server.address.ip());
-        let Some(&from) = source.identities.get(&family) else { continue };
-        let proto = server.protocol;
-        let active = server.members.iter().filter(|m| m.state == MemberState::Active);
-        let (reached, not): (Vec<&Member>, Vec<&Member>) = active.partition(|member| {
-            let ip = member.address.ip();
-            let ingress = endpoint(snapshot, &[ip]).and_then(|p| p.ingress.as_deref());
-            judge
-                .ask(source.egress, ingress, from, snapshot.identities.of(ip))
-                .has(proto, member.address.port())
-        });
-        if !reached.is_empty() {
-            let port = server.address.port();
-            let ports = open.ranges.entry(proto).or_default();
-            ports.push((port, port));
-            unreached.extend(not.iter().map(|m| m.address.ip()));
-        }
-    }
-    for ports in open.ranges.values_mut() {
-        ports.sort_unstable();
-        ports.dedup();
-    }
-    Row {
-        sources: Vec::new(),
-        destinations: Vec::new(),
-        family: None,
-        ports: open.to_string(),
-        undeclared: None,
-        everything: false,
-        allowed: ranges(&open),
-        unreached_members: Some(unreached.len()).filter(|n| *n > 0),
-    }
 }

@@ -289,6 +289,49 @@ fn a_service_is_reached_through_its_members_and_a_cluster_address_never_from_out
 }
 
 #[test]
+fn a_service_is_open_in_the_families_in_which_its_members_are() {
+    let mut c = shop();
+    c.service("shop/web", ServiceKind::ClusterIp, WEB, TargetPort::Number(8080)).families =
+        vec![IpFamily::V4, IpFamily::V6];
+    let rule = Rule { peers: vec![block("0.0.0.0/0", &[])], ports: vec![tcp(8080)] };
+    c.policy("shop/web", WEB, Some(vec![rule]), None);
+    let mut addressing = c.addressing();
+    let six = "fd00:96::1".parse().unwrap();
+    addressing.cluster_ips.get_mut(&name("shop/web")).unwrap().push(six);
+    let mut interner = Interner::default();
+    let snapshot = compile(&c.model, &addressing, &mut interner).unwrap();
+    let reach = Reach::of(&c.model, &addressing, &snapshot, &mut interner).unwrap();
+    let to_pods = rows_to(&reach, "shop/web");
+    assert!(to_pods.contains(&"nodes IPv4: TCP 8080".to_owned()), "{to_pods:?}");
+    let to_service = rows_to(&reach, "shop/svc/web");
+    assert!(to_service.contains(&"nodes IPv4: TCP 80".to_owned()), "{to_service:?}");
+    assert!(to_service.iter().all(|row| row.contains(" IPv4: ")), "{to_service:?}");
+}
+
+#[test]
+fn members_out_of_reach_are_told_with_the_ports_that_they_serve() {
+    let mut c = shop();
+    c.model.supervisor.ingress_posture = IngressPosture::Allow;
+    let service = c.service("shop/web", ServiceKind::ClusterIp, WEB, TargetPort::Number(8080));
+    service.ports[0].name = "http".into();
+    let mut alt = service.ports[0].clone();
+    (alt.name, alt.port, alt.target) = ("alt".into(), 81, TargetPort::Number(9000));
+    service.ports.push(alt);
+    c.model.pods.get_mut(&name("shop/web-1")).unwrap().labels.insert("canary".into(), "yes".into());
+    let only_alt = Rule { peers: vec![], ports: vec![tcp(9000)] };
+    c.policy("shop/canary", &[("canary", "yes")], Some(vec![only_alt]), None);
+    let reach = reach(&c);
+    let has = |names: &[String], name| names.iter().any(|n| n == name);
+    let rows: Vec<(&str, Option<usize>)> = reach
+        .rows
+        .iter()
+        .filter(|r| has(&r.sources, "nodes") && has(&r.destinations, "shop/svc/web"))
+        .map(|r| (&*r.ports, r.unreached_members))
+        .collect();
+    assert_eq!(rows, [("TCP 81", None), ("TCP 80", Some(1))]);
+}
+
+#[test]
 fn host_networked_pods_are_in_the_plan_but_in_no_rule() {
     let mut c = shop();
     let agent = c.pod("shop/agent", WEB);

@@ -42,6 +42,20 @@ pub enum CompileError {
         /// Where the second one was written.
         at: Position,
     },
+    /// The port of a pod in namespace `node` or `uplink` would be called as that of a node or uplink is.
+    #[error(
+        "{at}: the port of pod {pod} would have the name of {kind} {}: ports of {kind}s are called {kind}/NAME, as those of \
+         pods are called NAMESPACE/NAME; rename the pod or move it out of namespace `{kind}`",
+        pod.name
+    )]
+    PodNameTaken {
+        /// The pod.
+        pod: Name,
+        /// "node" or "uplink".
+        kind: &'static str,
+        /// Where the pod was written.
+        at: Position,
+    },
     /// More ports than ids.
     #[error("this network has had more than {max} ports; start it anew")]
     TooManyPorts {

@@ -4,7 +4,7 @@ use super::{CompileError, segments::NODES_SEGMENT};
 use crate::{
     intern::Interner,
     ipam::Addressing,
-    model::{Mac, Model, Position},
+    model::{Mac, Model, Name, Position},
     place::Places,
     policy::Firewall,
 };
@@ -72,6 +72,7 @@ pub(super) fn ports(
             egress: None,
             ingress: None,
         };
+        check_no_pod(places, "node", name)?;
         let at = model.nodes.get(name).map(|n| n.at.clone()).unwrap_or_default();
         let id = builder.endpoint(format!("node/{name}"), endpoint, &at)?;
         segments[segment].ports.push(id);
@@ -79,8 +80,21 @@ pub(super) fn ports(
     for segment in segments {
         segment.ports.sort_unstable();
     }
+    for uplink in &model.supervisor.uplinks {
+        check_no_pod(places, "uplink", &uplink.name)?;
+    }
     builder.uplinks(model)?;
     Ok(builder.ports)
+}
+
+/// No pod's port is called as that of a node or uplink is.
+fn check_no_pod(places: &Places<'_>, kind: &'static str, name: &str) -> Result<(), CompileError> {
+    let pod = Name::new(kind, name);
+    // A pod that uses its node's network has no port.
+    match places.pods.get(&pod).filter(|place| place.segment.is_some()) {
+        Some(place) => Err(CompileError::PodNameTaken { at: place.pod.at.clone(), pod, kind }),
+        None => Ok(()),
+    }
 }
 
 struct Builder<'a> {

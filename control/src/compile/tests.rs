@@ -333,7 +333,17 @@ fn macs_and_names_that_clash_are_errors() {
     });
     assert!(matches!(error, CompileError::NameTaken { .. }), "{error}");
     let error = refused(|c| c.pod("node/node-1", &[]).at = at(4));
-    assert!(matches!(&error, CompileError::NameTaken { name, .. } if name == "node/node-1"), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "net.yaml:4:5: the port of pod node/node-1 would have the name of node node-1: ports of nodes are called \
+         node/NAME, as those of pods are called NAMESPACE/NAME; rename the pod or move it out of namespace `node`"
+    );
+    let error = refused(|c| c.pod("uplink/uplink-1", &[]).at = at(5));
+    let pod = name("uplink/uplink-1");
+    assert_eq!(error, CompileError::PodNameTaken { pod, kind: "uplink", at: at(5) });
+    let mut c = shop();
+    c.pod("node/node-1", &[]).host_network = true;
+    c.compile().unwrap();
 }
 
 #[test]

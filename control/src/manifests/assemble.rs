@@ -3,7 +3,7 @@
 
 use super::{
     cluster,
-    declared::{Declared, DeclaredPod},
+    declared::{Declared, DeclaredPod, DeclaredService},
     error::Problem,
     expand::{self, Place},
     reading::Reading,
@@ -14,7 +14,10 @@ use crate::model::{
     Endpoint, IpFamily, Labels, Model, Name, Node, Object, Pod, Position, Selector, ServerBackend, Service,
     ServiceKind, Supervisor,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// Pods that workloads may be expanded to: as many as Kubernetes supports in a cluster.
 const MAX_EXPANDED: usize = 150_000;
@@ -34,8 +37,7 @@ pub(super) fn assemble(r: &mut Reading, mut declared: Declared, base: Option<&Mo
 
     let first_family =
         supervisor.service_cidrs.first().map_or(IpFamily::V4, |c| IpFamily::of(c.value.addr()));
-    let services: Vec<Service> =
-        std::mem::take(&mut declared.services).into_iter().map(|s| s.resolve(first_family)).collect();
+    let services = services(r, std::mem::take(&mut declared.services), supervisor, first_family);
     if let Some(supervisor) = &given {
         check_backends(r, supervisor, &pods, base);
     }
@@ -54,6 +56,48 @@ pub(super) fn assemble(r: &mut Reading, mut declared: Declared, base: Option<&Mo
     objects.extend(declared.slices.into_iter().map(Object::from));
     objects.extend(declared.policies.into_iter().map(Object::from));
     objects
+}
+
+/// Services with their families, and with the external address of their status where they can keep it.
+fn services(
+    r: &mut Reading,
+    declared: Vec<DeclaredService>,
+    supervisor: &Supervisor,
+    first_family: IpFamily,
+) -> Vec<Service> {
+    let of_servers =
+        [&supervisor.kube_api, &supervisor.cli_tools].into_iter().filter_map(|s| s.address.as_ref());
+    let of_services = declared.iter().filter_map(|d| d.service.load_balancer_ip.as_ref());
+    let mut taken: BTreeSet<IpAddr> = of_servers.chain(of_services).map(|a| a.value).collect();
+    let resolved = declared.into_iter().map(|mut declared| {
+        let given = std::mem::take(&mut declared.status_addresses);
+        let mut service = declared.resolve(first_family);
+        if service.kind != ServiceKind::LoadBalancer || service.load_balancer_ip.is_some() {
+            return service;
+        }
+        for address in given {
+            let family = IpFamily::of(address.value);
+            let families =
+                if service.families.is_empty() { &[first_family][..] } else { &service.families[..] };
+            let why = if !supervisor.ingress_cidrs.iter().any(|net| net.value.contains(&address.value)) {
+                "it lies in no ingress pool"
+            } else if !families.contains(&family) {
+                "the Service is not of its family"
+            } else if service.load_balancer_ip.is_some() {
+                "a Service can only ask for one"
+            } else if !taken.insert(address.value) {
+                "another virtual server has it"
+            } else {
+                service.load_balancer_ip = Some(address);
+                continue;
+            };
+            let text =
+                format!("{} in the status of Service {} is not kept: {why}", address.value, service.name);
+            r.notes.remarks.push((address.at, text));
+        }
+        service
+    });
+    resolved.collect()
 }
 
 /// The names that nodes have when none is declared.

@@ -49,6 +49,8 @@ pub(super) struct DeclaredPod {
 pub(super) struct DeclaredService {
     pub(super) service: Service,
     pub(super) policy: FamilyPolicy,
+    /// Addresses that its status says its load balancer has.
+    pub(super) status_addresses: Vec<At<IpAddr>>,
 }
 
 /// `spec.ipFamilyPolicy`.

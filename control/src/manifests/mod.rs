@@ -118,6 +118,7 @@ pub struct Reader {
     reading: Reading,
     declared: Declared,
     files: Vec<Arc<str>>,
+    seen: source::Seen,
 }
 
 impl Default for Reader {
@@ -129,12 +130,17 @@ impl Default for Reader {
 impl Reader {
     /// A reader that has read nothing yet.
     pub fn new() -> Self {
-        Self { reading: Reading::new(), declared: Declared::default(), files: Vec::new() }
+        Self {
+            reading: Reading::new(),
+            declared: Declared::default(),
+            files: Vec::new(),
+            seen: source::Seen::default(),
+        }
     }
 
-    /// Reads a file, a folder, or with `-` standard input.
+    /// Reads a file, a folder, or with `-` standard input. A file that was read already is passed over.
     pub fn path(&mut self, path: impl AsRef<Path>) -> &mut Self {
-        for source in source::open(path.as_ref()) {
+        for source in source::open(path.as_ref(), &mut self.seen) {
             match source.text {
                 Ok(bytes) => self.bytes(&source.name, &bytes),
                 Err(problem) => {

@@ -5,6 +5,9 @@
 
 use super::{reading::either, syntax};
 
+/// Fields that an error lists. A pod's spec, which has twice as many, would bury what is wrong.
+const MOST_LISTED: usize = 24;
+
 /// The fields of a map.
 #[derive(Debug)]
 pub(super) struct Schema {
@@ -25,7 +28,7 @@ impl Schema {
         if let Some(meant) = closest.or_else(|| self.begun(field)) {
             return format!("did you mean `{meant}`?");
         }
-        if self.fields.len() <= 8 {
+        if self.fields.len() <= MOST_LISTED {
             return format!("use {}, or remove it", either(self.fields));
         }
         "check its spelling and indentation, or remove it".to_owned()
@@ -151,6 +154,8 @@ schemas! {
         "trafficDistribution" "type"];
     SERVICE_PORT "a Service's port" ["appProtocol" "name" "nodePort" "port" "protocol" "targetPort"];
     SERVICE_STATUS "a Service's status" ["conditions" "loadBalancer"];
+    LOAD_BALANCER_STATUS "a Service's status.loadBalancer" ["ingress"];
+    LOAD_BALANCER_INGRESS "an item of status.loadBalancer.ingress" ["hostname" "ip" "ipMode" "ports"];
     ENDPOINT_SLICE "an EndpointSlice" ["addressType" "apiVersion" "endpoints" "kind" "metadata" "ports"]
         { "metadata" METADATA };
     ENDPOINT "an endpoint" ["addresses" "conditions" "deprecatedTopology" "hints" "hostname" "nodeName"

@@ -19,7 +19,7 @@ const FAMILIES: [(&str, IpFamily); 2] = [("IPv4", IpFamily::V4), ("IPv6", IpFami
 
 pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared) {
     let fields = r.fields(node, &schema::SERVICE);
-    r.sub(&fields, "status", &schema::SERVICE_STATUS);
+    let status_addresses = status_addresses(r, &fields);
     let meta = Meta::read(r, &fields, Scope::Namespace, syntax::dns_label);
     let Some(spec) = r.required(&fields, "spec").map(|n| r.fields(n, &schema::SERVICE_SPEC)) else { return };
     let named = meta.as_ref().map_or_else(String::new, |m| m.name.to_string());
@@ -55,7 +55,7 @@ pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared
         publish_not_ready,
         at,
     };
-    declared.services.push(DeclaredService { service, policy });
+    declared.services.push(DeclaredService { service, policy, status_addresses });
 }
 
 fn checked_kind(r: &mut Reading, spec: &Fields<'_>, kind: ServiceKind, headless: bool) -> ServiceKind {
@@ -228,6 +228,22 @@ fn load_balancer_ip(
         return None;
     }
     address
+}
+
+/// The addresses that the Service's load balancer had where the text comes from.
+fn status_addresses(r: &mut Reading, service: &Fields<'_>) -> Vec<At<IpAddr>> {
+    let status = r.sub(service, "status", &schema::SERVICE_STATUS);
+    let balancer = r.sub(&status, "loadBalancer", &schema::LOAD_BALANCER_STATUS);
+    let mut addresses: Vec<At<IpAddr>> = Vec::new();
+    for node in r.short_list(&balancer, "ingress", 16) {
+        let item = r.fields(node, &schema::LOAD_BALANCER_INGRESS);
+        if let Some(address) = item.filled("ip").and_then(|n| r.address(n))
+            && !addresses.contains(&address)
+        {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 fn note_not_enforced(r: &mut Reading, spec: &Fields<'_>, named: &str) {

@@ -2,6 +2,7 @@
 
 use super::error::Problem;
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -19,22 +20,35 @@ pub(super) struct Source {
     pub(super) text: Result<Vec<u8>, Problem>,
 }
 
-/// The texts behind a path: one, or for a folder one a manifest in it, sorted by path. `-` is standard input.
-pub(super) fn open(path: &Path) -> Vec<Source> {
+/// Files that were read, by their canonical paths. A file may be named more than once, on its own and with its folder
+/// say, and is read once.
+#[derive(Debug, Default)]
+pub(super) struct Seen(HashSet<PathBuf>);
+
+impl Seen {
+    /// Whether a file was not read yet. What has no canonical path, a pipe say, is always new.
+    fn is_new(&mut self, path: &Path) -> bool {
+        path.canonicalize().map_or(true, |path| self.0.insert(path))
+    }
+}
+
+/// The texts behind a path that were not seen yet: one, or for a folder one a manifest in it, sorted by path. `-` is
+/// standard input.
+pub(super) fn open(path: &Path, seen: &mut Seen) -> Vec<Source> {
     if path.as_os_str() == "-" {
         return vec![Source { name: "-".to_owned(), text: bytes(&mut io::stdin().lock()) }];
     }
     if !path.is_dir() {
-        return vec![file(path)];
+        return if seen.is_new(path) { vec![file(path)] } else { Vec::new() };
     }
     let mut sources = Vec::new();
     let mut files = Vec::new();
     walk(path, 0, &mut files, &mut sources);
     files.sort();
-    sources.extend(files.iter().map(|p| file(p)));
-    if sources.is_empty() {
+    if files.is_empty() && sources.is_empty() {
         sources.push(Source { name: name(path), text: Err(Problem::EmptyFolder) });
     }
+    sources.extend(files.iter().filter(|p| seen.is_new(p)).map(|p| file(p)));
     sources
 }
 

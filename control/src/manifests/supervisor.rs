@@ -123,13 +123,43 @@ fn pool(r: &mut Reading, spec: &Fields<'_>, field: &str) -> Option<Vec<At<IpNet>
     let mut pool = Vec::new();
     for node in r.short_list(spec, field, 256) {
         if let Some(net) = prefix(r, node) {
-            if net.addr().is_multicast() || net.prefix_len() == 0 {
-                r.invalid(node.place, format!("{net} cannot be a pool"), "use a range of unicast addresses");
+            if let Some(why) = unusable(net) {
+                r.invalid(
+                    node.place,
+                    format!("{net} cannot be a pool: {why}"),
+                    "use a range of unicast addresses",
+                );
             }
             pool.push(At::new(net, r.at(node.place)));
         }
     }
     Some(pool)
+}
+
+/// Why a range cannot be dealt out to hosts, if it cannot.
+fn unusable(net: IpNet) -> Option<String> {
+    let v4 = |a, b, len| IpNet::new(IpAddr::from([a, b, 0, 0]), len);
+    let v6 = |first, sixth, last, len| IpNet::new(IpAddr::from([first, 0, 0, 0, 0, sixth, 0, last]), len);
+    let special = [
+        (v4(0, 0, 8), "for no host"),
+        (v4(127, 0, 8), "for loopback"),
+        (v4(169, 254, 16), "for single links"),
+        (v4(224, 0, 4), "for multicast"),
+        (v4(240, 0, 4), "reserved"),
+        (v6(0, 0, 0, 128), "for no host"),
+        (v6(0, 0, 1, 128), "for loopback"),
+        (v6(0, 0xffff, 0, 96), "for IPv4 in the form of IPv6"),
+        (v6(0xfe80, 0, 0, 10), "for single links"),
+        (v6(0xff00, 0, 0, 8), "for multicast"),
+    ];
+    special.into_iter().find_map(|(range, what)| {
+        let range = range.ok()?;
+        if range.contains(&net) {
+            Some(format!("{range} is {what}"))
+        } else {
+            net.contains(&range).then(|| format!("it holds {range}, which is {what}"))
+        }
+    })
 }
 
 /// A CIDR without host bits.

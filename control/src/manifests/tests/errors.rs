@@ -318,6 +318,21 @@ fn all_errors_are_told_in_the_order_of_the_text() {
 }
 
 #[test]
+fn a_file_that_is_named_twice_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("p.yaml"), folder.path().join("q.yaml"));
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {}}\n";
+    std::fs::write(&file, text).unwrap();
+    let around = folder.path().join(".").join("p.yaml");
+    let read_all = || read([folder.path(), &file, &around, folder.path()]);
+    assert_eq!(read_all().unwrap().model.pods.len(), 1);
+    std::fs::write(&copy, text).unwrap();
+    let error = read_all().unwrap_err().to_string();
+    assert!(error.contains("q.yaml:1:1: Pod default/p is already declared at"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
 fn files_and_folders() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

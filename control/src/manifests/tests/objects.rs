@@ -354,3 +354,45 @@ fn endpoints_are_worth_a_word_where_they_alone_say_who_serves() {
         ]
     );
 }
+
+#[test]
+fn a_service_keeps_the_external_address_of_its_status_if_the_pool_has_it() {
+    let service = |name: &str, spec: &str, ips: &[&str]| {
+        let ingress: Vec<String> = ips.iter().map(|ip| format!("{{ip: \"{ip}\", ipMode: VIP}}")).collect();
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{{spec}, ports: [{{port: 1}}]}},\n  \
+             status: {{loadBalancer: {{ingress: [{}]}}}}}}\n",
+            ingress.join(", ")
+        )
+    };
+    let balancer = "type: LoadBalancer";
+    let m = good(
+        &[
+            service("kept", balancer, &["192.168.80.7"]),
+            service("same", balancer, &["192.168.80.7"]),
+            service("away", balancer, &["203.0.113.7"]),
+            service("six", "type: LoadBalancer, ipFamilies: [IPv6]", &["192.168.80.8"]),
+            service("two", balancer, &["192.168.80.9", "192.168.80.10"]),
+            service("spec", "type: LoadBalancer, loadBalancerIP: 192.168.80.11", &["192.168.80.12"]),
+            service("none", "type: ClusterIP", &["192.168.80.13"]),
+        ]
+        .concat(),
+    );
+    let asked: Vec<String> = m
+        .model
+        .services
+        .values()
+        .filter_map(|s| Some(format!("{} {}", s.name.name, s.load_balancer_ip.as_ref()?.value)))
+        .collect();
+    assert_eq!(asked, ["kept 192.168.80.7", "spec 192.168.80.11", "two 192.168.80.9"]);
+    let told: Vec<String> = warnings(&m).into_iter().filter(|w| w.contains("status")).collect();
+    assert_eq!(
+        told,
+        [
+            "net.yaml:6:42: 192.168.80.7 in the status of Service default/same is not kept: another virtual server has it",
+            "net.yaml:9:42: 203.0.113.7 in the status of Service default/away is not kept: it lies in no ingress pool",
+            "net.yaml:12:42: 192.168.80.8 in the status of Service default/six is not kept: the Service is not of its family",
+            "net.yaml:15:77: 192.168.80.10 in the status of Service default/two is not kept: a Service can only ask for one",
+        ]
+    );
+}

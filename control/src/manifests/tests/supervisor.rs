@@ -104,6 +104,27 @@ fn defaults_follow_the_families_of_the_pods() {
 }
 
 #[test]
+fn pools_hold_addresses_that_hosts_can_have() {
+    let check = |range: &str, why: &str| {
+        let expected =
+            format!("net.yaml:5:18: {range} cannot be a pool: {why}; use a range of unicast addresses");
+        assert_eq!(bad(&format!("{HEAD}  ingressCIDRs: [\"{range}\"]\n")), expected);
+    };
+    check("127.0.0.0/16", "127.0.0.0/8 is for loopback");
+    check("0.1.0.0/16", "0.0.0.0/8 is for no host");
+    check("169.254.7.0/24", "169.254.0.0/16 is for single links");
+    check("169.0.0.0/8", "it holds 169.254.0.0/16, which is for single links");
+    check("224.1.0.0/16", "224.0.0.0/4 is for multicast");
+    check("::1/128", "::1/128 is for loopback");
+    check("::/64", "it holds ::/128, which is for no host");
+    check("::ffff:10.0.0.0/112", "::ffff:0.0.0.0/96 is for IPv4 in the form of IPv6");
+    check("fe80:1::/64", "fe80::/10 is for single links");
+    check("ff05::/64", "ff00::/8 is for multicast");
+    check("0.0.0.0/0", "it holds 0.0.0.0/8, which is for no host");
+    supervisor("  ingressCIDRs: [126.0.0.0/8, \"fc00:7::/64\"]\n");
+}
+
+#[test]
 fn what_cannot_be() {
     let check = |spec: &str, error: &str| {
         assert_eq!(bad(&format!("{HEAD}{spec}")), format!("net.yaml:{error}"), "for:\n{spec}");
@@ -151,6 +172,12 @@ fn what_cannot_be() {
     check(
         "  namespacePrefix: 26\n",
         "5:3: unknown field `namespacePrefix` in a Supervisor's spec; did you mean `namespacePrefixLength`?",
+    );
+    check(
+        "  posture: deny\n",
+        "5:3: unknown field `posture` in a Supervisor's spec; use cliTools, egressCIDRs, ingressCIDRs, ingressPosture, \
+         kubeAPI, mtu, namespacePrefixLength, nodeCIDRs, nodes, podCIDRs, serviceCIDRs, staticRoutes, tier1 or uplinks, \
+         or remove it",
     );
     check("  mtu: 9000\n", "5:8: 9000 is out of range; use 1280 to 1500");
     check("  mtu: 1000\n", "5:8: 1000 is out of range; use 1280 to 1500");
