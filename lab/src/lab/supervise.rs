@@ -9,7 +9,7 @@
 
 use super::{
     error::LabError,
-    net::{self, LabNet},
+    net::{self, LabNet, Listening},
     netns::{self, Netns},
     spec::{LabSpec, Place},
     state::{self, Claim, Presence, State},
@@ -21,6 +21,7 @@ use rustix::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     ffi::OsString,
     fs::File,
@@ -54,7 +55,7 @@ pub(crate) enum Mode {
 /// Runs lab `lab` until a signal ends it.
 ///
 /// `attach` puts the TAPs on a running network, which is kept until the end and dropped before the hosts are.
-/// `announce` then tells people about it on standard output.
+/// `announce` then tells people about it, and the ports that are served, on standard output.
 ///
 /// # Errors
 /// The lab or the network did not start; nothing is left of them.
@@ -63,7 +64,7 @@ pub(crate) fn supervise<N, E: From<LabError>>(
     mode: Mode,
     spec: &LabSpec,
     attach: impl FnOnce(Vec<(Place, Tap)>) -> Result<N, E>,
-    announce: impl FnOnce(&N),
+    announce: impl FnOnce(&N, &Listening),
 ) -> Result<(), E> {
     let signals = Signals::catch()?;
     if mode == Mode::Supervised {
@@ -84,7 +85,7 @@ pub(crate) fn supervise<N, E: From<LabError>>(
     for warning in hosts.warnings() {
         eprintln!("warning: {warning}");
     }
-    announce(&network);
+    announce(&network, hosts.listening());
     match mode {
         Mode::Foreground => eprintln!("lab {lab} is up; Ctrl-C ends it"),
         Mode::Supervised => let_go(&hosts)?,
@@ -179,8 +180,9 @@ pub(crate) fn down(lab: &str) -> Result<String, LabError> {
     if state::presence(lab)? == Presence::Stale {
         drop(Claim::take(lab)?);
     }
-    let left: Vec<String> =
+    let left: BTreeSet<String> =
         state.endpoints.into_iter().map(|e| e.netns).filter(|n| netns::path(n).exists()).collect();
+    let left = Vec::from_iter(left);
     if left.is_empty() { Ok(text) } else { Err(LabError::Leftovers { name: lab.to_owned(), left }) }
 }
 

@@ -68,6 +68,7 @@ fn endpoint(name: &str, mac: u8, addresses: &[&str], gateways: &[&str]) -> Endpo
         gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
         mtu: 1400,
         serve: vec![(Protocol::Tcp, 80), (Protocol::Udp, 53), (Protocol::Tcp, 80)],
+        hosted: Vec::new(),
     }
 }
 
