@@ -95,7 +95,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
     net.names = names;
     net.devices = hosts.iter().map(Host::devices).collect();
     allow_many_files();
-    netns::create(&net.names)?;
+    netns::create(&net.names, net.claim.lock())?;
     for name in &net.names {
         let open = Netns::open(name).map_err(|source| LabError::System {
             place: name.clone(),

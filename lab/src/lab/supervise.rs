@@ -36,6 +36,9 @@ use supernet_drivers::tap::Tap;
 /// How long a lab has to end after a SIGTERM, before it is killed and cleaned up after.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long that goes without a word.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// The flag that `lab up --detach` adds when it starts itself again.
 pub(crate) const SUPERVISED: &str = "--supervised";
 
@@ -176,7 +179,13 @@ pub(crate) fn down(lab: &str) -> Result<String, LabError> {
     if running && !end_supervisor(lab, &state)? {
         text = format!("lab {lab} did not end by itself and was killed; what it left is removed");
     }
-    // A supervisor that ends takes everything along. One that was killed leaves that to this.
+    // A supervisor that ends takes everything along. One that was killed leaves that to this, once nothing
+    // that it had started holds its lock.
+    let deadline = Instant::now() + state::AFTERMATH;
+    let same = || State::read(lab).is_ok_and(|s| s.pid == state.pid);
+    while state::presence(lab)? == Presence::Running && same() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     if state::presence(lab)? == Presence::Stale {
         drop(Claim::take(lab)?);
     }
@@ -226,16 +235,26 @@ fn end_supervisor(lab: &str, state: &State) -> Result<bool, LabError> {
     if !same || state::presence(lab)? != Presence::Running {
         return Ok(true);
     }
-    for (signal, by_itself) in [(Signal::TERM, true), (Signal::KILL, false)] {
-        match rustix::process::pidfd_send_signal(&process, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(e) => return Err(failed(e)),
-        }
-        if netns::wait_for_end(&process, Instant::now() + PATIENCE) {
-            return Ok(by_itself);
-        }
+    let send = |signal| match rustix::process::pidfd_send_signal(&process, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(failed(e)),
+    };
+    send(Signal::TERM)?;
+    // One that is stopped hears of it only when it goes on.
+    send(Signal::CONT)?;
+    if netns::wait_for_end(&process, Instant::now() + SILENCE) {
+        return Ok(true);
     }
-    Ok(false)
+    let (pid, seconds) = (state.pid, PATIENCE.as_secs());
+    eprintln!("still waiting for process {pid} to end; it is killed after {seconds} s");
+    if netns::wait_for_end(&process, Instant::now() + PATIENCE - SILENCE) {
+        return Ok(true);
+    }
+    send(Signal::KILL)?;
+    if netns::wait_for_end(&process, Instant::now() + PATIENCE) {
+        return Ok(false);
+    }
+    Err(LabError::Stuck { name: lab.to_owned(), pid })
 }
 
 /// Tells the detaching process that all is well, and takes input and output off it.

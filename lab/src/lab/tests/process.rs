@@ -124,3 +124,16 @@ fn what_a_kill_leaves_is_removed() {
         assert_eq!(traces_of(&lab), NOTHING);
     }
 }
+
+#[test]
+fn one_that_is_stopped_is_ended_too() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("stopped");
+    let mut child = start(&lab);
+    rustix::process::kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+    assert_eq!(down(&lab).unwrap(), format!("lab {lab} is down"));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(traces_of(&lab), NOTHING);
+}
