@@ -47,14 +47,48 @@ pub(crate) enum Format {
     Yaml,
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
+/// Examples of `plan`, for both its helps.
+macro_rules! plan_examples {
+    () => {
+        "Examples:
   supernet plan -f shop.yaml
   supernet plan -f manifests/ -f policies/ -o json | jq '.virtualServers'
-  kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -
+  kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -"
+    };
+}
+
+/// Examples of `lab up`, for both its helps.
+macro_rules! up_examples {
+    () => {
+        "Examples:
+  supernet lab up -f shop.yaml
+  supernet lab up -f shop.yaml --detach --name shop
+  supernet lab up -f shop.yaml --no-serve shop/web-0
+Every containerPort is served by a built-in responder; --no-serve keeps it off a pod's ports."
+    };
+}
+
+/// What the default Supervisor is, and how to have another one.
+macro_rules! supervisor {
+    () => {
+        "
 Without a `kind: Supervisor` among the manifests a default one is used: pods 10.244.0.0/16, Services 10.96.0.0/16,
-ingress 192.168.80.0/24, egress 192.168.90.0/24, nodes 172.26.0.0/24 (three), one uplink 192.168.100.1/24; nothing
-reaches a pod unless a policy allows it.")]
+ingress 192.168.80.0/24, egress 192.168.90.0/24, nodes 172.26.0.0/24 (three), one uplink 192.168.100.1/24. Unlike
+in plain Kubernetes, nothing reaches a pod then unless a policy allows it. For another one, add a document:
+  apiVersion: supernet.dev/v1alpha1
+  kind: Supervisor
+  spec:
+    ingressPosture: allow          # as plain Kubernetes; or deny, allowNamespace, allowCluster
+    serviceCIDRs: [10.100.0.0/16]  # a Service network of another range
+What is left out keeps its default; docs/supervisor.md has every field."
+    };
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = concat!(plan_examples!(), "\nMore with --help: the default Supervisor, and how to have another one."),
+    after_long_help = concat!(plan_examples!(), "\n", supervisor!())
+)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) files: Files,
@@ -118,11 +152,18 @@ pub(crate) const DEFAULT_LAB: &str = "supernet";
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabCommand {
     /// Start the network and stay in the foreground until Ctrl-C
-    #[command(after_help = "Examples:
-  supernet lab up -f shop.yaml
-  supernet lab up -f shop.yaml --detach --name shop
-  supernet lab up -f shop.yaml --no-serve shop/web-0
-Every containerPort is served by a built-in responder; --no-serve keeps it off a pod's ports.")]
+    #[command(
+        after_help = concat!(up_examples!(), "\nMore with --help: what the lab has and has not, and the Supervisor."),
+        after_long_help = concat!(up_examples!(), "
+A pod with hostNetwork is served on its node, and `lab exec` into it enters its node.
+
+`outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family. Give it more
+addresses with
+  supernet lab exec outside -- ip addr add 198.51.100.7/32 dev lo
+Pods see the host's /etc/resolv.conf: there is no DNS for Services yet. Packets larger than the MTU and IP fragments
+are dropped and counted for now.
+", supervisor!())
+    )]
     Up {
         #[command(flatten)]
         files: Files,
@@ -141,7 +182,7 @@ Every containerPort is served by a built-in responder; --no-serve keeps it off a
     },
     /// Run a command inside a pod, or in the world beyond the uplink
     #[command(after_help = "Examples:
-  supernet lab exec shop/web-0 -- ip addr
+  supernet lab exec shop/web-0 ip addr
   supernet lab exec outside -- curl -s http://192.168.80.3/")]
     Exec {
         /// The lab's name

@@ -166,17 +166,20 @@ pub(crate) fn down(lab: &str) -> Result<String, LabError> {
         return Err(LabError::NotRoot);
     }
     let mut text = format!("lab {lab} is down");
+    let killed = || format!("lab {lab} had been killed; what it left is removed");
     let (state, running) = match state::presence(lab)? {
         Presence::Absent => {
             return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
         }
         Presence::Running => (running_state(lab)?, true),
         Presence::Stale => {
-            text = format!("lab {lab} had been killed; what it left is removed");
+            text = killed();
             (State::read(lab).unwrap_or(State { pid: 0, endpoints: Vec::new() }), false)
         }
     };
-    if running && !end_supervisor(lab, &state)? {
+    if running && netns::has_ended(state.pid) {
+        text = killed();
+    } else if running && !end_supervisor(lab, &state)? {
         text = format!("lab {lab} did not end by itself and was killed; what it left is removed");
     }
     // A supervisor that ends takes everything along. One that was killed leaves that to this, once nothing

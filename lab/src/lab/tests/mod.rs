@@ -400,7 +400,7 @@ fn a_dead_supervisor_s_lock_is_waited_for() {
             drop(lock);
         });
         if by_down {
-            down(&lab).unwrap();
+            assert!(down(&lab).unwrap().contains("had been killed"));
         } else {
             drop(up(&lab, &none));
         }
