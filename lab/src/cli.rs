@@ -72,9 +72,10 @@ Every containerPort is served by a built-in responder; --no-serve keeps it off a
 macro_rules! supervisor {
     () => {
         "
-Without a `kind: Supervisor` among the manifests a default one is used: pods 10.244.0.0/16, Services 10.96.0.0/16,
-ingress 192.168.80.0/24, egress 192.168.90.0/24, nodes 172.26.0.0/24 (three), one uplink 192.168.100.1/24. Unlike
-in plain Kubernetes, nothing reaches a pod then unless a policy allows it. For another one, add a document:
+Without a `kind: Supervisor` among the manifests a default one is used: pods 10.244.0.0/16,
+Services 10.96.0.0/16, ingress 192.168.80.0/24, egress 192.168.90.0/24, nodes 172.26.0.0/24 (three),
+one uplink 192.168.100.1/24. Unlike in plain Kubernetes, nothing reaches a pod then unless a policy
+allows it. For another one, add a document:
   apiVersion: supernet.dev/v1alpha1
   kind: Supervisor
   spec:
@@ -157,11 +158,11 @@ pub(crate) enum LabCommand {
         after_long_help = concat!(up_examples!(), "
 A pod with hostNetwork is served on its node, and `lab exec` into it enters its node.
 
-`outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family. Give it more
-addresses with
+`outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family.
+Give it more addresses with
   supernet lab exec outside -- ip addr add 198.51.100.7/32 dev lo
-Pods see the host's /etc/resolv.conf: there is no DNS for Services yet. Packets larger than the MTU and IP fragments
-are dropped and counted for now.
+Pods see the host's /etc/resolv.conf: there is no DNS for Services yet. Packets larger than the MTU
+and IP fragments are dropped and counted for now.
 ", supervisor!())
     )]
     Up {

@@ -26,7 +26,7 @@ impl LabSpec {
     /// # Errors
     /// Nothing, or more than one thing, is called that.
     pub(crate) fn without_responder(&mut self, lab: &str, target: &str) -> Result<(), LabError> {
-        let mut all: Vec<(&str, Option<&str>, &mut Vec<(Protocol, u16)>)> = Vec::new();
+        let mut all: Vec<(&str, Option<&str>, &mut Vec<_>)> = Vec::new();
         for EndpointSpec { name, workload, serve, hosted, .. } in &mut self.endpoints {
             all.push((name, workload.as_deref(), serve));
             all.extend(hosted.iter_mut().map(|h| (&*h.name, h.workload.as_deref(), &mut h.serve)));
