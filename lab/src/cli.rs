@@ -1,6 +1,6 @@
 //! What can be said on the command line.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use std::path::PathBuf;
 
 /// The network of a Kubernetes Supervisor Cluster, on your laptop.
@@ -47,14 +47,49 @@ pub(crate) enum Format {
     Yaml,
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
+/// Examples of `plan`, for both its helps.
+macro_rules! plan_examples {
+    () => {
+        "Examples:
   supernet plan -f shop.yaml
   supernet plan -f manifests/ -f policies/ -o json | jq '.virtualServers'
-  kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -
-Without a `kind: Supervisor` among the manifests a default one is used: pods 10.244.0.0/16, Services 10.96.0.0/16,
-ingress 192.168.80.0/24, egress 192.168.90.0/24, nodes 172.26.0.0/24 (three), one uplink 192.168.100.1/24; nothing
-reaches a pod unless a policy allows it.")]
+  kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -"
+    };
+}
+
+/// Examples of `lab up`, for both its helps.
+macro_rules! up_examples {
+    () => {
+        "Examples:
+  supernet lab up -f shop.yaml
+  supernet lab up -f shop.yaml --detach --name shop
+  supernet lab up -f shop.yaml --no-serve shop/web-0
+Every containerPort is served by a built-in responder; --no-serve keeps it off a pod's ports."
+    };
+}
+
+/// What the default Supervisor is, and how to have another one.
+macro_rules! supervisor {
+    () => {
+        "
+Without a `kind: Supervisor` among the manifests a default one is used: pods 10.244.0.0/16,
+Services 10.96.0.0/16, ingress 192.168.80.0/24, egress 192.168.90.0/24, nodes 172.26.0.0/24 (three),
+one uplink 192.168.100.1/24. Unlike in plain Kubernetes, nothing reaches a pod then unless a policy
+allows it. For another one, add a document:
+  apiVersion: supernet.dev/v1alpha1
+  kind: Supervisor
+  spec:
+    ingressPosture: allow          # as plain Kubernetes; or deny, allowNamespace, allowCluster
+    serviceCIDRs: [10.100.0.0/16]  # a Service network of another range
+What is left out keeps its default; docs/supervisor.md has every field."
+    };
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = concat!(plan_examples!(), "\nMore with --help: the default Supervisor, and how to have another one."),
+    after_long_help = concat!(plan_examples!(), "\n", supervisor!())
+)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) files: Files,
@@ -118,11 +153,18 @@ pub(crate) const DEFAULT_LAB: &str = "supernet";
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabCommand {
     /// Start the network and stay in the foreground until Ctrl-C
-    #[command(after_help = "Examples:
-  supernet lab up -f shop.yaml
-  supernet lab up -f shop.yaml --detach --name shop
-  supernet lab up -f shop.yaml --no-serve shop/web-0
-Every containerPort is served by a built-in responder; --no-serve keeps it off a pod's ports.")]
+    #[command(
+        after_help = concat!(up_examples!(), "\nMore with --help: what the lab has and has not, and the Supervisor."),
+        after_long_help = concat!(up_examples!(), "
+A pod with hostNetwork is served on its node, and `lab exec` into it enters its node.
+
+`outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family.
+Give it more addresses with
+  supernet lab exec outside -- ip addr add 198.51.100.7/32 dev lo
+Pods see the host's /etc/resolv.conf: there is no DNS for Services yet. Packets larger than the MTU
+and IP fragments are dropped and counted for now.
+", supervisor!())
+    )]
     Up {
         #[command(flatten)]
         files: Files,
@@ -141,7 +183,7 @@ Every containerPort is served by a built-in responder; --no-serve keeps it off a
     },
     /// Run a command inside a pod, or in the world beyond the uplink
     #[command(after_help = "Examples:
-  supernet lab exec shop/web-0 -- ip addr
+  supernet lab exec shop/web-0 ip addr
   supernet lab exec outside -- curl -s http://192.168.80.3/")]
     Exec {
         /// The lab's name
@@ -150,8 +192,8 @@ Every containerPort is served by a built-in responder; --no-serve keeps it off a
         /// NS/POD, NS/WORKLOAD (its first pod), a unique prefix, or outside
         #[arg(value_name = "NS/POD|outside")]
         target: String,
-        /// The command and its arguments
-        #[arg(last = true, required = true, value_name = "CMD")]
+        /// The command and its arguments, after -- or not
+        #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
         command: Vec<std::ffi::OsString>,
     },
     /// End a lab and remove all it made
@@ -176,17 +218,57 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum)]
     pub(crate) row: Vec<Row>,
     /// Connections
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least_one)]
     pub(crate) flows: usize,
-    /// Workers, one thread each
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Workers, one thread each; no more than there are connections
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     pub(crate) workers: usize,
     /// Seconds a row is measured for
-    #[arg(long, value_name = "N", default_value_t = 1.0)]
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// One JSON object a line instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl BenchArgs {
+    /// What is wrong with the arguments together.
+    ///
+    /// # Errors
+    /// There are more workers than connections.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        if self.workers <= self.flows {
+            return Ok(());
+        }
+        let (workers, flows) = (self.workers, self.flows);
+        let message = format!(
+            "--workers {workers} is more than --flows {flows}: every worker needs a connection of its own; give \
+             fewer workers or more flows"
+        );
+        Err(Cli::command().error(ErrorKind::ValueValidation, message))
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("give at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("give a whole number, at least 1".to_owned()),
+    }
+}
+
+/// A day is more than anybody measures a row for.
+const LONGEST: f64 = 86_400.0;
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds, such as 0.5".to_owned())?;
+    if seconds > LONGEST {
+        Err(format!("give at most {LONGEST} (a day)"))
+    } else if seconds >= 1e-9 {
+        Ok(seconds)
+    } else {
+        Err("give a time above zero, such as 0.5".to_owned())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -206,7 +288,6 @@ pub(crate) enum Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_commands_are_consistent() {
@@ -222,6 +303,54 @@ mod tests {
         trace(&["--icmp"]).unwrap();
         trace(&["--proto", "icmp"]).unwrap();
         let error = trace(&["--proto", "udp", "--icmp"]).unwrap_err();
-        assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn a_command_to_execute_may_follow_with_or_without_dashes() {
+        let exec = |args: &[&str]| {
+            let common = ["supernet", "lab", "exec"];
+            match Cli::try_parse_from(common.iter().chain(args)).map(|cli| cli.command) {
+                Ok(Command::Lab(LabCommand::Exec { name, target, command })) => (name, target, command),
+                other => panic!("{other:?}"),
+            }
+        };
+        let expected = |name: &str, command: &[&str]| {
+            let command = command.iter().map(std::ffi::OsString::from).collect::<Vec<_>>();
+            (name.to_owned(), "shop/web".to_owned(), command)
+        };
+        let ip = ["ip", "-br", "addr"];
+        assert_eq!(exec(&["shop/web", "ip", "-br", "addr"]), expected(DEFAULT_LAB, &ip));
+        assert_eq!(exec(&["shop/web", "--", "ip", "-br", "addr"]), expected(DEFAULT_LAB, &ip));
+        assert_eq!(exec(&["shop/web", "--name", "a", "ip", "-br", "addr"]), expected("a", &ip));
+        assert_eq!(
+            exec(&["shop/web", "sh", "--name", "--", "b"]),
+            expected(DEFAULT_LAB, &["sh", "--name", "--", "b"]),
+            "what follows the command is the command's"
+        );
+    }
+
+    #[test]
+    fn a_bench_that_can_t_be_is_a_usage_error() {
+        let bench = |args: &[&str]| match Cli::try_parse_from(["supernet", "bench"].iter().chain(args)) {
+            Ok(Cli { command: Command::Bench(args) }) => args.check(),
+            Ok(other) => panic!("{other:?}"),
+            Err(e) => Err(e),
+        };
+        bench(&["--workers", "2", "--flows", "2", "--seconds", "0.1"]).unwrap();
+        let cases: [(&[&str], &str); 7] = [
+            (&["--seconds", "1e20"], "at most 86400 (a day)"),
+            (&["--seconds", "0"], "a time above zero"),
+            (&["--seconds=-1"], "a time above zero"),
+            (&["--seconds", "nan"], "a time above zero"),
+            (&["--workers", "0"], "at least 1"),
+            (&["--flows", "x"], "a whole number"),
+            (&["--workers", "100000"], "--workers 100000 is more than --flows 10000"),
+        ];
+        for (args, said) in cases {
+            let error = bench(args).unwrap_err();
+            assert!(error.to_string().contains(said), "{args:?}: {error}");
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+        }
     }
 }

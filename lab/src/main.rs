@@ -49,6 +49,7 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
         Command::Demo => demo::run(),
         Command::Lab(command) => lab::run(&command),
         Command::Bench(args) => {
+            args.check().unwrap_or_else(|e| e.exit());
             bench::run(&args)?;
             Ok(0)
         }

@@ -17,15 +17,15 @@ use measure::Measured;
 use serde::Serialize;
 use std::{
     io::{self, Write},
-    time::Duration,
+    time::{Duration, TryFromFloatSecsError},
 };
 use supernet_lab::load::{FRAME_V4, FRAME_V6, Family, Load, LoadError, RING, Scenario};
 
 /// Why there is no number.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
-    #[error("--seconds {0}: give a time above zero, such as 0.5")]
-    Seconds(f64),
+    #[error("--seconds: {0}")]
+    Seconds(#[from] TryFromFloatSecsError),
     #[error("{row} {family}: {source}")]
     Row { row: &'static str, family: &'static str, source: Box<NotMeasured> },
     #[error(transparent)]
@@ -80,8 +80,7 @@ struct Report {
 /// # Errors
 /// See [`BenchError`].
 pub(crate) fn run(args: &cli::BenchArgs) -> Result<(), BenchError> {
-    let time = Duration::try_from_secs_f64(args.seconds).ok().filter(|t| !t.is_zero());
-    let time = time.ok_or(BenchError::Seconds(args.seconds))?;
+    let time = Duration::try_from_secs_f64(args.seconds)?;
     if cfg!(debug_assertions) {
         eprintln!("warning: this is a debug build, many times slower: use `cargo run --release -- bench`");
     }

@@ -2,6 +2,7 @@
 
 use super::{
     error::LabError,
+    net::Listening,
     spec::{LabSpec, OUTSIDE, Place},
     supervise::{Mode, detach, down, exec, supervise},
 };
@@ -49,7 +50,7 @@ fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), B
         .workers(thread::available_parallelism().map_or(1, usize::from).min(4))
         .frames(FRAMES + FRAMES_PER_PORT * ports)
         .build(read.model)?;
-    let mut spec = LabSpec::of(&net.model(), &net.snapshot());
+    let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);
     for target in no_serve {
         spec.without_responder(lab, target)?;
     }
@@ -62,19 +63,23 @@ fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), B
         }
         Ok(net.spawn()?)
     };
-    supervise(lab, mode, &spec, attach, |_| announce(&spec))
+    supervise(lab, mode, &spec, attach, |_, listening| announce(&spec, listening))
 }
 
 /// Who there is to be entered.
-fn announce(spec: &LabSpec) {
-    let width = spec.endpoints.iter().map(|e| e.name.len()).max().unwrap_or(0);
+fn announce(spec: &LabSpec, listening: &Listening) {
+    let names = spec.endpoints.iter().flat_map(|e| e.hosted.iter().map(|h| &h.name).chain([&e.name]));
+    let width = names.map(String::len).max().unwrap_or(0);
     let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(" ");
     let mut text = String::new();
     for e in &spec.endpoints {
         let addresses = list(&mut e.addresses.iter().map(|a| a.addr().to_string()));
-        let serve = list(&mut e.serve.iter().map(|(protocol, port)| format!("{port}/{protocol}")));
-        text.push_str(format!("{:width$}  {addresses}  {serve}", e.name).trim_end());
-        text.push('\n');
+        for name in [&e.name].into_iter().chain(e.hosted.iter().map(|h| &h.name)) {
+            let ports = listening.get(name).into_iter().flatten();
+            let served = list(&mut ports.map(|(protocol, port)| format!("{port}/{protocol}")));
+            text.push_str(format!("{name:width$}  {addresses}  {served}").trim_end());
+            text.push('\n');
+        }
     }
     let world = list(&mut spec.outside.addresses.iter().map(ToString::to_string));
     text.push_str(format!("{:width$}  {world}", OUTSIDE).trim_end());

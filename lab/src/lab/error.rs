@@ -45,6 +45,11 @@ pub(crate) enum LabError {
     Exec { command: PathBuf, source: io::Error },
     #[error("lab {name} is gone, but these are left: {}", list(.left))]
     Leftovers { name: String, left: Vec<String> },
+    #[error(
+        "lab {name}: process {pid} does not end, not even when killed: the kernel holds it (`cat /proc/{pid}/stack` says \
+         where); try `supernet lab down --name {name}` again later"
+    )]
+    Stuck { name: String, pid: i32 },
     #[error("interrupted")]
     Interrupted,
 }

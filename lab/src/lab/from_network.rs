@@ -4,13 +4,16 @@
 //! the network owns but ClusterIPs (which are for the inside), and two addresses of its own, of the ranges that
 //! are set aside for documentation.
 
-use super::spec::{EndpointSpec, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Via};
+use super::spec::{EndpointSpec, HostedPod, LabSpec, OutsideRoute, OutsideSpec, OutsideUplink, Via};
 use ipnet::IpNet;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
-use supernet_control::model::{At, Model, Name, NextHop, Protocol, Supervisor, Uplink};
+use supernet_control::{
+    analysis::plan::PodPlan,
+    model::{Model, Name, NextHop, Pod, Protocol, Supervisor, Uplink},
+};
 use supernet_dataplane::snapshot::{EndpointPort, GATEWAY_V6, PortEntry, PortRole, Segment, Snapshot};
 
 /// Servers of the outside world (RFC 5737, RFC 3849).
@@ -23,29 +26,40 @@ pub(crate) const WORLD: [IpAddr; 2] = [
 const NODE: &str = "node/";
 
 impl LabSpec {
-    /// The lab of a network: every pod and node of `snapshot`, which was compiled from `model`.
-    pub(crate) fn of(model: &Model, snapshot: &Snapshot) -> Self {
+    /// The lab of a network: every pod and node of `snapshot`, which was compiled from `model`. `pods`, the
+    /// plan's, tell which node a host-networked pod is on.
+    pub(crate) fn of(model: &Model, snapshot: &Snapshot, pods: &[PodPlan]) -> Self {
+        let mut hosted: BTreeMap<&str, Vec<HostedPod>> = BTreeMap::new();
+        for plan in pods.iter().filter(|p| p.host_network) {
+            if let (Some(node), Some(pod)) = (&plan.node, pod_named(model, &plan.name)) {
+                let pod =
+                    HostedPod { name: plan.name.clone(), workload: workload(pod), serve: ports_of(pod) };
+                hosted.entry(node).or_default().push(pod);
+            }
+        }
+        let ports = snapshot.ports.iter().flatten();
         let mut endpoints: Vec<EndpointSpec> =
-            snapshot.ports.iter().flatten().filter_map(|port| endpoint(model, snapshot, port)).collect();
+            ports.filter_map(|port| endpoint(model, snapshot, port, &mut hosted)).collect();
         endpoints.sort_by(|a, b| a.name.cmp(&b.name));
         Self { endpoints, outside: outside(&model.supervisor) }
     }
 }
 
-fn endpoint(model: &Model, snapshot: &Snapshot, port: &PortEntry) -> Option<EndpointSpec> {
+fn endpoint(
+    model: &Model,
+    snapshot: &Snapshot,
+    port: &PortEntry,
+    hosted: &mut BTreeMap<&str, Vec<HostedPod>>,
+) -> Option<EndpointSpec> {
     let PortRole::Endpoint(endpoint) = &port.role else { return None };
     let name = snapshot.names.ports.get(&port.id)?;
     let segment = snapshot.segment(endpoint.segment)?;
     let node = name.strip_prefix(NODE).filter(|_| endpoint.namespace.is_none());
     let (workload, serve) = match node {
-        Some(node) => (None, served_by_node(model, node)),
+        Some(_) => (None, served_by_nodes(&model.supervisor)),
         None => {
-            let (namespace, pod) = name.split_once('/')?;
-            let pod = model.pods.get(&Name::new(namespace, pod))?;
-            // The owner is written "deployment/web".
-            let owner = pod.owner.as_deref().and_then(|o| o.rsplit('/').next());
-            let serve = pod.ports.iter().map(|p| (p.protocol, p.port)).collect();
-            (owner.map(|owner| format!("{namespace}/{owner}")), serve)
+            let pod = pod_named(model, name)?;
+            (workload(pod), ports_of(pod))
         }
     };
     Some(EndpointSpec {
@@ -56,16 +70,31 @@ fn endpoint(model: &Model, snapshot: &Snapshot, port: &PortEntry) -> Option<Endp
         gateways: gateways(endpoint, segment),
         mtu: port.mtu,
         serve,
+        hosted: node.and_then(|node| hosted.remove(node)).unwrap_or_default(),
     })
 }
 
-/// What answers on a node: its host-networked pods, and the default virtual servers that are every node's.
-fn served_by_node(model: &Model, node: &str) -> Vec<(Protocol, u16)> {
-    let defaults = [&model.supervisor.kube_api, &model.supervisor.cli_tools];
-    let own = defaults.into_iter().filter(|s| s.backends.is_empty()).map(|s| (Protocol::Tcp, s.port));
-    let here = |at: &At<String>| at.value == node;
-    let pods = model.pods.values().filter(|p| p.host_network && p.node.as_ref().is_some_and(here));
-    own.chain(pods.flat_map(|p| p.ports.iter().map(|p| (p.protocol, p.port)))).collect()
+/// The pod of this full name, `NAMESPACE/POD`.
+fn pod_named<'a>(model: &'a Model, name: &str) -> Option<&'a Pod> {
+    let (namespace, pod) = name.split_once('/')?;
+    model.pods.get(&Name::new(namespace, pod))
+}
+
+/// The workload that a pod belongs to, `NAMESPACE/NAME`.
+fn workload(pod: &Pod) -> Option<String> {
+    // The owner is written "deployment/web".
+    let owner = pod.owner.as_deref().and_then(|o| o.rsplit('/').next())?;
+    Some(format!("{}/{owner}", pod.name.namespace))
+}
+
+fn ports_of(pod: &Pod) -> Vec<(Protocol, u16)> {
+    pod.ports.iter().map(|p| (p.protocol, p.port)).collect()
+}
+
+/// What every node itself answers on: the default virtual servers that have no other backends.
+fn served_by_nodes(supervisor: &Supervisor) -> Vec<(Protocol, u16)> {
+    let defaults = [&supervisor.kube_api, &supervisor.cli_tools];
+    defaults.into_iter().filter(|s| s.backends.is_empty()).map(|s| (Protocol::Tcp, s.port)).collect()
 }
 
 /// An address with the length of its segment's prefix, or alone when it is outside.
@@ -138,14 +167,19 @@ fn neighbour(own: IpNet) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use supernet_control::{compile::compile, intern::Interner, ipam, manifests, store::UnixSeconds};
+    use supernet_control::{
+        analysis::plan::Plan, compile::compile, intern::Interner, ipam, manifests, store::UnixSeconds,
+    };
 
     fn spec(yaml: &str) -> LabSpec {
         let model = manifests::read_str("x.yaml", yaml).unwrap().model;
         let mut ipam = ipam::Ipam::new(ipam::Leases::memory());
         let proposal = ipam.plan(&model, UnixSeconds(0), &BTreeSet::new()).unwrap();
         let addressing = ipam.commit(proposal).unwrap();
-        LabSpec::of(&model, &compile(&model, &addressing, &mut Interner::default()).unwrap())
+        let mut interner = Interner::default();
+        let snapshot = compile(&model, &addressing, &mut interner).unwrap();
+        let plan = Plan::of(&model, &addressing, &snapshot, &mut interner).unwrap();
+        LabSpec::of(&model, &snapshot, &plan.pods)
     }
 
     const SHOP: &str = "
@@ -186,6 +220,40 @@ spec: {containers: [{name: far, image: far}]}
         let routes: Vec<String> = outside.routes.iter().map(|r| r.prefix.to_string()).collect();
         assert_eq!(routes, ["10.244.0.0/16", "172.26.0.0/24", "192.168.80.0/24", "192.168.90.0/24"]);
         assert_eq!(outside.routes[0].via, [Via { uplink: 0, address: "192.168.100.1".parse().unwrap() }]);
+    }
+
+    #[test]
+    fn a_host_networked_pod_is_served_on_the_node_it_is_planned_on() {
+        let mut spec = spec(
+            "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent, namespace: sys}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {hostNetwork: true, containers: [{name: a, image: a, ports: [{containerPort: 9100}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: proxy, namespace: sys}
+spec: {hostNetwork: true, containers: [{name: p, image: p, ports: [{containerPort: 8080}]}]}
+",
+        );
+        assert_eq!(spec.endpoints.len(), 3, "only nodes have a namespace of their own");
+        let hosted = |spec: &LabSpec, workload: Option<&str>| -> Vec<Vec<(Protocol, u16)>> {
+            let pods = spec.endpoints.iter().flat_map(|e| &e.hosted);
+            pods.filter(|p| p.workload.as_deref() == workload).map(|p| p.serve.clone()).collect()
+        };
+        for node in &spec.endpoints {
+            assert!(node.hosted.iter().any(|p| p.serve == [(Protocol::Tcp, 9100)]), "{node:?}");
+        }
+        assert_eq!(hosted(&spec, Some("sys/agent")).len(), 3);
+        assert_eq!(hosted(&spec, None), [[(Protocol::Tcp, 8080)]], "on one node, though it names none");
+        spec.without_responder("l", "sys/proxy").unwrap();
+        assert_eq!(hosted(&spec, None), [[]]);
+        assert_eq!(spec.endpoints[0].serve, [(Protocol::Tcp, 6443), (Protocol::Tcp, 443)], "not the node's");
     }
 
     #[test]

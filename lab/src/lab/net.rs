@@ -20,7 +20,8 @@ use super::{
 };
 use ipnet::IpNet;
 use std::{
-    fs, io,
+    collections::BTreeMap,
+    fs, io, iter,
     net::IpAddr,
     ops::ControlFlow,
     sync::{
@@ -50,8 +51,12 @@ pub(crate) struct LabNet {
     devices: Vec<Vec<String>>,
     taps: Vec<(Place, Tap)>,
     warnings: Vec<String>,
+    listening: Listening,
     responder: Option<Responder>,
 }
+
+/// The ports that are served, by whose they are.
+pub(crate) type Listening = BTreeMap<String, Vec<(Protocol, u16)>>;
 
 /// Makes the hosts of `spec` as lab `lab`. `progress` is called after each and may break off.
 ///
@@ -68,17 +73,21 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
         devices: Vec::new(),
         taps: Vec::new(),
         warnings: Vec::new(),
+        listening: Listening::new(),
         responder: None,
         claim,
     };
     let hosts = hosts(spec);
-    let entry = |h: &Host<'_>| Entry {
-        name: h.name().to_owned(),
-        workload: h.workload().map(str::to_owned),
-        netns: netns::name(lab, h.name()),
-    };
-    let state = State { pid: std::process::id() as i32, endpoints: hosts.iter().map(entry).collect() };
-    let names: Vec<String> = state.endpoints.iter().map(|e| e.netns.clone()).collect();
+    let names: Vec<String> = hosts.iter().map(|h| netns::name(lab, h.name())).collect();
+    let mut endpoints = Vec::new();
+    for (host, netns) in hosts.iter().zip(&names) {
+        endpoints.extend(host.residents().map(|(name, workload)| Entry {
+            name: name.to_owned(),
+            workload: workload.map(str::to_owned),
+            netns: netns.clone(),
+        }));
+    }
+    let state = State { pid: std::process::id() as i32, endpoints };
     if let Some(netns) = names.iter().find(|n| netns::path(n).exists()) {
         return Err(LabError::NamespaceTaken { netns: netns.clone() });
     }
@@ -86,7 +95,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
     net.names = names;
     net.devices = hosts.iter().map(Host::devices).collect();
     allow_many_files();
-    netns::create(&net.names)?;
+    netns::create(&net.names, net.claim.lock())?;
     for name in &net.names {
         let open = Netns::open(name).map_err(|source| LabError::System {
             place: name.clone(),
@@ -99,6 +108,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
     for made in set_up_all(&hosts, &net.namespaces, progress)? {
         net.taps.extend(made.taps);
         net.warnings.extend(made.warnings);
+        net.listening.extend(made.listening);
         served.extend(made.served);
     }
     net.responder = Some(Responder::start(served).map_err(|source| LabError::System {
@@ -118,6 +128,11 @@ impl LabNet {
     /// What is not as asked for, but no reason to stop: ports that can't be served.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The ports that are really served.
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// Takes all interfaces away, many at a time: the kernel waits for each, and for TAPs that are closed it does
@@ -187,11 +202,14 @@ impl Host<'_> {
         }
     }
 
-    fn workload(&self) -> Option<&str> {
-        match self {
-            Self::Endpoint(e) => e.workload.as_deref(),
-            Self::Outside(_) => None,
-        }
+    /// Who is entered here, by name and workload: itself, and the pods that use its network.
+    fn residents(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let (workload, hosted) = match self {
+            Self::Endpoint(e) => (e.workload.as_deref(), &e.hosted[..]),
+            Self::Outside(_) => (None, &[][..]),
+        };
+        let hosted = hosted.iter().map(|h| (&*h.name, h.workload.as_deref()));
+        iter::once((self.name(), workload)).chain(hosted)
     }
 }
 
@@ -204,6 +222,7 @@ fn hosts(spec: &LabSpec) -> Vec<Host<'_>> {
 struct Made {
     taps: Vec<(Place, Tap)>,
     served: Vec<Served>,
+    listening: Listening,
     warnings: Vec<String>,
 }
 
@@ -274,6 +293,7 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
             }));
             netns::ip(place, &commands)?;
             serve(&mut made, place, &e.serve);
+            e.hosted.iter().for_each(|h| serve(&mut made, &h.name, &h.serve));
         }
         Host::Outside(o) => {
             for (i, uplink) in o.uplinks.iter().enumerate() {
@@ -369,7 +389,10 @@ fn serve(made: &mut Made, name: &str, ports: &[(Protocol, u16)]) {
         }
         seen.push((protocol, port));
         match responder::bind(&identity, protocol, port) {
-            Ok(served) => made.served.push(served),
+            Ok(served) => {
+                made.served.push(served);
+                made.listening.entry(name.to_owned()).or_default().push((protocol, port));
+            }
             Err(e) => made.warnings.push(format!("{name}: {protocol} port {port} is not served: {e}")),
         }
     }

@@ -53,12 +53,22 @@ pub(super) fn path(name: &str) -> PathBuf {
 }
 
 /// Makes namespaces, all in one run of `ip`. On an error some may have been made.
-pub(super) fn create(names: &[String]) -> Result<(), LabError> {
+///
+/// `ip` goes on with its list when this process is killed. It is given `lock` along, so that nobody takes the
+/// lab for dead, and cleans up after it, before that has ended too.
+pub(super) fn create(names: &[String], lock: &File) -> Result<(), LabError> {
     if let Some(netns) = names.iter().find(|n| path(n).exists()) {
         return Err(LabError::NamespaceTaken { netns: netns.clone() });
     }
     let commands: Vec<String> = names.iter().map(|n| format!("netns add {n}")).collect();
-    ip("network namespaces", &commands)
+    let place = "network namespaces";
+    let lock = lock.try_clone().map_err(|source| LabError::System {
+        place: place.to_owned(),
+        what: "hand on the lab's lock",
+        source,
+    })?;
+    // It has nothing to say there.
+    run_ip(place, &commands, Stdio::from(lock))
 }
 
 /// Takes a namespace's name away; `Ok` when it has none.
@@ -100,11 +110,15 @@ impl Netns {
 
 /// Runs `ip` commands in the calling thread's namespace, in one process, and stops at the first that fails.
 pub(super) fn ip(place: &str, commands: &[String]) -> Result<(), LabError> {
+    run_ip(place, commands, Stdio::null())
+}
+
+fn run_ip(place: &str, commands: &[String], stdout: Stdio) -> Result<(), LabError> {
     let failed = |what| move |source| LabError::System { place: place.to_owned(), what, source };
     let mut child = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| match e.kind() {
@@ -158,6 +172,15 @@ pub(super) fn end_processes(namespaces: &[Netns]) {
                 break;
             }
         }
+    }
+}
+
+/// Whether no process of this number runs. A zombie does not.
+pub(super) fn has_ended(pid: i32) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else { return true };
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => wait_for_end(&process, Instant::now()),
+        Err(e) => e == rustix::io::Errno::SRCH,
     }
 }
 

@@ -26,11 +26,14 @@ impl LabSpec {
     /// # Errors
     /// Nothing, or more than one thing, is called that.
     pub(crate) fn without_responder(&mut self, lab: &str, target: &str) -> Result<(), LabError> {
-        let names = self.endpoints.iter().map(|e| (&*e.name, e.workload.as_deref()));
-        match resolve(lab, names.chain([(OUTSIDE, None)]), target)? {
-            i if i < self.endpoints.len() => self.endpoints[i].serve.clear(),
-            _ => self.outside.serve.clear(),
+        let mut all: Vec<(&str, Option<&str>, &mut Vec<_>)> = Vec::new();
+        for EndpointSpec { name, workload, serve, hosted, .. } in &mut self.endpoints {
+            all.push((name, workload.as_deref(), serve));
+            all.extend(hosted.iter_mut().map(|h| (&*h.name, h.workload.as_deref(), &mut h.serve)));
         }
+        all.push((OUTSIDE, None, &mut self.outside.serve));
+        let found = resolve(lab, all.iter().map(|(name, workload, _)| (*name, *workload)), target)?;
+        all[found].2.clear();
         Ok(())
     }
 }
@@ -79,6 +82,19 @@ pub(crate) struct EndpointSpec {
     /// MTU, bytes of IP packet.
     pub(crate) mtu: u16,
     /// Ports that the built-in responder serves.
+    pub(crate) serve: Vec<(Protocol, u16)>,
+    /// Pods that use this host's network instead of one of their own.
+    pub(crate) hosted: Vec<HostedPod>,
+}
+
+/// A pod in the network namespace of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostedPod {
+    /// `NAMESPACE/POD`.
+    pub(crate) name: String,
+    /// The workload it belongs to, as [`EndpointSpec::workload`].
+    pub(crate) workload: Option<String>,
+    /// Its ports that the built-in responder serves.
     pub(crate) serve: Vec<(Protocol, u16)>,
 }
 

@@ -1,7 +1,7 @@
 //! A lab's folder, `/run/supernet/NAME`: what makes a lab findable, and removable after a `kill -9`.
 //!
-//! The supervisor holds a lock on the folder as long as it lives; the kernel drops the lock with the process,
-//! so a folder without a lock is what a killed lab left. `state.json` names the process and every network
+//! The supervisor holds a lock on the folder as long as it lives; the kernel drops the lock with the process
+//! (and with the `ip` that makes its namespaces, which goes on for a moment after a `kill -9`), so a folder without a lock is what a killed lab left. `state.json` names the process and every network
 //! namespace, and is written before the first namespace is made.
 
 use super::{
@@ -20,6 +20,11 @@ use std::{
 };
 
 const ROOT: &str = "/run/supernet";
+
+/// How long someone who looks which labs there are may hold a lock.
+const GLANCE: Duration = Duration::from_millis(300);
+/// How long a killed supervisor's lock may outlive it: an `ip` that makes namespaces holds it as well.
+pub(super) const AFTERMATH: Duration = Duration::from_secs(30);
 
 /// What is written down about a lab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +52,7 @@ pub(super) struct Claim {
     name: String,
     path: PathBuf,
     /// Holds the lock.
-    _lock: File,
+    lock: File,
 }
 
 impl Claim {
@@ -56,7 +61,7 @@ impl Claim {
         check_name(lab)?;
         let path = folder(lab);
         let failed = |source| LabError::State { path: path.clone(), source };
-        let deadline = Instant::now() + Duration::from_millis(300);
+        let start = Instant::now();
         loop {
             fs::create_dir_all(&path).map_err(failed)?;
             let lock = match File::open(&path) {
@@ -64,25 +69,30 @@ impl Claim {
                 other => other.map_err(failed)?,
             };
             match lock.try_lock() {
-                // Perhaps only someone who looks which labs there are.
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(10));
-                    continue;
-                }
                 Err(TryLockError::WouldBlock) => {
                     let pid = State::read(lab).ok().map(|s| s.pid);
-                    return Err(LabError::AlreadyUp { name: lab.to_owned(), pid });
+                    let patience = if pid.is_some_and(netns::has_ended) { AFTERMATH } else { GLANCE };
+                    if start.elapsed() >= patience {
+                        return Err(LabError::AlreadyUp { name: lab.to_owned(), pid });
+                    }
+                    thread::sleep(Duration::from_millis(10));
+                    continue;
                 }
                 Err(TryLockError::Error(e)) => return Err(failed(e)),
                 Ok(()) => {}
             }
             // The former holder may have removed the folder between our open and our lock.
             if same_folder(&lock, &path) {
-                let claim = Self { name: lab.to_owned(), path, _lock: lock };
+                let claim = Self { name: lab.to_owned(), path, lock };
                 claim.clean()?;
                 return Ok(claim);
             }
         }
+    }
+
+    /// What the lock is held with.
+    pub(super) fn lock(&self) -> &File {
+        &self.lock
     }
 
     /// Where the output of a detached lab goes.

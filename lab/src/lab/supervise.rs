@@ -9,7 +9,7 @@
 
 use super::{
     error::LabError,
-    net::{self, LabNet},
+    net::{self, LabNet, Listening},
     netns::{self, Netns},
     spec::{LabSpec, Place},
     state::{self, Claim, Presence, State},
@@ -21,6 +21,7 @@ use rustix::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     ffi::OsString,
     fs::File,
@@ -34,6 +35,9 @@ use supernet_drivers::tap::Tap;
 
 /// How long a lab has to end after a SIGTERM, before it is killed and cleaned up after.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long that goes without a word.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// The flag that `lab up --detach` adds when it starts itself again.
 pub(crate) const SUPERVISED: &str = "--supervised";
@@ -54,7 +58,7 @@ pub(crate) enum Mode {
 /// Runs lab `lab` until a signal ends it.
 ///
 /// `attach` puts the TAPs on a running network, which is kept until the end and dropped before the hosts are.
-/// `announce` then tells people about it on standard output.
+/// `announce` then tells people about it, and the ports that are served, on standard output.
 ///
 /// # Errors
 /// The lab or the network did not start; nothing is left of them.
@@ -63,7 +67,7 @@ pub(crate) fn supervise<N, E: From<LabError>>(
     mode: Mode,
     spec: &LabSpec,
     attach: impl FnOnce(Vec<(Place, Tap)>) -> Result<N, E>,
-    announce: impl FnOnce(&N),
+    announce: impl FnOnce(&N, &Listening),
 ) -> Result<(), E> {
     let signals = Signals::catch()?;
     if mode == Mode::Supervised {
@@ -84,7 +88,7 @@ pub(crate) fn supervise<N, E: From<LabError>>(
     for warning in hosts.warnings() {
         eprintln!("warning: {warning}");
     }
-    announce(&network);
+    announce(&network, hosts.listening());
     match mode {
         Mode::Foreground => eprintln!("lab {lab} is up; Ctrl-C ends it"),
         Mode::Supervised => let_go(&hosts)?,
@@ -162,25 +166,35 @@ pub(crate) fn down(lab: &str) -> Result<String, LabError> {
         return Err(LabError::NotRoot);
     }
     let mut text = format!("lab {lab} is down");
+    let killed = || format!("lab {lab} had been killed; what it left is removed");
     let (state, running) = match state::presence(lab)? {
         Presence::Absent => {
             return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
         }
         Presence::Running => (running_state(lab)?, true),
         Presence::Stale => {
-            text = format!("lab {lab} had been killed; what it left is removed");
+            text = killed();
             (State::read(lab).unwrap_or(State { pid: 0, endpoints: Vec::new() }), false)
         }
     };
-    if running && !end_supervisor(lab, &state)? {
+    if running && netns::has_ended(state.pid) {
+        text = killed();
+    } else if running && !end_supervisor(lab, &state)? {
         text = format!("lab {lab} did not end by itself and was killed; what it left is removed");
     }
-    // A supervisor that ends takes everything along. One that was killed leaves that to this.
+    // A supervisor that ends takes everything along. One that was killed leaves that to this, once nothing
+    // that it had started holds its lock.
+    let deadline = Instant::now() + state::AFTERMATH;
+    let same = || State::read(lab).is_ok_and(|s| s.pid == state.pid);
+    while state::presence(lab)? == Presence::Running && same() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     if state::presence(lab)? == Presence::Stale {
         drop(Claim::take(lab)?);
     }
-    let left: Vec<String> =
+    let left: BTreeSet<String> =
         state.endpoints.into_iter().map(|e| e.netns).filter(|n| netns::path(n).exists()).collect();
+    let left = Vec::from_iter(left);
     if left.is_empty() { Ok(text) } else { Err(LabError::Leftovers { name: lab.to_owned(), left }) }
 }
 
@@ -224,16 +238,26 @@ fn end_supervisor(lab: &str, state: &State) -> Result<bool, LabError> {
     if !same || state::presence(lab)? != Presence::Running {
         return Ok(true);
     }
-    for (signal, by_itself) in [(Signal::TERM, true), (Signal::KILL, false)] {
-        match rustix::process::pidfd_send_signal(&process, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(e) => return Err(failed(e)),
-        }
-        if netns::wait_for_end(&process, Instant::now() + PATIENCE) {
-            return Ok(by_itself);
-        }
+    let send = |signal| match rustix::process::pidfd_send_signal(&process, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(failed(e)),
+    };
+    send(Signal::TERM)?;
+    // One that is stopped hears of it only when it goes on.
+    send(Signal::CONT)?;
+    if netns::wait_for_end(&process, Instant::now() + SILENCE) {
+        return Ok(true);
     }
-    Ok(false)
+    let (pid, seconds) = (state.pid, PATIENCE.as_secs());
+    eprintln!("still waiting for process {pid} to end; it is killed after {seconds} s");
+    if netns::wait_for_end(&process, Instant::now() + PATIENCE - SILENCE) {
+        return Ok(true);
+    }
+    send(Signal::KILL)?;
+    if netns::wait_for_end(&process, Instant::now() + PATIENCE) {
+        return Ok(false);
+    }
+    Err(LabError::Stuck { name: lab.to_owned(), pid })
 }
 
 /// Tells the detaching process that all is well, and takes input and output off it.

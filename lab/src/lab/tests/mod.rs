@@ -68,6 +68,7 @@ fn endpoint(name: &str, mac: u8, addresses: &[&str], gateways: &[&str]) -> Endpo
         gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
         mtu: 1400,
         serve: vec![(Protocol::Tcp, 80), (Protocol::Udp, 53), (Protocol::Tcp, 80)],
+        hosted: Vec::new(),
     }
 }
 
@@ -334,7 +335,7 @@ fn a_name_is_taken_once_and_a_foreign_namespace_is_not_touched() {
     assert!(matches!(down(&lab), Err(LabError::NotUp { .. })));
 
     let foreign = netns::name(&lab, "outside");
-    netns::create(std::slice::from_ref(&foreign)).unwrap();
+    netns::create(std::slice::from_ref(&foreign), &unlocked()).unwrap();
     let error = bring_up(&lab, &spec, &mut |_, _, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(&error, LabError::NamespaceTaken { netns } if *netns == foreign), "{error}");
     assert!(netns::path(&foreign).exists());
@@ -342,10 +343,15 @@ fn a_name_is_taken_once_and_a_foreign_namespace_is_not_touched() {
     assert_eq!(traces_of(&lab), NOTHING);
 }
 
+/// In place of a lab's lock.
+fn unlocked() -> fs::File {
+    fs::File::open("/dev/null").unwrap()
+}
+
 /// The state of a lab whose supervisor was killed: files without a lock, namespaces, and a process in one.
 fn killed_lab(lab: &str) -> Child {
     let netns = netns::name(lab, "shop/web-0");
-    netns::create(std::slice::from_ref(&netns)).unwrap();
+    netns::create(std::slice::from_ref(&netns), &unlocked()).unwrap();
     fs::create_dir_all(format!("/run/supernet/{lab}")).unwrap();
     let state = format!(r#"{{"pid":1,"endpoints":[{{"name":"shop/web-0","netns":"{netns}"}}]}}"#);
     fs::write(format!("/run/supernet/{lab}/state.json"), state).unwrap();
@@ -371,4 +377,35 @@ fn what_a_killed_lab_left_is_removed_by_the_next_up_and_by_down() {
     assert!(!is_running(&mut child));
     drop(net);
     assert_eq!(traces_of(&lab), NOTHING);
+}
+
+#[test]
+fn a_dead_supervisor_s_lock_is_waited_for() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("aftermath");
+    let none = LabSpec { endpoints: Vec::new(), outside: OutsideSpec::default() };
+    for by_down in [true, false] {
+        let mut child = killed_lab(&lab);
+        // Nobody has this number: it is above the kernel's limit.
+        let state = format!("/run/supernet/{lab}/state.json");
+        let text = fs::read_to_string(&state).unwrap().replace(r#""pid":1,"#, r#""pid":2000000000,"#);
+        fs::write(&state, text).unwrap();
+        let lock = fs::File::open(format!("/run/supernet/{lab}")).unwrap();
+        lock.try_lock().unwrap();
+        // What still runs of the dead one makes another second of it.
+        let held = thread::spawn(move || {
+            thread::sleep(Duration::from_secs(1));
+            drop(lock);
+        });
+        if by_down {
+            assert!(down(&lab).unwrap().contains("had been killed"));
+        } else {
+            drop(up(&lab, &none));
+        }
+        held.join().unwrap();
+        assert!(!is_running(&mut child));
+        assert_eq!(traces_of(&lab), NOTHING);
+    }
 }

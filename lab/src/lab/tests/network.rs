@@ -147,7 +147,7 @@ fn a_service_is_reached_from_outside_and_from_pods() {
     let addressing = ipam.commit(proposal).unwrap();
     let mut interner = Interner::default();
     let snapshot = compile(&model, &addressing, &mut interner).unwrap();
-    let mut spec = LabSpec::of(&model, &snapshot);
+    let mut spec = LabSpec::of(&model, &snapshot, &[]);
     spec.outside.serve = vec![(Protocol::Tcp, 80)];
 
     let lab = lab_name("network");

@@ -2,7 +2,7 @@
 
 use super::{LabError, LabSpec, NOTHING, as_root, endpoint, lab_name, traces_of, up};
 use crate::lab::{
-    spec::OutsideSpec,
+    spec::{HostedPod, OutsideSpec},
     supervise::{Mode, down, exec, supervise},
 };
 use rustix::process::{Pid, Signal};
@@ -13,29 +13,37 @@ use std::{
     os::unix::process::ExitStatusExt,
     process::{Child, Command, Output, Stdio},
 };
+use supernet_control::model::Protocol;
 
 const LAB: &str = "SUPERNET_TEST_LAB";
+const TARGET: &str = "SUPERNET_TEST_TARGET";
 
 fn spec() -> LabSpec {
-    LabSpec {
-        endpoints: vec![endpoint("shop/web-0", 1, &["10.0.0.2/28"], &["10.0.0.1"])],
-        outside: OutsideSpec::default(),
-    }
+    let mut host = endpoint("shop/web-0", 1, &["10.0.0.2/28"], &["10.0.0.1"]);
+    let serve = vec![(Protocol::Sctp, 3868), (Protocol::Tcp, 9100), (Protocol::Tcp, 80)];
+    host.hosted.push(HostedPod { name: "shop/agent".to_owned(), workload: None, serve });
+    LabSpec { endpoints: vec![host], outside: OutsideSpec::default() }
 }
 
 #[test]
 #[ignore = "started by the others"]
 fn supervisor() {
     let Ok(lab) = env::var(LAB) else { return };
-    supervise(&lab, Mode::Supervised, &spec(), Ok::<_, LabError>, |taps| assert_eq!(taps.len(), 1)).unwrap();
+    supervise(&lab, Mode::Supervised, &spec(), Ok::<_, LabError>, |taps, listening| {
+        assert_eq!(taps.len(), 1);
+        assert_eq!(listening["shop/web-0"], [(Protocol::Tcp, 80), (Protocol::Udp, 53)]);
+        assert_eq!(listening["shop/agent"], [(Protocol::Tcp, 9100)], "only what is really served");
+    })
+    .unwrap();
 }
 
 #[test]
 #[ignore = "started by the others"]
 fn executed() {
     let Ok(lab) = env::var(LAB) else { return };
+    let target = env::var(TARGET).unwrap_or_else(|_| "shop/w".to_owned());
     let command = ["sh", "-c", "ip -o address show dev eth0; exit 7"].map(OsString::from);
-    panic!("{}", exec(&lab, "shop/w", &command).unwrap_err());
+    panic!("{}", exec(&lab, &target, &command).unwrap_err());
 }
 
 fn again(test: &str, lab: &str) -> Command {
@@ -68,10 +76,13 @@ fn a_command_runs_inside_and_down_leaves_nothing() {
     }
     let lab = lab_name("down");
     let mut child = start(&lab);
-    let Output { status, stdout, stderr } = again("executed", &lab).output().unwrap();
-    let text = String::from_utf8_lossy(&stdout);
-    assert!(text.contains("inet 10.0.0.2/28"), "{text}{}", String::from_utf8_lossy(&stderr));
-    assert_eq!(status.code(), Some(7), "the command's own status");
+    // A pod of its own, and one that has its host's network.
+    for target in ["shop/w", "shop/agent"] {
+        let Output { status, stdout, stderr } = again("executed", &lab).env(TARGET, target).output().unwrap();
+        let text = String::from_utf8_lossy(&stdout);
+        assert!(text.contains("inet 10.0.0.2/28"), "{text}{}", String::from_utf8_lossy(&stderr));
+        assert_eq!(status.code(), Some(7), "the command's own status");
+    }
 
     assert_eq!(down(&lab).unwrap(), format!("lab {lab} is down"));
     assert!(child.wait().unwrap().success());
@@ -112,4 +123,17 @@ fn what_a_kill_leaves_is_removed() {
         }
         assert_eq!(traces_of(&lab), NOTHING);
     }
+}
+
+#[test]
+fn one_that_is_stopped_is_ended_too() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("stopped");
+    let mut child = start(&lab);
+    rustix::process::kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+    assert_eq!(down(&lab).unwrap(), format!("lab {lab} is down"));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(traces_of(&lab), NOTHING);
 }
