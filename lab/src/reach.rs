@@ -63,7 +63,8 @@ fn ports(row: &Row) -> String {
         text.push_str(&format!(" (and undeclared: {undeclared})"));
     }
     if let Some(unreached) = row.unreached_members {
-        text.push_str(&format!(" ({unreached} members out of reach)"));
+        let s = if unreached == 1 { "" } else { "s" };
+        text.push_str(&format!(" ({unreached} member{s} out of reach)"));
     }
     if let Some(family) = row.family {
         text.push_str(&format!(" (only {family})"));
