@@ -506,3 +506,30 @@ fn a_later_fragment_of_ipv6_is_a_fragment() {
     frame[62..].fill(0xff);
     net.dropped(0, &frame, DropReason::Fragment);
 }
+
+#[test]
+fn the_sweep_frees_datagrams_of_a_member_that_is_gone_and_leaves_tcp_for_its_reset() {
+    let served = |by| {
+        two_namespaces()
+            .server(ServerKind::Distributed, "10.96.0.20:80", Proto::TCP, &[by])
+            .server(ServerKind::Distributed, "10.96.0.20:80", Proto::UDP, &[by])
+            .server(ServerKind::Distributed, "10.96.0.20:80", Proto::SCTP, &[by])
+    };
+    let mut net = Net::new(served("203.0.113.7:8080"));
+    for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
+        net.one(0, &Probe::new(0, proto, "10.0.0.2:4000", "10.96.0.20:80"));
+    }
+    net.publish(served("203.0.113.8:8080").build());
+    // No packet comes, and no timeout has passed.
+    for ms in [2_000, 4_000, 6_000] {
+        net.now = Instant::from_millis(ms);
+        net.worker.poll(net.now);
+    }
+    assert_eq!(net.sessions(), 1, "TCP waits for its next packet");
+    let nat = &net.dataplane.state().nat;
+    let used = nat.used("192.168.90.1".parse().unwrap());
+    assert!(
+        used.iter().all(|(proto, n)| (*proto == Proto::TCP) == (*n == 1)),
+        "ports are given back: {used:?}"
+    );
+}

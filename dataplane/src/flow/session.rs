@@ -47,10 +47,6 @@ pub struct Bound {
 pub struct Judgement {
     /// The snapshot it was made with or last checked against.
     pub generation: Generation,
-    /// The rule that let it leave its source, if a firewall stands there.
-    pub egress_rule: Option<RuleId>,
-    /// The rule that let it reach its destination, if a firewall stands there.
-    pub ingress_rule: Option<RuleId>,
     /// Firewall identities of destination and source at that time.
     pub identities: (IdentityId, IdentityId),
     /// The port it leaves by.

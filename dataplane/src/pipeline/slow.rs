@@ -186,12 +186,8 @@ impl Pipeline {
         if packet.ip_len() > usize::from(mtu) {
             return Err(DropReason::TooBig.into());
         }
-        if let Committed::New(_) = commit::commit(&self.state, snap, &first, &path, now)? {
-            let tally = self.state.tallies.intern(TallyKey {
-                egress_rule: path.egress_rule,
-                ingress_rule: path.ingress_rule,
-                server: path.bound.map(|b| b.server),
-            });
+        if commit::commit(&self.state, snap, &first, &path, now)? == Committed::New {
+            let tally = commit::tally(&self.state, &path);
             self.counters.tallies.at(tally as usize).connections.add(1);
         }
         Ok(())

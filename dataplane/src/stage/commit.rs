@@ -32,9 +32,9 @@ const TRIES: u32 = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Committed {
     /// A new session.
-    New(SessionId),
-    /// Another worker was faster: this is the connection's session.
-    Lost(SessionId),
+    New,
+    /// Another worker was faster: the connection has a session already.
+    Lost,
 }
 
 /// Makes the session of a path.
@@ -107,12 +107,12 @@ fn commit_in<A: Address>(
             Ok(entries) => {
                 session.entries = Some(entries);
                 *place = Some(session);
-                return Ok(Committed::New(id));
+                return Ok(Committed::New);
             }
-            Err(Taken::Forward(found)) => {
+            Err(Taken::Forward(_)) => {
                 drop((place, session));
                 state.sessions.release(id);
-                return Ok(Committed::Lost(found.meta.session));
+                return Ok(Committed::Lost);
             }
             Err(Taken::Full) => return give_up(DropReason::SessionTableFull),
             // A claimed port of an egress address is nobody else's: trying others would not help.
@@ -159,11 +159,7 @@ pub fn entries<A: Address>(
     id: SessionId,
 ) -> Option<(Entry<A>, Entry<A>)> {
     let (original, reply) = (session.original, session.reply);
-    let tally = state.tallies.intern(TallyKey {
-        egress_rule: path.egress_rule,
-        ingress_rule: path.ingress_rule,
-        server: path.bound.map(|b| b.server),
-    });
+    let tally = tally(state, path);
     let meta = |next: &Next| {
         Some(Meta {
             adjacency: adjacency(state, next)?,
@@ -186,6 +182,15 @@ pub fn entries<A: Address>(
         meta(&path.back)?,
     );
     Some((forward, reverse))
+}
+
+/// What connections of this path are counted under.
+pub fn tally(state: &State, path: &Path) -> u32 {
+    state.tallies.intern(TallyKey {
+        egress_rule: path.egress_rule,
+        ingress_rule: path.ingress_rule,
+        server: path.bound.map(|b| b.server),
+    })
 }
 
 /// The scope of packets that come in by a port.
@@ -211,14 +216,7 @@ fn reply(session: &Session, path: &Path) -> Tuple {
 }
 
 fn judgement(snap: &Snapshot, path: &Path) -> Judgement {
-    Judgement {
-        generation: snap.generation,
-        egress_rule: path.egress_rule,
-        ingress_rule: path.ingress_rule,
-        identities: path.identities,
-        out: path.out.port(),
-        denied: None,
-    }
+    Judgement { generation: snap.generation, identities: path.identities, out: path.out.port(), denied: None }
 }
 
 /// What a new snapshot means for a living session.
@@ -241,10 +239,8 @@ pub fn judge_again(state: &State, snap: &Snapshot, session: &mut Session, id: Se
     }
     match super::walk(snap, &first, Some(&session.binding), &mut ()) {
         Ok(path) => {
-            let same = path.out.port();
-            if scope(snap, same) != scope(snap, session.judgement.out)
-                || reply(session, &path) != session.reply
-            {
+            let moved = scope(snap, path.out.port()) != scope(snap, session.judgement.out);
+            if moved || reply(session, &path) != session.reply {
                 return Judged::Gone;
             }
             session.judgement = judgement(snap, &path);
