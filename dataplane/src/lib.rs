@@ -10,7 +10,7 @@
 //!        spoof guard ─ segment ─ DLB ─ DFW ─ router ─ SNAT ─ VIP ─ Tier-0 ─ DFW ─ commit
 //! ```
 //!
-//! Imports run one way: `id time <- buf <- wire <- table rewrite verdict <- flow <- snapshot <- state <- stage
+//! Imports run one way: `id time <- buf <- wire <- vector <- table rewrite verdict <- flow <- snapshot <- state <- stage
 //! <- pipeline <- worker`; `port` uses only `buf`, `id` and `verdict`.
 
 pub mod buf;
@@ -26,6 +26,7 @@ pub mod state;
 pub mod table;
 pub mod time;
 pub mod trace;
+pub mod vector;
 pub mod verdict;
 pub mod wire;
 pub mod worker;

@@ -25,6 +25,9 @@ pub const FRAME_CAPACITY: usize = 2048;
 /// Bytes kept free before the frame, so that a header can be put in front.
 pub const HEADROOM: usize = 64;
 
+/// Bytes from a frame's start on that can always be looked at, however short the frame is.
+pub const HEADER: usize = 128;
+
 /// An odd number of cache lines, so that the starts of neighbouring buffers fall on different sets.
 const BUFFER_BYTES: usize = HEADROOM + FRAME_CAPACITY;
 

@@ -1,0 +1,157 @@
+//! Header work for a batch at once, by whatever the processor offers.
+//!
+//! Three jobs of the fast path touch every packet and branch on nothing: reading the headers of plain packets
+//! into keys, hashing the keys, and comparing a tag with a cache line of tags. [`Engine`] does them in
+//! portable Rust, or with AVX2 and AES, or with AVX-512 and VAES; which one is chosen when the program runs.
+//! All engines read the same keys and accept the same packets; hashes are an engine's own.
+//!
+//! *Plain* is what the fast path may finish without a second look: Ethernet without VLAN tag; IPv4 without
+//! options, not a fragment, with a correct header checksum, or IPv6 without extension headers; TCP without
+//! SYN, FIN and RST, or UDP; every length consistent with the frame's. [`crate::wire::parse`] is the oracle.
+
+mod portable;
+
+use crate::buf::HEADER;
+use std::sync::atomic::AtomicU64;
+
+/// Packets a scan takes at the most: one bit each in its answer.
+pub const MOST: usize = 64;
+
+/// The first bytes of a frame; what lies beyond its end is anything.
+pub type Header = [u8; HEADER];
+
+/// An IPv4 key: `protocol 8 | origin 24 | source 32`, `destination 32 | ports 16 + 16`. Addresses and ports
+/// stand in memory as they do on the wire, the first word in the low half.
+pub type KeyV4 = [u64; 2];
+
+/// An IPv6 key: source 128, destination 128, `protocol 8 | origin 24 | ports 16 + 16`.
+pub type KeyV6 = [u64; 5];
+
+/// A cache line of 31 tags, and the count of entries that found no room there, as 32 lanes of 16 bits.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Line(pub [AtomicU64; 8]);
+
+/// Tags in a line.
+pub const LANES: usize = 31;
+
+/// Which instructions an engine uses.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Isa {
+    /// None in particular.
+    Portable,
+    /// AVX2 and AES-NI.
+    Avx2,
+    /// AVX-512 (F, BW, DQ, VL, VBMI2) and VAES.
+    Avx512,
+}
+
+impl Isa {
+    /// Every one there is, slowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        self == Self::Portable
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+        }
+    }
+}
+
+/// A batch of packets to be read: `headers[i]` of a frame of `lens[i]` bytes, to be keyed with `origins[i]`,
+/// which has its low 8 bits free. All three are of one length, at most [`MOST`].
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    /// The frames' first bytes.
+    pub headers: &'a [&'a Header],
+    /// The frames' lengths.
+    pub lens: &'a [u16],
+    /// Where they came in: 24 bits, shifted up by 8.
+    pub origins: &'a [u32],
+}
+
+/// Does header work with one kind of instructions and one seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Engine {
+    isa: Isa,
+    seed: [u64; 4],
+}
+
+impl Engine {
+    /// An engine that hashes with `seed`; `None` if the processor has not what it takes.
+    pub fn new(isa: Isa, seed: u64) -> Option<Self> {
+        let mut state = seed;
+        let seed = std::array::from_fn(|_| splitmix(&mut state));
+        isa.is_available().then_some(Self { isa, seed })
+    }
+
+    /// The best engine this processor has.
+    pub fn detect(seed: u64) -> Self {
+        let best = Isa::ALL.into_iter().rev().find_map(|isa| Self::new(isa, seed));
+        best.unwrap_or(Self { isa: Isa::Portable, seed: [seed; 4] })
+    }
+
+    /// Its instructions.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Hashes an IPv4 key as [`Engine::scan_v4`] does.
+    pub fn hash_v4(&self, key: &KeyV4) -> u64 {
+        portable::hash_v4(&self.seed, key)
+    }
+
+    /// Hashes an IPv6 key as [`Engine::scan_v6`] does.
+    pub fn hash_v6(&self, key: &KeyV6) -> u64 {
+        portable::hash_v6(&self.seed, key)
+    }
+
+    /// Reads IPv4 packets: keys and hashes of those that are plain, which the answer has a bit for. What
+    /// stands for others is anything.
+    pub fn scan_v4(&self, scan: &Scan<'_>, keys: &mut [KeyV4], hashes: &mut [u64]) -> u64 {
+        portable::scan_v4(&self.seed, scan, keys, hashes)
+    }
+
+    /// The same for IPv6.
+    pub fn scan_v6(&self, scan: &Scan<'_>, keys: &mut [KeyV6], hashes: &mut [u64]) -> u64 {
+        portable::scan_v6(&self.seed, scan, keys, hashes)
+    }
+
+    /// Compares tags with lines: bit `n` of `masks[i]` says that lane `n` of `lines[at[i]]` is `tags[i]`; only
+    /// the [`LANES`] lanes of tags are compared. An index past the end matches nothing.
+    pub fn match_tags(&self, lines: &[Line], at: &[u32], tags: &[u16], masks: &mut [u32]) {
+        portable::match_tags(lines, at, tags, masks);
+    }
+}
+
+/// The lanes of a line that hold `tag`, in portable Rust.
+pub fn lanes(line: &Line, tag: u16) -> u32 {
+    portable::lanes(line, tag)
+}
+
+/// Asks for the cache line at `at`, to be read soon.
+#[inline(always)]
+pub fn prefetch_read<T>(at: &T) {
+    let _ = at;
+}
+
+/// Asks for the cache line at `at`, to be written soon.
+#[inline(always)]
+pub fn prefetch_write<T>(at: &T) {
+    let _ = at;
+}
+
+/// Spreads one seed over several (splitmix64).
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
