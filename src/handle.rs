@@ -193,11 +193,10 @@ impl Handle {
 
     /// Living connections.
     pub fn sessions(&self) -> Vec<SessionInfo> {
-        let (snapshot, state) = (self.dataplane.snapshot(), self.dataplane.state());
+        let snapshot = self.dataplane.snapshot();
         let port = |id: PortId| snapshot.names.ports.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"));
         let mut all = Vec::new();
-        self.dataplane.for_each_session(|_, session| {
-            let Some(usage) = commit::usage(state, session) else { return };
+        self.dataplane.for_each_session(|_, session, usage| {
             let server = session.binding.bound.and_then(|b| snapshot.names.servers.get(&b.server));
             all.push(SessionInfo {
                 ingress: port(session.ingress),
@@ -205,7 +204,7 @@ impl Handle {
                 original: session.original,
                 reply: session.reply,
                 server: server.cloned(),
-                state: commit::condition(session, &usage).name(),
+                state: commit::condition(session.track, session.original.proto, usage).name(),
                 denied: session.judgement.denied.is_some(),
                 packets: (usage.0.packets, usage.1.packets),
                 bytes: (usage.0.bytes, usage.1.bytes),

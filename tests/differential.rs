@@ -267,11 +267,10 @@ impl Side {
 
     fn sessions(&self) -> Vec<Seen> {
         let mut all = Vec::new();
-        self.dataplane.for_each_session(|_, s| {
-            let usage = commit::usage(self.dataplane.state(), s).unwrap();
+        self.dataplane.for_each_session(|_, s, usage| {
             let carried = [(usage.0.packets, usage.0.bytes), (usage.1.packets, usage.1.bytes)];
             let denied = s.judgement.denied.map(|d| format!("{d:?}"));
-            all.push((s.original, s.reply, denied, commit::condition(s, &usage).name(), carried));
+            all.push((s.original, s.reply, denied, commit::condition(s.track, s.original.proto, usage).name(), carried));
         });
         all.sort_by_key(|s| format!("{s:?}"));
         all

@@ -261,7 +261,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 fn sessions(dataplane: &Dataplane) -> usize {
     let mut count = 0;
-    dataplane.for_each_session(|_, _| count += 1);
+    dataplane.for_each_session(|_, _, _| count += 1);
     count
 }
 

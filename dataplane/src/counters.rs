@@ -33,12 +33,13 @@ impl Count {
     }
 }
 
-const CHUNK: usize = 256;
+/// A power of two.
+const CHUNK: usize = 1024;
 
 /// An array that grows by chunks and never moves what it holds.
 #[derive(Debug)]
 pub struct Grow<T> {
-    chunks: Box<[OnceLock<Box<[T]>>]>,
+    chunks: Box<[OnceLock<Box<[T; CHUNK]>>]>,
     /// Chunks up to the last that was touched.
     used: AtomicUsize,
 }
@@ -51,11 +52,27 @@ impl<T: Default> Grow<T> {
     }
 
     /// The item, made if need be. An index past the end gets the last item.
+    #[inline(always)]
     pub fn at(&self, index: usize) -> &T {
+        match self.get(index) {
+            Some(item) => item,
+            None => self.make(index),
+        }
+    }
+
+    /// The item, if its chunk was made.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> Option<&T> {
+        let items = self.chunks.get(index / CHUNK)?.get()?;
+        Some(&items[index % CHUNK])
+    }
+
+    #[cold]
+    fn make(&self, index: usize) -> &T {
         let index = index.min(self.chunks.len() * CHUNK - 1);
         let items = self.chunks[index / CHUNK].get_or_init(|| {
             self.used.fetch_max(index / CHUNK + 1, Ordering::Relaxed);
-            (0..CHUNK).map(|_| T::default()).collect()
+            Box::new(std::array::from_fn(|_| T::default()))
         });
         &items[index % CHUNK]
     }
@@ -112,22 +129,36 @@ pub struct TallyKey {
 pub const MAX_TALLIES: usize = 1 << 20;
 
 /// All tallies, by number.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tallies {
     ids: DashMap<TallyKey, u32>,
+    keys: Grow<OnceLock<TallyKey>>,
     next: AtomicU32,
 }
 
+impl Default for Tallies {
+    fn default() -> Self {
+        Self { ids: DashMap::new(), keys: Grow::new(MAX_TALLIES), next: AtomicU32::new(0) }
+    }
+}
+
 impl Tallies {
+    /// What a number stands for; `None` for the last, which those without a number of their own share.
+    pub fn key(&self, id: u32) -> Option<TallyKey> {
+        let shared = id as usize >= MAX_TALLIES - 1;
+        if shared { None } else { self.keys.get(id as usize)?.get().copied() }
+    }
+
     /// The number of a tally; the same every time.
     pub fn intern(&self, key: TallyKey) -> u32 {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
-        *self
-            .ids
-            .entry(key)
-            .or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed).min(MAX_TALLIES as u32 - 1))
+        *self.ids.entry(key).or_insert_with(|| {
+            let id = self.next.fetch_add(1, Ordering::Relaxed).min(MAX_TALLIES as u32 - 1);
+            let _ = self.keys.at(id as usize).set(key);
+            id
+        })
     }
 
     fn keys(&self) -> Vec<(TallyKey, u32)> {

@@ -10,13 +10,14 @@
 //!        spoof guard ─ segment ─ DLB ─ DFW ─ router ─ SNAT ─ VIP ─ Tier-0 ─ DFW ─ commit
 //! ```
 //!
-//! Imports run one way: `id time <- buf <- wire <- vector <- table rewrite verdict <- flow <- snapshot <- state <- stage
+//! Imports run one way: `id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow <- snapshot <- state <- stage
 //! <- pipeline <- worker`; `port` uses only `buf`, `id` and `verdict`.
 
 pub mod buf;
 pub mod counters;
 pub mod flow;
 pub mod id;
+pub mod pages;
 pub mod pipeline;
 pub mod port;
 pub mod rewrite;

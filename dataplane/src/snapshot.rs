@@ -6,7 +6,10 @@
 //!
 //! Addresses: a port is found by its exact address (/32 and /128), wherever its segment's block lies.
 
+mod rows;
 mod text;
+
+pub use rows::{Hop, MAC_BITS, Row, mac_word};
 
 use crate::{
     id::{Generation, IdentityId, NamespaceId, PortId, RuleId, SegmentId, ServerId, Tier1Id},
@@ -51,6 +54,10 @@ pub struct Snapshot {
     pub names: Arc<Names>,
     /// Whose egress address an address is; filled in by [`Snapshot::succeed`].
     pub egress: HashMap<IpAddr, NamespaceId>,
+    /// What the fast path needs of each port; filled in by [`Snapshot::succeed`].
+    pub rows: Vec<Row>,
+    /// When each virtual server last changed; filled in by [`Snapshot::succeed`].
+    pub servers_since: Vec<Generation>,
 }
 
 impl Snapshot {
@@ -118,6 +125,7 @@ impl Snapshot {
             v4.into_iter().chain(v6).map(|a| (a, n.id)).collect::<Vec<_>>()
         };
         self.egress = self.namespaces.iter().flatten().flat_map(egress).collect();
+        self.fill_rows(before);
         self
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     snapshot::Neighbor,
     table::ports::PortPool,
     time::{Duration, Instant},
+    vector::{Engine, Isa},
     wire::{Mac, Proto},
 };
 use dashmap::DashMap;
@@ -38,6 +39,8 @@ pub struct Config {
     /// Whether verdict and rewrite of a session are kept between packets. Off, they are computed again for
     /// every packet, with the binding kept: slow, and the oracle of the fast path.
     pub cache: bool,
+    /// Which instructions read and hash headers; `None`, or what this processor has not: the best it has.
+    pub isa: Option<Isa>,
     /// ICMP errors, and resets that refuse a connection, that a worker may send a second.
     pub errors_per_second: u32,
 }
@@ -46,11 +49,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             workers: 1,
-            sessions: 1 << 16,
+            sessions: 1 << 20,
             frames: 8192,
             timeouts: Timeouts::default(),
             seed: 0,
             cache: true,
+            isa: None,
             errors_per_second: 1000,
         }
     }
@@ -74,6 +78,8 @@ pub struct State {
     pub neighbors: Neighbors,
     /// What hits are counted under.
     pub tallies: Tallies,
+    /// What reads and hashes headers.
+    pub engine: Engine,
     /// How far the sweep is.
     pub sweep: Cursor,
 }
@@ -94,9 +100,12 @@ impl State {
     /// Makes the tables.
     pub fn new(config: Config) -> Self {
         let epochs = Arc::new(Epochs::new(config.workers));
+        let chosen = config.isa.and_then(|isa| Engine::new(isa, config.seed));
+        let engine = chosen.unwrap_or_else(|| Engine::detect(config.seed));
         Self {
-            v4: FlowTable::new(config.sessions, config.seed, epochs.clone()),
-            v6: FlowTable::new(config.sessions, config.seed, epochs.clone()),
+            v4: FlowTable::new(config.sessions, engine, epochs.clone()),
+            v6: FlowTable::new(config.sessions, engine, epochs.clone()),
+            engine,
             sessions: Sessions::new(config.sessions),
             epochs,
             nat: NatPools::default(),
@@ -152,6 +161,8 @@ pub struct Neighbors {
     ids: DashMap<(PortId, IpAddr), NeighborId>,
     slots: Box<[NeighborSlot]>,
     next: AtomicUsize,
+    /// Grows whenever a next hop or its MAC is new.
+    version: AtomicU64,
 }
 
 struct NeighborSlot {
@@ -182,6 +193,7 @@ impl Neighbors {
             ids: DashMap::new(),
             slots: (0..MAX_NEIGHBORS).map(|_| slot()).collect(),
             next: AtomicUsize::new(0),
+            version: AtomicU64::new(0),
         }
     }
 
@@ -216,10 +228,31 @@ impl Neighbors {
         };
         let slot = &self.slots[id.index()];
         if let Some(mac) = n.mac {
-            slot.mac.store(mac.to_u64(), Ordering::Relaxed);
+            self.set_mac(slot, mac);
         }
         slot.fixed.store(n.mac.is_some(), Ordering::Relaxed);
         Some(id)
+    }
+
+    fn set_mac(&self, slot: &NeighborSlot, mac: Mac) {
+        if slot.mac.swap(mac.to_u64(), Ordering::Relaxed) != mac.to_u64() {
+            self.version.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// A number that grows when the MAC of a next hop changes.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Next hops in use, from number 0 on: the uplink of each, and its MAC once known.
+    pub fn iter(&self) -> impl Iterator<Item = Option<(PortId, Mac)>> {
+        let used = self.next.load(Ordering::Relaxed).min(MAX_NEIGHBORS);
+        self.slots[..used].iter().map(|slot| {
+            let mac = slot.mac.load(Ordering::Relaxed);
+            let port = slot.neighbor.get().map(|(port, _)| *port);
+            port.filter(|_| mac != 0).map(|port| (port, Mac::from_u64(mac)))
+        })
     }
 
     /// Where a next hop is: its uplink, and its MAC once known.
@@ -237,7 +270,7 @@ impl Neighbors {
         let Some(id) = self.ids.get(&(port, address)).map(|id| *id) else { return };
         let slot = &self.slots[id.index()];
         if !slot.fixed.load(Ordering::Relaxed) && !mac.is_multicast() {
-            slot.mac.store(mac.to_u64(), Ordering::Relaxed);
+            self.set_mac(slot, mac);
             slot.ask_at.store((now + REFRESH).micros(), Ordering::Relaxed);
         }
     }

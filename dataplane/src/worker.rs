@@ -11,7 +11,7 @@
 use crate::{
     buf::{Frame, Pool},
     counters::{Counters, WorkerCounters},
-    flow::{Session, SessionId},
+    flow::{Session, SessionId, Usage},
     id::{Generation, PortId},
     pipeline::{Output, Pipeline},
     port::{Opened, Port, Receive, Transmit, Waker},
@@ -37,8 +37,12 @@ pub const BATCH: usize = 64;
 /// Every session is looked at by the sweep about this often.
 const SWEEP_LAP: Duration = Duration::from_secs(2);
 
-/// Sessions swept in one poll.
-const SWEEP_AT_ONCE: usize = 1024;
+/// How often it is worked out how much there is to sweep.
+const SWEEP_STEP: Duration = Duration::from_millis(1);
+
+/// Buckets swept in one poll: few when frames wait, more when none do.
+const SWEEP_BUSY: usize = 2;
+const SWEEP_IDLE: usize = 2048;
 
 /// The longest a worker with sessions or next hops waits between two polls.
 const IDLE: Duration = Duration::from_millis(100);
@@ -196,11 +200,11 @@ impl Dataplane {
     pub fn detach(&self, id: PortId) {
         self.release(id);
         let state = &self.shared.state;
-        for n in 0..state.sessions.high_water() {
-            let place_id = state.sessions.nth(n);
-            let mut place = state.sessions.lock(place_id);
-            if place.as_ref().is_some_and(|s| s.ingress == id || s.judgement.out == id) {
-                commit::end(state, &mut place, place_id);
+        for place in state.sessions.ids() {
+            let mut place = state.sessions.lock(place);
+            let session = place.get().and_then(|record| commit::session(state, &record));
+            if session.is_some_and(|s| s.ingress == id || s.judgement.out == id) {
+                commit::end(state, &mut place);
             }
         }
     }
@@ -231,13 +235,14 @@ impl Dataplane {
         Counters::collect(&self.shared.counters, &self.shared.state.tallies)
     }
 
-    /// Calls `see` for every live session.
-    pub fn for_each_session(&self, mut see: impl FnMut(SessionId, &Session)) {
-        let sessions = &self.shared.state.sessions;
-        for n in 0..sessions.high_water() {
-            let id = sessions.nth(n);
-            if let Some(session) = &*sessions.lock(id) {
-                see(id, session);
+    /// Calls `see` for every live session, with what its two directions have carried.
+    pub fn for_each_session(&self, mut see: impl FnMut(SessionId, &Session, &(Usage, Usage))) {
+        let state = &self.shared.state;
+        for id in state.sessions.ids() {
+            let place = state.sessions.lock(id);
+            let Some(record) = place.get() else { continue };
+            if let Some(session) = commit::session(state, &record) {
+                see(id, &session, &commit::usage(state, &record));
             }
         }
     }
@@ -286,7 +291,7 @@ pub struct Worker {
     /// The receiver to begin with, so that every port has its turn.
     turn: usize,
     swept: Instant,
-    /// Sessions whose turn to be swept has come.
+    /// Buckets whose turn to be swept has come.
     to_sweep: usize,
     ask_at: Instant,
     waker: Option<Waker>,
@@ -336,7 +341,7 @@ impl Worker {
         if frames > 0 {
             self.pipeline.process(&mut self.frames, &self.ports, now, &mut self.output);
         }
-        self.keep_house(now);
+        self.keep_house(now, frames > 0);
         self.send();
         // Nothing is held between polls, so a worker that is never polled again holds nothing up.
         self.shared.state.epochs.rest(self.index);
@@ -435,22 +440,24 @@ impl Worker {
         });
     }
 
-    fn keep_house(&mut self, now: Instant) {
+    fn keep_house(&mut self, now: Instant, busy: bool) {
         if now >= self.ask_at {
             let senders = &self.senders;
             let attached = |port: PortId| matches!(senders.get(port.index()), Some(Some(_)));
             self.pipeline.ask_neighbors(now, attached, &mut self.output);
             self.ask_at = now + ASK_EVERY;
         }
-        let sessions = self.shared.state.sessions.high_water();
-        let passed = now.since(self.swept).min(SWEEP_LAP).as_micros() as usize;
-        let share = sessions * passed / SWEEP_LAP.as_micros() as usize;
-        if share > 0 {
-            self.to_sweep = (self.to_sweep + share).min(sessions);
+        let passed = now.since(self.swept).min(SWEEP_LAP);
+        if passed >= SWEEP_STEP {
+            let state = &self.shared.state;
+            // Nothing to sweep, nothing to walk over.
+            let buckets = if state.sessions.live() > 0 { state.v4.buckets() + state.v6.buckets() } else { 0 };
+            let share = buckets * passed.as_micros() as usize / SWEEP_LAP.as_micros() as usize;
+            self.to_sweep = (self.to_sweep + share + 1).min(buckets);
             self.swept = now;
         }
-        // In small pieces, so that frames do not wait for it.
-        let count = self.to_sweep.min(SWEEP_AT_ONCE);
+        let most = if busy { SWEEP_BUSY } else { SWEEP_IDLE };
+        let count = self.to_sweep.min(most);
         if count > 0 {
             self.pipeline.sweep(count, now);
             self.to_sweep -= count;

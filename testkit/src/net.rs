@@ -116,7 +116,7 @@ impl Net {
     /// Living sessions.
     pub fn sessions(&self) -> usize {
         let mut n = 0;
-        self.dataplane.for_each_session(|_, _| n += 1);
+        self.dataplane.for_each_session(|_, _, _| n += 1);
         n
     }
 

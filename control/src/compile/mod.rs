@@ -62,6 +62,8 @@ pub fn compile(
         owned: owned(model, addressing),
         names: Arc::new(names),
         egress: Default::default(),
+        rows: Vec::new(),
+        servers_since: Vec::new(),
     })
 }
 

@@ -1,54 +1,33 @@
 //! Frames and the pool they live in.
 //!
 //! ```text
-//!   | headroom 64 | frame bytes ...................... | tailroom |
-//!                 ^ head                               ^ head + len
+//!   | headroom 128 | frame bytes ...................... |
+//!                  ^ on a cache line                    ^ 2048
 //! ```
 //!
 //! A [`Frame`] is a fixed buffer that is owned, moved and given back: dropping it returns the buffer to its
 //! [`Pool`]. Taking from an empty pool fails, and the caller counts that; nothing grows while packets run.
-//! The pool is shared by all workers and ports; taking and giving back cost one queue operation and no
-//! reference count.
+//! The pool is shared by all workers and ports; taking and giving back cost one queue operation.
 
-use crossbeam::queue::ArrayQueue;
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+mod arena;
+
+use arena::{Arena, Slot};
+use std::{fmt, sync::Arc};
 
 /// Bytes a frame can hold, without headroom. 2048 is more than a 1500-byte MTU with VLAN tag needs.
 pub const FRAME_CAPACITY: usize = 2048;
 
 /// Bytes kept free before the frame, so that a header can be put in front.
-pub const HEADROOM: usize = 64;
+pub const HEADROOM: usize = 128;
 
 /// Bytes from a frame's start on that can always be looked at, however short the frame is.
 pub const HEADER: usize = 128;
 
-/// An odd number of cache lines, so that the starts of neighbouring buffers fall on different sets.
-const BUFFER_BYTES: usize = HEADROOM + FRAME_CAPACITY;
-
-struct Buffer {
-    home: Arc<Shared>,
-    bytes: [u8; BUFFER_BYTES],
-}
-
-struct Shared {
-    free: ArrayQueue<Box<Buffer>>,
-    /// Set when the last `Pool` handle is gone: buffers that come home are then freed, which breaks the
-    /// circle between the queue and the buffers in it.
-    closed: AtomicBool,
-}
-
-struct Owner(Arc<Shared>);
+struct Owner(Arc<Arena>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.closed.store(true, Ordering::SeqCst);
-        while self.0.free.pop().is_some() {}
+        self.0.close();
     }
 }
 
@@ -61,20 +40,12 @@ pub struct Pool {
 impl Pool {
     /// A pool of `frames` buffers, all allocated here.
     pub fn new(frames: usize) -> Self {
-        let shared =
-            Arc::new(Shared { free: ArrayQueue::new(frames.max(1)), closed: AtomicBool::new(false) });
-        for _ in 0..frames.max(1) {
-            let buffer = Box::new(Buffer { home: shared.clone(), bytes: [0; BUFFER_BYTES] });
-            // The queue has room for exactly this many.
-            let _ = shared.free.push(buffer);
-        }
-        Self { owner: Arc::new(Owner(shared)) }
+        Self { owner: Arc::new(Owner(Arena::new(frames))) }
     }
 
     /// An empty frame, or `None` when every buffer is in use.
     pub fn take(&self) -> Option<Frame> {
-        let buffer = self.owner.0.free.pop()?;
-        Some(Frame { buffer: Some(buffer), head: HEADROOM as u16, len: 0 })
+        self.owner.0.take().map(|slot| Frame { slot, len: 0 })
     }
 
     /// A frame holding a copy of `bytes`; `None` when the pool is empty or `bytes` is longer than
@@ -88,12 +59,12 @@ impl Pool {
 
     /// Buffers at rest in the pool.
     pub fn available(&self) -> usize {
-        self.owner.0.free.len()
+        self.owner.0.available()
     }
 
     /// Buffers the pool was made with.
     pub fn capacity(&self) -> usize {
-        self.owner.0.free.capacity()
+        self.owner.0.capacity()
     }
 }
 
@@ -105,26 +76,33 @@ impl fmt::Debug for Pool {
 
 /// One Ethernet frame in a buffer of a [`Pool`], without the frame check sequence.
 pub struct Frame {
-    buffer: Option<Box<Buffer>>,
-    head: u16,
+    slot: Slot,
+    /// At most [`FRAME_CAPACITY`].
     len: u16,
 }
 
 impl Frame {
     /// The frame's bytes.
     pub fn bytes(&self) -> &[u8] {
-        match &self.buffer {
-            Some(b) => &b.bytes[self.head as usize..self.head as usize + self.len as usize],
-            None => &[],
-        }
+        &self.slot.bytes()[HEADROOM..HEADROOM + self.len()]
     }
 
     /// The frame's bytes, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        match &mut self.buffer {
-            Some(b) => &mut b.bytes[self.head as usize..self.head as usize + self.len as usize],
-            None => &mut [],
-        }
+        let end = HEADROOM + self.len();
+        &mut self.slot.bytes_mut()[HEADROOM..end]
+    }
+
+    /// The frame's first bytes. Those beyond its end are whatever the buffer held before.
+    #[inline(always)]
+    pub fn header(&self) -> &[u8; HEADER] {
+        self.slot.header()
+    }
+
+    /// The same, to be changed in place.
+    #[inline(always)]
+    pub fn header_mut(&mut self) -> &mut [u8; HEADER] {
+        self.slot.header_mut()
     }
 
     /// Bytes in the frame.
@@ -140,7 +118,7 @@ impl Frame {
     /// Makes the frame `len` bytes long, capped at [`FRAME_CAPACITY`]. Bytes that come into view are whatever
     /// the buffer held before.
     pub fn set_len(&mut self, len: usize) {
-        self.len = len.min(BUFFER_BYTES - self.head as usize) as u16;
+        self.len = len.min(FRAME_CAPACITY) as u16;
     }
 
     /// Replaces the contents; `false`, and no change, when `bytes` is longer than [`FRAME_CAPACITY`].
@@ -148,26 +126,9 @@ impl Frame {
         if bytes.len() > FRAME_CAPACITY {
             return false;
         }
-        self.head = HEADROOM as u16;
         self.len = bytes.len() as u16;
         self.bytes_mut().copy_from_slice(bytes);
         true
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        let Some(buffer) = self.buffer.take() else { return };
-        let home = buffer.home.clone();
-        if home.closed.load(Ordering::SeqCst) {
-            return;
-        }
-        // Never full: the queue was made with room for every buffer of the pool.
-        let _ = home.free.push(buffer);
-        // The pool may have closed between the check and the push.
-        if home.closed.load(Ordering::SeqCst) {
-            while home.free.pop().is_some() {}
-        }
     }
 }
 
@@ -202,11 +163,11 @@ mod tests {
     #[test]
     fn a_frame_may_outlive_its_pool() {
         let pool = Pool::new(1);
-        let home = pool.owner.0.clone();
+        let home = Arc::downgrade(&pool.owner.0);
         let frame = pool.copy(&[7; 60]).unwrap();
         drop(pool);
         assert_eq!(frame.bytes(), [7; 60]);
         drop(frame);
-        assert_eq!(Arc::strong_count(&home), 1, "the last buffer went with its frame");
+        assert_eq!(home.strong_count(), 0, "the last buffer went with its frame");
     }
 }

@@ -62,6 +62,22 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// The shortest of all.
+    pub fn least(&self) -> Duration {
+        let tcp = [
+            self.tcp_first,
+            self.tcp_opening,
+            self.tcp_established,
+            self.tcp_closing,
+            self.tcp_fin_wait,
+            self.tcp_closed,
+        ];
+        let others = [self.udp_first, self.udp_single, self.udp_multiple, self.icmp];
+        tcp.into_iter().chain(others).min().unwrap_or_default()
+    }
+}
+
 /// The state of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum State {
@@ -127,6 +143,18 @@ pub struct Track {
 }
 
 impl Track {
+    /// As four bits.
+    pub(super) fn bits(self) -> u8 {
+        let flags = [self.answered, self.fin_forward, self.fin_reverse, self.reset];
+        (0..).zip(flags).fold(0, |bits, (n, set)| bits | u8::from(set) << n)
+    }
+
+    /// From four bits.
+    pub(super) fn from_bits(bits: u8) -> Self {
+        let flag = |n: u8| bits >> n & 1 == 1;
+        Self { answered: flag(0), fin_forward: flag(1), fin_reverse: flag(2), reset: flag(3) }
+    }
+
     /// Takes note of a segment's flags.
     pub fn see(&mut self, direction: Direction, flags: u8) {
         self.answered |= direction == Direction::Reverse && flags & tcp_flags::SYN != 0;

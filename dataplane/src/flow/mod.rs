@@ -3,7 +3,7 @@
 //! ```text
 //!   key (scope + 5-tuple) ──▶ FlowTable ──▶ entry: rewrite, output, generation, counters   (one a direction)
 //!                                            │
-//!                                            └──▶ Session: binding, verdict, state         (one a connection)
+//!                                            └──▶ Record: binding, verdict, state          (one a connection)
 //! ```
 //!
 //! Any worker may handle any packet. Readers of the table take no lock; whoever adds a connection locks the
@@ -19,5 +19,5 @@ mod table;
 pub use conntrack::{Direction, State, Timeouts, Track};
 pub use epochs::Epochs;
 pub use key::{FlowKey, Scope};
-pub use session::{Binding, Bound, Judgement, Session, SessionId, Sessions};
-pub use table::{EntryId, FlowTable, Found, Meta, Taken, Tick, Usage};
+pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
+pub use table::{EntryId, FlowTable, Found, Meta, NOWHERE, OpenV4, OpenV6, Passed, Taken, Tick, Usage};

@@ -8,25 +8,29 @@
 //! ```
 //!
 //! What always holds:
-//! - A reader copies an entry's words between two looks at its version; an odd or changed version means it is
+//! - A reader takes an entry's words between two looks at its version; an odd or changed version means it is
 //!   being written or dead, and the reader looks again. No reader ever blocks a writer.
 //! - Of two racing inserts of one key, one wins: both lock the stripe of the key's first bucket.
 //! - No live entry is overwritten. A removed entry's slot is reused when every worker has passed a batch
 //!   boundary, so a worker may count into an entry it found earlier in its batch.
+//! - A bucket's overflow count says how many entries were put further along a way that passes it. A look-up
+//!   that meets a count of zero is at its end.
 //! - The counters are stored without a lock: two workers that handle one direction at once may lose an update
 //!   there, and nowhere else.
 //!
 //! An IPv4 entry is one cache line, an IPv6 entry two. Memory is taken from the system as it is touched.
 
-use super::{Epochs, FlowKey, SessionId};
+use super::{Epochs, FlowKey, SessionId, key::ports_from, key::ports_word};
 use crate::{
     id::Generation,
+    pages::{Line, Pages},
     rewrite::Rewrite,
     time::{Duration, Instant},
+    vector::{self, Engine, KeyV4, KeyV6, LANES},
     wire::{Address, checksum::Delta},
 };
+use crossbeam::utils::CachePadded;
 use std::{
-    hash::{BuildHasher, Hasher},
     marker::PhantomData,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -34,17 +38,24 @@ use std::{
     },
 };
 
-const LANES: usize = 31;
 const FREE: u16 = 0;
 const DEAD: u16 = 0xffff;
 const CLAIMED: u16 = 0xfffe;
-/// Buckets tried for a key: its first, its second, and those after the second.
-const PROBES: usize = 8;
+
+/// Buckets there are at least.
+const BUCKETS: usize = 8;
+
+/// Buckets on the way of a key at most: its first, its second, and those after the second.
+const PROBES: usize = 64;
+
 const STRIPES: usize = 256;
+
+/// Entries for a hundred lanes.
+const LOAD: usize = 85;
 
 /// An entry's place in its table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct EntryId(u32);
+pub struct EntryId(pub(super) u32);
 
 /// What an entry says beside its rewrite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +68,9 @@ pub struct Meta {
     pub switched: bool,
     /// The firewall denies the connection now; its packets take the slow path and are dropped.
     pub denied: bool,
-    /// The snapshot this was computed from.
+    /// The entry of those who opened the connection; else of the answers.
+    pub forward: bool,
+    /// The snapshot this was computed from, or last found to agree with.
     pub generation: Generation,
     /// The session, 28 bits.
     pub session: SessionId,
@@ -125,78 +138,253 @@ pub enum Taken<A> {
     Full,
 }
 
+/// No entry has this place.
+pub const NOWHERE: u32 = u32::MAX;
+
 /// A table of flow entries for one address family, shared by all workers.
 pub struct FlowTable<A> {
-    hasher: foldhash::fast::FixedState,
+    engine: Engine,
     buckets: usize,
-    tags: Lines,
-    entries: Lines,
-    stripes: Box<[Mutex<()>]>,
+    tags: Pages<Line>,
+    entries: Pages<Line>,
+    stripes: Box<[CachePadded<Stripe>]>,
     epochs: Arc<Epochs>,
-    live: AtomicUsize,
     family: PhantomData<A>,
 }
 
+#[derive(Default)]
+struct Stripe {
+    lock: Mutex<()>,
+    /// Entries in use whose first bucket is of this stripe.
+    live: AtomicUsize,
+}
+
+/// An entry opened for a packet of its key.
+#[derive(Clone, Copy, Debug)]
+pub struct Open<'a, const LINES: usize, const REWRITE: usize> {
+    lines: &'a [Line; LINES],
+    /// The header edit, as [`crate::rewrite`] applies it.
+    pub rewrite: [u64; REWRITE],
+    output: u64,
+    link: u64,
+}
+
+/// An IPv4 entry.
+pub type OpenV4<'a> = Open<'a, 1, 2>;
+/// An IPv6 entry.
+pub type OpenV6<'a> = Open<'a, 2, 5>;
+
+impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
+    const OUTPUT: usize = if LINES == 1 { 4 } else { 5 };
+    const USED: usize = Self::OUTPUT + 2;
+    const BYTES: usize = if LINES == 1 { 7 } else { 13 };
+
+    #[inline(always)]
+    fn word(&self, at: usize) -> &AtomicU64 {
+        &self.lines[at / 8].0[at % 8]
+    }
+
+    /// The snapshot it agrees with.
+    #[inline(always)]
+    pub fn generation(&self) -> Generation {
+        Generation((self.output >> 32) as u32)
+    }
+
+    /// Where packets go.
+    #[inline(always)]
+    pub fn adjacency(&self) -> u32 {
+        (self.output >> 8) as u32 & 0xff_ffff
+    }
+
+    /// What is taken off the TTL.
+    #[inline(always)]
+    pub fn hops(&self) -> u8 {
+        self.output as u8 & 3
+    }
+
+    /// Whether packets keep their source MAC.
+    #[inline(always)]
+    pub fn is_switched(&self) -> bool {
+        self.output & SWITCHED != 0
+    }
+
+    /// Whether the firewall denies the connection now.
+    #[inline(always)]
+    pub fn is_denied(&self) -> bool {
+        self.output & DENIED != 0
+    }
+
+    /// Where packets are counted.
+    #[inline(always)]
+    pub fn tally(&self) -> u32 {
+        (self.link >> 44) as u32
+    }
+
+    /// Counts a packet that neither opens nor closes.
+    #[inline(always)]
+    pub fn touch(&self, now: Tick, bytes: u64) {
+        let used = self.word(Self::USED);
+        let packets = (used.load(Ordering::Relaxed) + 1) & PACKETS;
+        used.store(u64::from(now.0) << 40 | PLAIN | packets, Ordering::Relaxed);
+        let sum = self.word(Self::BYTES);
+        sum.store(sum.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
+    }
+
+    /// Marks the entry as agreeing with `generation`, unless somebody changed it since it was opened.
+    #[inline]
+    pub fn stamp(&self, generation: Generation) {
+        let new = self.output & 0xffff_ffff | u64::from(generation.0) << 32;
+        let word = self.word(Self::OUTPUT);
+        // Whoever changed it knows better.
+        let _ = word.compare_exchange(self.output, new, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// A live entry of those who opened a connection, as the sweep passes it. Nothing of it is certain until its
+/// session is locked.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed<A> {
+    /// Its key.
+    pub key: FlowKey<A>,
+    /// What it says.
+    pub meta: Meta,
+    /// When it was last used.
+    pub last: Tick,
+    output: u64,
+    entry: EntryId,
+}
+
+impl<A> Passed<A> {
+    /// Its place.
+    pub fn entry(&self) -> EntryId {
+        self.entry
+    }
+}
+
+impl FlowTable<u32> {
+    /// The entry at `at`, if that has this key. It is read whole.
+    #[inline(always)]
+    pub fn open(&self, at: u32, key: &KeyV4) -> Option<OpenV4<'_>> {
+        let line = self.entries.get(at as usize)?;
+        let word = |n: usize| line.0[n].load(Ordering::Relaxed);
+        let link = line.0[Self::LINK].load(Ordering::Acquire);
+        let other = (word(0) ^ key[0]) | (word(1) ^ key[1]);
+        let open =
+            Open { lines: std::array::from_ref(line), rewrite: [word(2), word(3)], output: word(4), link };
+        fence(Ordering::Acquire);
+        let changed = (word(Self::LINK) ^ link) | (link & VERSION_ONE);
+        (other | changed == 0).then_some(open)
+    }
+}
+
+impl FlowTable<u128> {
+    /// The entry at `at`, if that has this key. It is read whole.
+    #[inline(always)]
+    pub fn open(&self, at: u32, key: &KeyV6) -> Option<OpenV6<'_>> {
+        let at = at as usize * 2;
+        let lines: &[Line; 2] = self.entries.get(at..at + 2)?.first_chunk()?;
+        let word = |n: usize| lines[n / 8].0[n % 8].load(Ordering::Relaxed);
+        let link = lines[0].0[Self::LINK].load(Ordering::Acquire);
+        let other = (0..5).fold(0, |other, n| other | (word(n) ^ key[n]));
+        let rewrite = std::array::from_fn(|n| word(Self::REWRITE + n));
+        let open = Open { lines, rewrite, output: word(Self::OUTPUT), link };
+        fence(Ordering::Acquire);
+        let changed = (word(Self::LINK) ^ link) | (link & VERSION_ONE);
+        (other | changed == 0).then_some(open)
+    }
+}
+
 impl<A: Address> FlowTable<A> {
-    const REWRITE: usize = FlowKey::<A>::WORDS;
+    const REWRITE: usize = if A::LEN == 4 { 2 } else { 8 };
     const REWRITE_WORDS: usize = if A::LEN == 4 { 2 } else { 5 };
-    const OUTPUT: usize = Self::REWRITE + Self::REWRITE_WORDS;
+    const OUTPUT: usize = if A::LEN == 4 { 4 } else { 5 };
     const LINK: usize = Self::OUTPUT + 1;
     const USED: usize = Self::OUTPUT + 2;
-    const BYTES: usize = Self::OUTPUT + 3;
+    const BYTES: usize = if A::LEN == 4 { 7 } else { 13 };
     const ENTRY_LINES: usize = if A::LEN == 4 { 1 } else { 2 };
 
-    /// A table with room for `connections`, two entries each, at 80 % load.
-    pub fn new(connections: usize, seed: u64, epochs: Arc<Epochs>) -> Self {
-        let buckets = (connections * 2 * 5).div_ceil(4 * LANES).max(PROBES);
+    /// A table with room for `connections`, two entries each, at 85 % load.
+    pub fn new(connections: usize, engine: Engine, epochs: Arc<Epochs>) -> Self {
+        let buckets = (connections * 2 * 100).div_ceil(LOAD * LANES).max(BUCKETS);
         Self {
-            hasher: foldhash::fast::FixedState::with_seed(seed),
+            engine,
             buckets,
-            tags: Lines::new(buckets),
-            entries: Lines::new(buckets * LANES * Self::ENTRY_LINES),
-            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            tags: Pages::new(buckets),
+            entries: Pages::new(buckets * LANES * Self::ENTRY_LINES),
+            stripes: (0..STRIPES).map(|_| CachePadded::default()).collect(),
             epochs,
-            live: AtomicUsize::new(0),
             family: PhantomData,
         }
     }
 
     /// Entries in use.
     pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        let count = |stripe: &CachePadded<Stripe>| stripe.live.load(Ordering::Relaxed);
+        self.stripes.iter().map(count).fold(0, usize::wrapping_add)
     }
 
     /// Bytes of memory the table may come to use.
     pub fn bytes(&self) -> usize {
-        (self.tags.words.len() + self.entries.words.len()) * 8
+        size_of_val(&*self.tags) + size_of_val(&*self.entries)
     }
 
-    /// Looks up a batch: `found[i]` answers `keys[i]`. Keys that are `None` are not looked up.
-    pub fn find_batch(&self, keys: &[Option<FlowKey<A>>], found: &mut Vec<Option<Found<A>>>) {
-        found.clear();
-        found.extend(keys.iter().map(|key| key.as_ref().and_then(|key| self.find(key))));
+    /// Buckets, for the sweep.
+    pub fn buckets(&self) -> usize {
+        self.buckets
+    }
+
+    /// Asks for the tags that a look-up of `hash` begins with.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(line) = self.tags.get(self.first_bucket(hash)) {
+            vector::prefetch_read(line);
+        }
+    }
+
+    /// Where the keys with these hashes may be, by their tags: at most 64. The entries are asked for, to be
+    /// written. A guess may be wrong, [`NOWHERE`] included: that a key is not there only a look-up can tell.
+    #[inline]
+    pub fn guess(&self, hashes: &[u64], guesses: &mut [u32]) {
+        let (mut at, mut tags, mut masks) = ([0; vector::MOST], [0; vector::MOST], [0; vector::MOST]);
+        let count = hashes.len().min(vector::MOST);
+        for ((hash, at), tag) in hashes.iter().zip(&mut at).zip(&mut tags) {
+            (*at, *tag) = (self.first_bucket(*hash) as u32, tag_of(*hash));
+        }
+        self.engine.match_tags(&self.tags, &at[..count], &tags[..count], &mut masks[..count]);
+        for ((guess, at), mask) in guesses.iter_mut().zip(&at[..count]).zip(&masks) {
+            let entry = at * LANES as u32 + mask.trailing_zeros();
+            *guess = if *mask == 0 { NOWHERE } else { entry };
+            for line in 0..Self::ENTRY_LINES {
+                if let Some(line) = self.entries.get(*guess as usize * Self::ENTRY_LINES + line) {
+                    vector::prefetch_write(line);
+                }
+            }
+        }
     }
 
     /// Looks up one key.
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
-        let words = key.words();
-        let hash = self.hash(&words);
-        for (n, bucket) in self.probe(hash).enumerate() {
-            let tags = self.tags.line(bucket);
-            for (at, word) in tags.iter().enumerate() {
-                let mut lanes = lanes_equal(word.load(Ordering::Relaxed), tag_of(hash));
-                while lanes != 0 {
-                    let lane = at * 4 + lanes.trailing_zeros() as usize / 16;
-                    lanes &= lanes - 1;
-                    if lane < LANES {
-                        let found = self.read(bucket * LANES + lane, &words);
-                        if found.is_some() {
-                            return found;
-                        }
-                    }
+        self.look_up(key, self.hash(key))
+    }
+
+    /// Where a key is, if it is in the table; `hash` is the key's.
+    pub fn place_of(&self, key: &FlowKey<A>, hash: u64) -> Option<u32> {
+        self.look_up(key, hash).map(|found| found.entry.0)
+    }
+
+    fn look_up(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
+        for bucket in self.way(hash) {
+            let line = &self.tags[bucket];
+            let mut lanes = vector::lanes(line, tag_of(hash));
+            while lanes != 0 {
+                let lane = lanes.trailing_zeros() as usize;
+                lanes &= lanes - 1;
+                let found = self.read(bucket * LANES + lane, key);
+                if found.is_some() {
+                    return found;
                 }
             }
-            if n == 0 && overflow(tags) == 0 {
+            if overflow(line) == 0 {
                 return None;
             }
         }
@@ -213,13 +401,12 @@ impl<A: Address> FlowTable<A> {
         reverse: (&FlowKey<A>, &Rewrite<A>, &Meta),
         now: Tick,
     ) -> Result<(EntryId, EntryId), Taken<A>> {
-        let keys = (forward.0.words(), reverse.0.words());
-        let hashes = (self.hash(&keys.0), self.hash(&keys.1));
+        let hashes = (self.hash(forward.0), self.hash(reverse.0));
         let _locks = self.lock_pair(hashes);
-        if let Some(found) = self.find(forward.0) {
+        if let Some(found) = self.look_up(forward.0, hashes.0) {
             return Err(Taken::Forward(found));
         }
-        if keys.0 == keys.1 || self.find(reverse.0).is_some() {
+        if forward.0 == reverse.0 || self.look_up(reverse.0, hashes.1).is_some() {
             return Err(Taken::Reverse);
         }
         let first = self.claim(hashes.0).ok_or(Taken::Full)?;
@@ -227,22 +414,18 @@ impl<A: Address> FlowTable<A> {
             self.set_lane(first, FREE);
             return Err(Taken::Full);
         };
-        for (slot, hash, words, (_, rewrite, meta)) in
-            [(second, hashes.1, keys.1, reverse), (first, hashes.0, keys.0, forward)]
-        {
+        for (slot, hash, (key, rewrite, meta)) in [(second, hashes.1, reverse), (first, hashes.0, forward)] {
             let entry = self.entry(slot.0);
-            for (at, word) in words[..FlowKey::<A>::WORDS].iter().enumerate() {
+            for (at, word) in key.words()[..FlowKey::<A>::WORDS].iter().enumerate() {
                 entry(at).store(*word, Ordering::Relaxed);
             }
             entry(Self::USED).store(u64::from(now.0) << 40, Ordering::Relaxed);
             entry(Self::BYTES).store(0, Ordering::Relaxed);
             self.write(slot.0, rewrite, meta);
-            if slot.0 as usize / LANES != self.first_bucket(hash) {
-                self.count_overflow(hash, 1);
-            }
+            self.count_passed(hash, slot, 1);
             self.set_lane(slot, tag_of(hash));
+            self.stripe(hash).live.fetch_add(1, Ordering::Relaxed);
         }
-        self.live.fetch_add(2, Ordering::Relaxed);
         Ok((first, second))
     }
 
@@ -252,31 +435,34 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// Marks a live entry as judged in `generation`; its rewrite stays. The caller holds the session's lock.
-    pub fn stamp(&self, at: EntryId, generation: Generation, denied: bool) {
+    pub fn stamp(&self, at: EntryId, generation: Generation) {
+        let output = self.entry(at.0)(Self::OUTPUT);
+        let word = output.load(Ordering::Relaxed);
+        output.store(word & 0xffff_ffff | u64::from(generation.0) << 32, Ordering::Release);
+    }
+
+    /// Denies a live entry's packets, judged in `generation` and counted under `tally`; its rewrite stays. The
+    /// caller holds the session's lock.
+    pub fn deny(&self, at: EntryId, generation: Generation, tally: u32) {
         let entry = self.entry(at.0);
-        let meta = meta_from(entry(Self::OUTPUT).load(Ordering::Relaxed), 0);
-        entry(Self::OUTPUT).store(output_word(&Meta { generation, denied, ..meta }), Ordering::Release);
+        let (output, link) = (entry(Self::OUTPUT), entry(Self::LINK));
+        let meta = meta_from(output.load(Ordering::Relaxed), link.load(Ordering::Relaxed));
+        self.change(at.0, &Meta { generation, tally, denied: true, ..meta }, || {});
     }
 
     /// Removes a live entry. The caller holds the session's lock.
     pub fn remove(&self, at: EntryId) {
         let entry = self.entry(at.0);
-        let mut words = [0; 5];
-        for (n, word) in words[..FlowKey::<A>::WORDS].iter_mut().enumerate() {
-            *word = entry(n).load(Ordering::Relaxed);
-        }
+        let hash = self.hash(&self.key(at));
         let link = entry(Self::LINK).load(Ordering::Relaxed);
         entry(Self::LINK).store(link | VERSION_ONE, Ordering::Relaxed);
         fence(Ordering::Release);
         // In no epoch at all until the entry is unlinked.
         entry(0).store(u64::MAX, Ordering::Release);
         self.set_lane(at, DEAD);
-        let hash = self.hash(&words);
-        if at.0 as usize / LANES != self.first_bucket(hash) {
-            self.count_overflow(hash, -1);
-        }
+        self.count_passed(hash, at, -1);
         entry(0).store(self.epochs.retire(), Ordering::Release);
-        self.live.fetch_sub(1, Ordering::Relaxed);
+        self.stripe(hash).live.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a packet into an entry.
@@ -295,76 +481,145 @@ impl<A: Address> FlowTable<A> {
         let entry = self.entry(at.0);
         let used = entry(Self::USED).load(Ordering::Relaxed);
         Usage {
-            last: Tick((used >> 40) as u32),
+            last: last_used(used),
             plain: used & PLAIN != 0,
             packets: used & PACKETS,
             bytes: entry(Self::BYTES).load(Ordering::Relaxed),
         }
     }
 
-    fn hash(&self, words: &[u64; 5]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        for word in &words[..FlowKey::<A>::WORDS] {
-            hasher.write_u64(*word);
-        }
-        hasher.finish()
+    /// The key of a live entry. The caller holds the session's lock.
+    pub fn key(&self, at: EntryId) -> FlowKey<A> {
+        let entry = self.entry(at.0);
+        let word = |n| if n < FlowKey::<A>::WORDS { entry(n).load(Ordering::Relaxed) } else { 0 };
+        FlowKey::from_words(std::array::from_fn(word))
     }
 
+    /// What a live entry says. The caller holds the session's lock.
+    pub fn meta(&self, at: EntryId) -> Meta {
+        let entry = self.entry(at.0);
+        meta_from(entry(Self::OUTPUT).load(Ordering::Relaxed), entry(Self::LINK).load(Ordering::Relaxed))
+    }
+
+    /// Passes over a bucket and shows every live entry of those who opened a connection. Asks for the entries
+    /// of the bucket after it.
+    pub fn pass(&self, bucket: usize, mut see: impl FnMut(&Passed<A>)) {
+        if let Some(line) = self.tags.get(bucket + 1) {
+            vector::prefetch_read(line);
+        }
+        let Some(line) = self.tags.get(bucket) else { return };
+        let mut lanes = live_lanes(line);
+        while lanes != 0 {
+            let at = (bucket * LANES) as u32 + lanes.trailing_zeros();
+            lanes &= lanes - 1;
+            let entry = self.entry(at);
+            let output = entry(Self::OUTPUT).load(Ordering::Relaxed);
+            if output & FORWARD == 0 {
+                continue;
+            }
+            let meta = meta_from(output, entry(Self::LINK).load(Ordering::Relaxed));
+            let last = last_used(entry(Self::USED).load(Ordering::Relaxed));
+            let entry = EntryId(at);
+            see(&Passed { key: self.key(entry), meta, last, output, entry });
+        }
+    }
+
+    /// Asks for the entries of a bucket, which the sweep will pass next.
+    pub fn prefetch_bucket(&self, bucket: usize) {
+        let Some(line) = self.tags.get(bucket) else { return };
+        let mut lanes = live_lanes(line);
+        while lanes != 0 {
+            let at = bucket * LANES + lanes.trailing_zeros() as usize;
+            lanes &= lanes - 1;
+            if let Some(line) = self.entries.get(at * Self::ENTRY_LINES) {
+                vector::prefetch_read(line);
+            }
+        }
+    }
+
+    /// Marks an entry that was passed as agreeing with `generation`, unless somebody changed it since.
+    pub fn stamp_passed(&self, passed: &Passed<A>, generation: Generation) {
+        let new = passed.output & 0xffff_ffff | u64::from(generation.0) << 32;
+        let output = self.entry(passed.entry.0)(Self::OUTPUT);
+        let _ = output.compare_exchange(passed.output, new, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn hash(&self, key: &FlowKey<A>) -> u64 {
+        if A::LEN == 4 { self.engine.hash_v4(&key.v4()) } else { self.engine.hash_v6(key.v6()) }
+    }
+
+    #[inline(always)]
     fn first_bucket(&self, hash: u64) -> usize {
         ((u128::from(hash) * self.buckets as u128) >> 64) as usize
     }
 
-    fn probe(&self, hash: u64) -> impl Iterator<Item = usize> + use<A> {
+    fn stripe(&self, hash: u64) -> &Stripe {
+        &self.stripes[self.first_bucket(hash) % STRIPES]
+    }
+
+    /// The buckets where a key with this hash may be, in the order in which they are tried.
+    fn way(&self, hash: u64) -> impl Iterator<Item = usize> + use<A> {
         let (first, buckets) = (self.first_bucket(hash), self.buckets);
         let second = self.first_bucket(hash.rotate_left(32));
-        std::iter::once(first).chain((0..PROBES - 1).map(move |n| (second + n) % buckets))
+        let wrap = move |n: usize| if n < buckets { n } else { n - buckets };
+        std::iter::once(first).chain((0..buckets.min(PROBES) - 1).map(move |n| wrap(second + n)))
     }
 
     fn entry<'a>(&'a self, at: u32) -> impl Fn(usize) -> &'a AtomicU64 {
         let first = at as usize * Self::ENTRY_LINES;
-        move |word| &self.entries.line(first + word / 8)[word % 8]
+        let lines = &self.entries[first..first + Self::ENTRY_LINES];
+        move |word| &lines[word / 8].0[word % 8]
     }
 
     /// Copies an entry if it is alive and has this key.
-    fn read(&self, at: usize, key: &[u64; 5]) -> Option<Found<A>> {
+    fn read(&self, at: usize, key: &FlowKey<A>) -> Option<Found<A>> {
         let entry = self.entry(at as u32);
         loop {
             let link = entry(Self::LINK).load(Ordering::Acquire);
             if link & VERSION_ONE != 0 {
                 // Being written, or dead. Only a dead one may be passed over.
-                let tag = self.tags.line(at / LANES)[at % LANES / 4].load(Ordering::Acquire);
+                let tag = self.tags[at / LANES].0[at % LANES / 4].load(Ordering::Acquire);
                 if matches!((tag >> (at % LANES % 4 * 16)) as u16, DEAD | CLAIMED | FREE) {
                     return None;
                 }
                 std::hint::spin_loop();
                 continue;
             }
-            let mut words = [0; 16];
-            for (n, word) in words[..Self::BYTES].iter_mut().enumerate() {
-                *word = entry(n).load(Ordering::Relaxed);
+            let same = (0..FlowKey::<A>::WORDS).all(|n| entry(n).load(Ordering::Relaxed) == key.words()[n]);
+            let mut rewrite = [0; 5];
+            for (n, word) in rewrite[..Self::REWRITE_WORDS].iter_mut().enumerate() {
+                *word = entry(Self::REWRITE + n).load(Ordering::Relaxed);
             }
+            let output = entry(Self::OUTPUT).load(Ordering::Relaxed);
             fence(Ordering::Acquire);
             if entry(Self::LINK).load(Ordering::Relaxed) != link {
                 continue;
             }
-            if words[..FlowKey::<A>::WORDS] != key[..FlowKey::<A>::WORDS] {
+            if !same {
                 return None;
             }
-            let rewrite = rewrite_from(&words[Self::REWRITE..Self::OUTPUT]);
-            let meta = meta_from(words[Self::OUTPUT], link);
-            return Some(Found { entry: EntryId(at as u32), rewrite, meta });
+            let rewrite = rewrite_from(&rewrite[..Self::REWRITE_WORDS]);
+            return Some(Found { entry: EntryId(at as u32), rewrite, meta: meta_from(output, link) });
         }
     }
 
     /// Writes rewrite and meta between two versions. A slot not yet published has an odd version or none.
     fn write(&self, at: u32, rewrite: &Rewrite<A>, meta: &Meta) {
+        self.change(at, meta, || {
+            let entry = self.entry(at);
+            for (n, word) in rewrite_words(rewrite)[..Self::REWRITE_WORDS].iter().enumerate() {
+                entry(Self::REWRITE + n).store(*word, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Writes meta, and what `write` writes, between two versions.
+    fn change(&self, at: u32, meta: &Meta, write: impl FnOnce()) {
         let entry = self.entry(at);
         let link = entry(Self::LINK).load(Ordering::Relaxed);
         entry(Self::LINK).store(link | VERSION_ONE, Ordering::Relaxed);
         fence(Ordering::Release);
-        for (n, word) in rewrite_words(rewrite)[..Self::REWRITE_WORDS].iter().enumerate() {
-            entry(Self::REWRITE + n).store(*word, Ordering::Relaxed);
-        }
+        write();
         entry(Self::OUTPUT).store(output_word(meta), Ordering::Relaxed);
         let version = ((link | VERSION_ONE).wrapping_add(VERSION_ONE)) & VERSION;
         entry(Self::LINK).store(version | link_word(meta), Ordering::Release);
@@ -372,47 +627,57 @@ impl<A: Address> FlowTable<A> {
 
     /// Reserves a slot for a key that hashes to `hash`.
     fn claim(&self, hash: u64) -> Option<EntryId> {
-        self.probe(hash).find_map(|bucket| {
-            (0..LANES).find_map(|lane| {
-                let at = EntryId((bucket * LANES + lane) as u32);
-                let old = self.tags.line(bucket)[lane / 4].load(Ordering::Acquire);
-                let passed = || self.epochs.passed(self.entry(at.0)(0).load(Ordering::Acquire));
-                match (old >> (lane % 4 * 16)) as u16 {
-                    FREE => self.swap_lane(at, FREE, CLAIMED).then_some(at),
-                    DEAD if passed() && self.swap_lane(at, DEAD, CLAIMED) => {
-                        // Another insert may have used the slot, and a removal freed it again, since the look.
-                        if passed() {
-                            return Some(at);
-                        }
-                        self.set_lane(at, DEAD);
-                        None
-                    }
-                    _ => None,
-                }
-            })
+        self.way(hash).find_map(|bucket| {
+            let line = &self.tags[bucket];
+            let slots = |mut lanes: u32| {
+                std::iter::from_fn(move || {
+                    let lane = lanes.trailing_zeros();
+                    lanes &= lanes.wrapping_sub(1);
+                    (lane < u32::BITS).then(|| EntryId((bucket * LANES) as u32 + lane))
+                })
+            };
+            let free = slots(vector::lanes(line, FREE)).find(|at| self.swap_lane(*at, FREE, CLAIMED));
+            free.or_else(|| slots(vector::lanes(line, DEAD)).find(|at| self.claim_dead(*at)))
         })
+    }
+
+    /// Reserves the slot of a removed entry, if nobody can hold that any more.
+    fn claim_dead(&self, at: EntryId) -> bool {
+        let passed = || self.epochs.passed(self.entry(at.0)(0).load(Ordering::Acquire));
+        if !passed() || !self.swap_lane(at, DEAD, CLAIMED) {
+            return false;
+        }
+        // Another insert may have used the slot, and a removal freed it again, since the look.
+        let passed = passed();
+        if !passed {
+            self.set_lane(at, DEAD);
+        }
+        passed
     }
 
     fn set_lane(&self, at: EntryId, tag: u16) {
         let (bucket, lane) = (at.0 as usize / LANES, at.0 as usize % LANES);
-        set_lane(self.tags.line(bucket), lane, |_| Some(tag));
+        set_lane(&self.tags[bucket], lane, |_| Some(tag));
     }
 
     fn swap_lane(&self, at: EntryId, old: u16, new: u16) -> bool {
         let (bucket, lane) = (at.0 as usize / LANES, at.0 as usize % LANES);
-        set_lane(self.tags.line(bucket), lane, |have| (have == old).then_some(new))
+        set_lane(&self.tags[bucket], lane, |have| (have == old).then_some(new))
     }
 
-    fn count_overflow(&self, hash: u64, by: i16) {
-        let first = self.tags.line(self.first_bucket(hash));
-        set_lane(first, LANES, |count| Some(count.wrapping_add_signed(by)));
+    /// Takes note of an entry in the buckets that its key's way passes before it.
+    fn count_passed(&self, hash: u64, at: EntryId, by: i16) {
+        let bucket = at.0 as usize / LANES;
+        for passed in self.way(hash).take_while(|passed| *passed != bucket) {
+            set_lane(&self.tags[passed], LANES, |count| Some(count.wrapping_add_signed(by)));
+        }
     }
 
     fn lock_pair(&self, hashes: (u64, u64)) -> (MutexGuard<'_, ()>, Option<MutexGuard<'_, ()>>) {
         let stripe = |hash| self.first_bucket(hash) % STRIPES;
         let (a, b) = (stripe(hashes.0), stripe(hashes.1));
         // Always the lower first, so that two inserts never wait for each other.
-        let lock = |n: usize| self.stripes[n].lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = |n: usize| self.stripes[n].lock.lock().unwrap_or_else(PoisonError::into_inner);
         let first = lock(a.min(b));
         (first, (a != b).then(|| lock(a.max(b))))
     }
@@ -422,6 +687,10 @@ impl<A: Address> FlowTable<A> {
 const PLAIN: u64 = 1 << 39;
 const PACKETS: u64 = PLAIN - 1;
 
+fn last_used(word: u64) -> Tick {
+    Tick((word >> 40) as u32)
+}
+
 // LINK: tally 20 | session 28 | version 16.
 const VERSION: u64 = 0xffff;
 const VERSION_ONE: u64 = 1;
@@ -430,54 +699,61 @@ fn link_word(meta: &Meta) -> u64 {
     u64::from(meta.tally & 0xf_ffff) << 44 | u64::from(meta.session.0 & 0xfff_ffff) << 16
 }
 
-// OUTPUT: generation 32 | adjacency 24 | denied 1 | switched 1 | hops 2.
+// OUTPUT: generation 32 | adjacency 24 | forward 1 | denied 1 | switched 1 | hops 2.
+const SWITCHED: u64 = 4;
+const DENIED: u64 = 8;
+const FORWARD: u64 = 16;
+
 fn output_word(meta: &Meta) -> u64 {
-    let flags = u64::from(meta.denied) << 3 | u64::from(meta.switched) << 2 | u64::from(meta.hops & 3);
-    u64::from(meta.generation.0) << 32 | u64::from(meta.adjacency & 0xff_ffff) << 8 | flags
+    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    let flags = flag(meta.forward, FORWARD) | flag(meta.denied, DENIED) | flag(meta.switched, SWITCHED);
+    let adjacency = u64::from(meta.adjacency & 0xff_ffff) << 8;
+    u64::from(meta.generation.0) << 32 | adjacency | flags | u64::from(meta.hops & 3)
 }
 
 fn meta_from(output: u64, link: u64) -> Meta {
     Meta {
         adjacency: (output >> 8) as u32 & 0xff_ffff,
         hops: (output & 3) as u8,
-        switched: output & 4 != 0,
-        denied: output & 8 != 0,
+        switched: output & SWITCHED != 0,
+        denied: output & DENIED != 0,
+        forward: output & FORWARD != 0,
         generation: Generation((output >> 32) as u32),
         session: SessionId((link >> 16) as u32 & 0xfff_ffff),
         tally: (link >> 44) as u32,
     }
 }
 
+/// A rewrite as it is applied: addresses and ports as they stand in a packet, sums in the same order.
 fn rewrite_words<A: Address>(r: &Rewrite<A>) -> [u64; 5] {
-    let (src, dst) = (r.src.bits(), r.dst.bits());
-    let deltas = u64::from(r.l3.0) << 16 | u64::from(r.l4.0);
-    let rest = u64::from(r.sport) << 48 | u64::from(r.dport) << 32 | deltas;
+    let (src, dst, ports) = (r.src.wire(), r.dst.wire(), ports_word(r.sport, r.dport));
+    let deltas = u64::from(r.l3.0.swap_bytes()) | u64::from(r.l4.0.swap_bytes()) << 16;
     if A::LEN == 4 {
-        [(src as u64) << 32 | dst as u64, rest, 0, 0, 0]
+        [deltas | src[0] << 32, dst[0] | ports << 32, 0, 0, 0]
     } else {
-        [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, rest]
+        [src[0], src[1], dst[0], dst[1], deltas | ports << 32]
     }
 }
 
 fn rewrite_from<A: Address>(words: &[u64]) -> Rewrite<A> {
-    let (src, dst, rest) = match *words {
-        [a, rest] => (u128::from(a >> 32), u128::from(a as u32), rest),
-        [a, b, c, d, rest] => {
-            (u128::from(a) << 64 | u128::from(b), u128::from(c) << 64 | u128::from(d), rest)
-        }
-        _ => (0, 0, 0),
+    let (src, dst, deltas, ports) = match *words {
+        [a, b] => ([a >> 32, 0], [b & 0xffff_ffff, 0], a, b >> 32),
+        [a, b, c, d, rest] => ([a, b], [c, d], rest, rest >> 32),
+        _ => ([0; 2], [0; 2], 0, 0),
     };
+    let (sport, dport) = ports_from(ports);
     Rewrite {
-        src: A::from_bits(src),
-        dst: A::from_bits(dst),
-        sport: (rest >> 48) as u16,
-        dport: (rest >> 32) as u16,
-        l3: Delta((rest >> 16) as u16),
-        l4: Delta(rest as u16),
+        src: A::from_wire(src),
+        dst: A::from_wire(dst),
+        sport,
+        dport,
+        l3: Delta((deltas as u16).swap_bytes()),
+        l4: Delta(((deltas >> 16) as u16).swap_bytes()),
     }
 }
 
 /// Tags are never one of the marks.
+#[inline(always)]
 fn tag_of(hash: u64) -> u16 {
     match hash as u16 {
         FREE => 1,
@@ -486,46 +762,29 @@ fn tag_of(hash: u64) -> u16 {
     }
 }
 
-fn overflow(tags: &[AtomicU64; 8]) -> u16 {
-    (tags[7].load(Ordering::Relaxed) >> 48) as u16
+fn overflow(line: &Line) -> u16 {
+    (line.0[7].load(Ordering::Relaxed) >> 48) as u16
 }
 
-/// The top bit of every 16-bit lane of `word` that equals `tag` (exact: no carry crosses a lane).
-fn lanes_equal(word: u64, tag: u16) -> u64 {
-    const LOW: u64 = 0x7fff_7fff_7fff_7fff;
-    let x = word ^ u64::from(tag).wrapping_mul(0x0001_0001_0001_0001);
-    !(((x & LOW) + LOW) | x | LOW)
+/// Lanes of entries that are linked.
+fn live_lanes(line: &Line) -> u32 {
+    // Most buckets of a table that is little used.
+    if line.0.iter().all(|word| word.load(Ordering::Relaxed) == 0) {
+        return 0;
+    }
+    let marks = [FREE, DEAD, CLAIMED].map(|mark| vector::lanes(line, mark));
+    !(marks[0] | marks[1] | marks[2]) & ((1 << LANES) - 1)
 }
 
 /// Changes one lane of a tag line; `false` if `change` declines.
-fn set_lane(tags: &[AtomicU64; 8], lane: usize, change: impl Fn(u16) -> Option<u16>) -> bool {
+fn set_lane(line: &Line, lane: usize, change: impl Fn(u16) -> Option<u16>) -> bool {
     let shift = lane % 4 * 16;
-    tags[lane / 4]
+    line.0[lane / 4]
         .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             let new = change((word >> shift) as u16)?;
             Some(word & !(0xffff << shift) | u64::from(new) << shift)
         })
         .is_ok()
-}
-
-/// Cache lines of atomic words, zeroed by the system when first touched.
-struct Lines {
-    words: Box<[AtomicU64]>,
-    /// Words before the first whole cache line.
-    skip: usize,
-}
-
-impl Lines {
-    fn new(lines: usize) -> Self {
-        let words: Box<[AtomicU64]> = bytemuck::zeroed_slice_box(lines * 8 + 7);
-        let skip = words.as_ptr().addr().wrapping_neg() % 64 / 8;
-        Self { words, skip }
-    }
-
-    fn line(&self, n: usize) -> &[AtomicU64; 8] {
-        let (lines, _) = self.words[self.skip..].as_chunks::<8>();
-        &lines[n]
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 //! asks for it, its flags noted, forwarded by the same rewrite as a hit. A packet of no session walks the
 //! stages; if they let it pass, its session is committed and it goes on as a packet of that session.
 
-use super::{Arrival, Hop, Output, Pipeline, Tables, has_session};
+use super::{Arrival, Output, Pipeline, Tables, Way, admit, changes_state, has_session};
 use crate::{
-    counters::TallyKey,
+    buf::Frame,
     flow::{Direction, FlowKey, Found, Tick},
-    id::{PortId, RuleId},
+    id::{Generation, PortId, RuleId},
     rewrite::{Rewrite, Tuple},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
@@ -32,11 +32,19 @@ enum Known {
     Done,
     /// The session ended meanwhile: the packet belongs to none.
     Ended(Arrival),
+    /// Its TTL ends at this router.
+    Expired(Arrival, IpAddr),
 }
 
 impl Pipeline {
-    /// Finishes a frame that was no hit.
-    pub(super) fn slow(&mut self, arrival: Arrival, now: Instant, out: &mut Output) {
+    /// Finishes a frame that the fast path did not.
+    #[inline(never)]
+    pub(super) fn slow(&mut self, frame: Frame, port: PortId, now: Instant, out: &mut Output) {
+        let packet = match admit(&self.snapshot, port, frame.bytes()) {
+            Ok(packet) => packet,
+            Err(reason) => return self.drop_frame(port, reason, frame),
+        };
+        let arrival = Arrival { frame, packet, port };
         if segment::is_local(&arrival.packet) {
             return self.local(arrival, now, out);
         }
@@ -58,9 +66,16 @@ impl Pipeline {
         for _ in 0..TRIES {
             let found = key.as_ref().and_then(|key| self.state.table().find(key));
             if let Some(found) = found {
+                match self.hit(arrival, &found, now, out) {
+                    Some(back) => arrival = back,
+                    None => return,
+                }
                 match self.known(arrival, &found, now, out) {
                     Known::Done => return,
                     Known::Ended(back) => arrival = back,
+                    Known::Expired(back, router) => {
+                        return self.stop(back, Stop::TimeExceeded(router), now, out);
+                    }
                 }
                 continue;
             }
@@ -72,79 +87,101 @@ impl Pipeline {
         self.drop_frame(arrival.port, DropReason::SessionTableFull, arrival.frame);
     }
 
-    /// A packet of a session.
-    fn known<A: Address>(
-        &mut self,
-        arrival: Arrival,
+    /// Forwards a frame by its entry, or gives it back: a hit by a packet that is not plain, as an echo is.
+    fn hit<A: Address>(
+        &self,
+        mut arrival: Arrival,
         found: &Found<A>,
         now: Instant,
         out: &mut Output,
-    ) -> Known
+    ) -> Option<Arrival>
     where
         State: Tables<A>,
     {
-        let state = self.state.clone();
-        let id = found.meta.session;
-        let mut place = state.sessions.lock(id);
-        let direction = match place.as_ref().and_then(|s| s.entries) {
-            Some((forward, _)) if forward == found.entry => Direction::Forward,
-            Some((_, reverse)) if reverse == found.entry => Direction::Reverse,
+        let (packet, meta) = (&arrival.packet, &found.meta);
+        let usable = self.state.config.cache
+            && meta.generation == self.snapshot.generation
+            && meta.generation != Generation::default()
+            && !meta.denied
+            && !packet.options
+            && packet.ttl > meta.hops
+            && !changes_state(packet);
+        let way = if usable { self.resolve(meta.adjacency).ok() } else { None };
+        let fits = |way: &Way| packet.ip_len() <= usize::from(way.mtu) && self.addressed(&arrival, way);
+        let Some(way) = way.filter(fits) else { return Some(arrival) };
+        found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
+        self.state.table().touch(found.entry, Tick::of(now), true, arrival.frame.len());
+        self.counters.hits.add(1);
+        self.forward(arrival.frame, meta, &way, out);
+        None
+    }
+
+    /// A packet of a session.
+    fn known<A: Address>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output) -> Known
+    where
+        State: Tables<A>,
+    {
+        let state = &*self.state;
+        let mut place = state.sessions.lock(found.meta.session);
+        let Some(mut record) = place.get().filter(|r| r.is_v4 == (A::LEN == 4)) else {
+            return Known::Ended(arrival);
+        };
+        let direction = match record.entries {
+            (forward, _) if forward == found.entry => Direction::Forward,
+            (_, reverse) if reverse == found.entry => Direction::Reverse,
             _ => return Known::Ended(arrival),
         };
-        let Some(session) = place.as_deref_mut() else { return Known::Ended(arrival) };
         let packet = arrival.packet;
 
         let anew = packet.proto == Proto::TCP && opens(&packet) && direction == Direction::Forward;
-        if anew && session.track.is_over() {
+        if anew && record.track.is_over() {
             // The ports of a connection that is over may be used again at once.
-            commit::end(&state, &mut place, id);
-            self.ended = true;
+            commit::end(state, &mut place);
             return Known::Ended(arrival);
         }
-        let stale = match session.judgement.generation.cmp(&self.snapshot.generation) {
+        let stale = match record.generation.cmp(&self.snapshot.generation) {
             Ordering::Less => true,
             Ordering::Equal => !state.config.cache,
             // A worker that has not picked up the newest snapshot yet does not overrule one that has.
             Ordering::Greater => false,
         };
-        if stale && commit::judge_again(&state, &self.snapshot, session, id) == Judged::Gone {
+        if stale && commit::judge_again(state, &self.snapshot, &mut place, &mut record) == Judged::Gone {
             let rewrite = found.rewrite;
-            let hop = self.resolve(found.meta.adjacency).ok();
-            commit::end(&state, &mut place, id);
-            self.ended = true;
+            let way = self.resolve(found.meta.adjacency).ok();
+            commit::end(state, &mut place);
             // A SYN that is sent again may as well reach a new member.
             if packet.proto != Proto::TCP || anew {
                 return Known::Ended(arrival);
             }
-            self.reset_both(&arrival, &rewrite, hop, out);
+            drop(place);
+            self.reset_both(&arrival, &rewrite, way, out);
             self.drop_frame(arrival.port, DropReason::BindingGone, arrival.frame);
-            return Known::Done;
-        }
-        if let Some((reason, rule)) = session.judgement.denied {
-            self.count_denied(reason, rule);
-            self.drop_frame(arrival.port, reason, arrival.frame);
             return Known::Done;
         }
         // Judging may have changed the entry.
         let table = state.table();
         let scope = commit::scope(&self.snapshot, arrival.port);
         let found = FlowKey::of(&packet, scope).and_then(|key| table.find(&key)).unwrap_or(*found);
-        let hop = match self.resolve(found.meta.adjacency) {
-            Ok(hop) => hop,
+        if let Some(denial) = record.denied {
+            self.counters.tallies.at(found.meta.tally as usize).denied.add(1);
+            self.drop_frame(arrival.port, denial.reason(), arrival.frame);
+            return Known::Done;
+        }
+        let way = match self.resolve(found.meta.adjacency) {
+            Ok(way) => way,
             Err(reason) => {
                 self.drop_frame(arrival.port, reason, arrival.frame);
                 return Known::Done;
             }
         };
         if packet.ttl <= found.meta.hops {
-            let router = expired_at(&self.snapshot, arrival.port, hop.port, &packet);
+            let router = expired_at(&self.snapshot, arrival.port, way.port, &packet);
             drop(place);
-            self.stop(arrival, Stop::TimeExceeded(router), now, out);
-            return Known::Done;
+            return Known::Expired(arrival, router);
         }
-        let refused = if packet.ip_len() > usize::from(hop.mtu) {
+        let refused = if packet.ip_len() > usize::from(way.mtu) {
             Some(DropReason::TooBig)
-        } else if !self.addressed(&arrival, &hop) {
+        } else if !self.addressed(&arrival, &way) {
             Some(DropReason::UnknownMac)
         } else {
             None
@@ -154,12 +191,16 @@ impl Pipeline {
             return Known::Done;
         }
         if packet.proto == Proto::TCP {
-            session.track.see(direction, packet.tcp_flags);
+            let before = record.track;
+            record.track.see(direction, packet.tcp_flags);
+            if record.track != before {
+                place.put(&record);
+            }
         }
         let mut frame = arrival.frame;
         found.rewrite.apply(frame.bytes_mut(), &packet, found.meta.hops);
-        table.touch(found.entry, Tick::of(now), !super::changes_state(&packet), frame.len());
-        self.forward(frame, &found.meta, &hop, out);
+        table.touch(found.entry, Tick::of(now), !changes_state(&packet), frame.len());
+        self.forward(frame, &found.meta, &way, out);
         Known::Done
     }
 
@@ -186,8 +227,9 @@ impl Pipeline {
         if packet.ip_len() > usize::from(mtu) {
             return Err(DropReason::TooBig.into());
         }
-        if commit::commit(&self.state, snap, &first, &path, now)? == Committed::New {
-            let tally = commit::tally(&self.state, &path);
+        let tally = self.state.tallies.intern(commit::tally_key(&path));
+        self.hint = self.hint.wrapping_add(1);
+        if commit::commit(&self.state, snap, &first, &path, tally, self.hint, now)? == Committed::New {
             self.counters.tallies.at(tally as usize).connections.add(1);
         }
         Ok(())
@@ -217,10 +259,7 @@ impl Pipeline {
 
     pub(super) fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
         if let Some(rule) = rule {
-            let egress = (reason == DropReason::EgressDenied).then_some(rule);
-            let ingress = (reason == DropReason::IngressDenied).then_some(rule);
-            let key = TallyKey { egress_rule: egress, ingress_rule: ingress, server: None };
-            let tally = self.state.tallies.intern(key);
+            let tally = self.state.tallies.intern(commit::denied_key(reason, rule));
             self.counters.tallies.at(tally as usize).denied.add(1);
         }
     }
@@ -262,21 +301,21 @@ impl Pipeline {
     /// Ends a connection for both sides, from one packet of it. There is one such packet a session and no other
     /// chance to tell them, so no budget limits it.
     fn reset_both<A: Address>(
-        &mut self,
+        &self,
         about: &Arrival,
         rewrite: &Rewrite<A>,
-        hop: Option<Hop>,
+        way: Option<Way>,
         out: &mut Output,
     ) {
         let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
         self.emit(about.port, out, |out| tcp::reset_answer(frame, packet, &ends, out));
-        if let Some(hop) = hop {
+        if let Some(way) = way {
             let ends = tcp::Ends {
                 from: (rewrite.src.ip(), rewrite.sport),
                 to: (rewrite.dst.ip(), rewrite.dport),
-                macs: (hop.src_mac, hop.dst_mac),
+                macs: (way.src_mac, way.dst_mac),
             };
-            self.emit(hop.port, out, |out| tcp::reset_onward(frame, packet, &ends, out));
+            self.emit(way.port, out, |out| tcp::reset_onward(frame, packet, &ends, out));
         }
     }
 
@@ -310,21 +349,18 @@ impl Pipeline {
         }
     }
 
-    /// Looks at `count` sessions from the shared cursor on and ends those whose time is up, or whose binding is
-    /// gone and that no reset would tell. TCP connections without a binding wait for their next packet.
+    /// Passes over the next `count` buckets of both tables, one after the other, and ends sessions whose time
+    /// is up or whose binding is gone. All workers move on together.
     pub fn sweep(&mut self, count: usize, now: Instant) {
-        let state = self.state.clone();
-        for id in state.sweep.next(count, state.sessions.high_water()) {
-            let id = state.sessions.nth(id);
-            let mut place = state.sessions.lock(id);
-            let Some(session) = place.as_deref_mut() else { continue };
-            let over = commit::is_expired(&state, session, now) || {
-                session.judgement.generation < self.snapshot.generation
-                    && session.original.proto != Proto::TCP
-                    && commit::judge_again(&state, &self.snapshot, session, id) == Judged::Gone
-            };
-            if over {
-                commit::end(&state, &mut place, id);
+        let (state, snap) = (&*self.state, &*self.snapshot);
+        let (v4, v6) = (state.v4.buckets(), state.v6.buckets());
+        for at in state.sweep.next(count, v4 + v6) {
+            if at < v4 {
+                state.v4.prefetch_bucket(at + 1);
+                state.v4.pass(at, |passed| commit::sweep(&state.v4, state, snap, passed, now));
+            } else {
+                state.v6.prefetch_bucket(at - v4 + 1);
+                state.v6.pass(at - v4, |passed| commit::sweep(&state.v6, state, snap, passed, now));
             }
         }
     }

@@ -9,18 +9,19 @@ use super::{First, Next, Path, Source, Stop, router, tier0};
 use crate::{
     counters::TallyKey,
     flow::{
-        Binding, FlowKey, FlowTable, Judgement, Meta, Scope, Session, SessionId, State as ConnectionState,
-        Taken, Tick, Track, Usage,
+        Binding, Bound, Denial, FlowKey, FlowTable, Judgement, Meta, Passed, Place, Record, Scope, Session,
+        SessionId, State as ConnectionState, Taken, Tick, Track, Usage,
     },
-    id::{PortId, RuleId},
+    id::{Generation, NeighborId, PortId, RuleId},
     rewrite::{Rewrite, Tuple},
-    snapshot::{PortRole, Snapshot},
+    snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     state::State,
+    table::ports::PortClaim,
     time::Instant,
     verdict::DropReason,
-    wire::Address,
+    wire::{Address, Proto},
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// An adjacency with this bit is a next hop beyond an uplink, else a port.
 pub const NEIGHBOR: u32 = PortId::MAX;
@@ -37,7 +38,7 @@ pub enum Committed {
     Lost,
 }
 
-/// Makes the session of a path.
+/// Makes the session of a path. `hint` says where to look for a place for it first.
 ///
 /// # Errors
 /// Something finite ran out; nothing was changed.
@@ -46,21 +47,26 @@ pub fn commit(
     snap: &Snapshot,
     first: &First,
     path: &Path,
+    tally: u32,
+    hint: u32,
     now: Instant,
 ) -> Result<Committed, DropReason> {
     if first.tuple.src.is_ipv4() {
-        commit_in(&state.v4, state, snap, first, path, now)
+        commit_in(&state.v4, state, snap, first, path, tally, hint, now)
     } else {
-        commit_in(&state.v6, state, snap, first, path, now)
+        commit_in(&state.v6, state, snap, first, path, tally, hint, now)
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "what one decision is made of")]
 fn commit_in<A: Address>(
     table: &FlowTable<A>,
     state: &State,
     snap: &Snapshot,
     first: &First,
     path: &Path,
+    tally: u32,
+    hint: u32,
     now: Instant,
 ) -> Result<Committed, DropReason> {
     let tuple = first.tuple;
@@ -73,124 +79,172 @@ fn commit_in<A: Address>(
             ((address, claim.port()), Some(claim))
         }
     };
-    let translated = claim.is_some();
-    let id = state.sessions.claim().ok_or(DropReason::SessionTableFull)?;
-    let mut place = state.sessions.lock(id);
-    let mut session = Box::new(Session {
-        ingress: first.ingress,
-        original: tuple,
-        dst_mac: first.dst_mac,
-        reply: tuple,
-        binding: Binding { bound: path.bound, source, claim },
-        judgement: judgement(snap, path),
-        track: Track::default(),
-        began: now,
-        entries: None,
-    });
-    let give_up = |reason| {
-        state.sessions.release(id);
-        Err(reason)
+    let mut place = state.sessions.claim(hint).ok_or(DropReason::SessionTableFull)?;
+    let metas = metas(state, snap, path, tally, place.id());
+    let Some(metas) = metas else {
+        place.free();
+        return Err(DropReason::NeighborUnresolved);
     };
+    let mut outcome = Err(DropReason::TupleClash);
     for attempt in 0..TRIES {
         if attempt > 0 {
             // Another source port makes the answers' key unique; the address is kept.
             let port = first.hash.rotate_left(attempt) as u32 % 64_512 + 1024;
             source.1 = port as u16;
         }
-        session.binding.source = source;
-        session.reply = reply(&session, path);
-        let Some((forward, reverse)) = entries(state, snap, &session, path, id) else {
-            return give_up(DropReason::NeighborUnresolved);
-        };
-        let (f, r) = ((&forward.0, &forward.1, &forward.2), (&reverse.0, &reverse.1, &reverse.2));
-        match table.insert_pair(f, r, Tick::of(now)) {
+        let reply = reply(source, path, tuple.proto);
+        let Some((forward, reverse)) = entries::<A>(snap, first.ingress, &tuple, &reply, path) else { break };
+        let inserted = table.insert_pair(
+            (&forward.0, &forward.1, &metas.0),
+            (&reverse.0, &reverse.1, &metas.1),
+            Tick::of(now),
+        );
+        match inserted {
             Ok(entries) => {
-                session.entries = Some(entries);
-                *place = Some(session);
+                place.put(&Record {
+                    entries,
+                    is_v4: A::LEN == 4,
+                    ingress: first.ingress,
+                    server: path.bound.map(|bound| bound.server),
+                    translated: claim.is_some(),
+                    generation: snap.generation,
+                    identities: path.identities,
+                    denied: None,
+                    track: Track::default(),
+                    began: now,
+                });
+                claim.map(PortClaim::keep);
                 return Ok(Committed::New);
             }
             Err(Taken::Forward(_)) => {
-                drop((place, session));
-                state.sessions.release(id);
-                return Ok(Committed::Lost);
+                outcome = Ok(Committed::Lost);
+                break;
             }
-            Err(Taken::Full) => return give_up(DropReason::SessionTableFull),
+            Err(Taken::Full) => {
+                outcome = Err(DropReason::SessionTableFull);
+                break;
+            }
             // A claimed port of an egress address is nobody else's: trying others would not help.
-            Err(Taken::Reverse) if translated => return give_up(DropReason::TupleClash),
+            Err(Taken::Reverse) if claim.is_some() => break,
             Err(Taken::Reverse) => {}
         }
     }
-    give_up(DropReason::TupleClash)
+    place.free();
+    outcome
+}
+
+/// The connection that a record and its entries are of. The caller holds the record's place.
+pub fn session(state: &State, record: &Record) -> Option<Session> {
+    if record.is_v4 { session_in(&state.v4, state, record) } else { session_in(&state.v6, state, record) }
+}
+
+fn session_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) -> Option<Session> {
+    let (original, reply) = (table.key(record.entries.0).tuple(), table.key(record.entries.1).tuple());
+    let meta = table.meta(record.entries.0);
+    let out = if meta.adjacency & NEIGHBOR == 0 {
+        PortId(meta.adjacency)
+    } else {
+        state.neighbors.get(NeighborId(meta.adjacency & !NEIGHBOR))?.0
+    };
+    let rule = || state.tallies.key(meta.tally).and_then(|key| key.egress_rule.or(key.ingress_rule));
+    let denied = record.denied.map(|denial| match denial {
+        Denial::NoRoute => (denial.reason(), None),
+        Denial::Egress | Denial::Ingress => (denial.reason(), rule()),
+    });
+    let member = SocketAddr::new(reply.src, reply.sport);
+    Some(Session {
+        ingress: record.ingress,
+        original,
+        switched: meta.switched,
+        reply,
+        binding: Binding {
+            bound: record.server.map(|server| Bound { server, member }),
+            source: (reply.dst, reply.dport),
+            translated: record.translated,
+        },
+        judgement: Judgement { generation: record.generation, identities: record.identities, out, denied },
+        track: record.track,
+        began: record.began,
+        entries: record.entries,
+    })
 }
 
 /// Whether a session has been silent for longer than its state allows.
-pub fn is_expired(state: &State, session: &Session, now: Instant) -> bool {
-    let Some(usage) = usage(state, session) else { return false };
+pub fn is_expired(state: &State, record: &Record, proto: Proto, now: Instant) -> bool {
+    let usage = usage(state, record);
     let idle = usage.0.last.until(Tick::of(now)).min(usage.1.last.until(Tick::of(now)));
-    let timeout = condition(session, &usage).timeout(session.original.proto, &state.config.timeouts);
+    let timeout = condition(record.track, proto, &usage).timeout(proto, &state.config.timeouts);
     idle > timeout.min(Tick::LONGEST)
 }
 
 /// The state of a session's connection.
-pub fn condition(session: &Session, usage: &(Usage, Usage)) -> ConnectionState {
-    let packets = (usage.0.packets, usage.1.packets);
-    session.track.state(session.original.proto, packets, usage.0.plain)
+pub fn condition(track: Track, proto: Proto, usage: &(Usage, Usage)) -> ConnectionState {
+    track.state(proto, (usage.0.packets, usage.1.packets), usage.0.plain)
 }
 
 /// What a session's entries have carried, forward and reverse.
-pub fn usage(state: &State, session: &Session) -> Option<(Usage, Usage)> {
-    let (forward, reverse) = session.entries?;
-    Some(if session.original.src.is_ipv4() {
+pub fn usage(state: &State, record: &Record) -> (Usage, Usage) {
+    let (forward, reverse) = record.entries;
+    if record.is_v4 {
         (state.v4.usage(forward), state.v4.usage(reverse))
     } else {
         (state.v6.usage(forward), state.v6.usage(reverse))
-    })
+    }
 }
 
-/// Where and how the packets of both directions go, as a session's two entries.
-pub type Entry<A> = (FlowKey<A>, Rewrite<A>, Meta);
+/// What a session's entries are found by and how they rewrite packets, forward and reverse.
+type Entries<A> = ((FlowKey<A>, Rewrite<A>), (FlowKey<A>, Rewrite<A>));
 
-/// Compiles the entries of a session; `None` when there are too many next hops.
-pub fn entries<A: Address>(
-    state: &State,
+/// Compiles the entries of a session.
+fn entries<A: Address>(
     snap: &Snapshot,
-    session: &Session,
+    ingress: PortId,
+    original: &Tuple,
+    reply: &Tuple,
     path: &Path,
-    id: SessionId,
-) -> Option<(Entry<A>, Entry<A>)> {
-    let (original, reply) = (session.original, session.reply);
-    let tally = tally(state, path);
-    let meta = |next: &Next| {
+) -> Option<Entries<A>> {
+    let forward = (
+        FlowKey::forward(original, scope(snap, ingress))?,
+        Rewrite::new(original, &reply.reversed(), path.hops)?,
+    );
+    let reverse = (
+        FlowKey::reverse(reply, scope(snap, path.out.port()))?,
+        Rewrite::new(reply, &original.reversed(), path.hops)?,
+    );
+    Some((forward, reverse))
+}
+
+/// Where the packets of both directions go; `None` when there are too many next hops.
+fn metas(state: &State, snap: &Snapshot, path: &Path, tally: u32, id: SessionId) -> Option<(Meta, Meta)> {
+    let meta = |next: &Next, forward| {
         Some(Meta {
             adjacency: adjacency(state, next)?,
             hops: path.hops,
             switched: path.switched,
-            denied: session.judgement.denied.is_some(),
+            denied: false,
+            forward,
             generation: snap.generation,
             session: id,
             tally,
         })
     };
-    let forward = (
-        FlowKey::forward(&original, scope(snap, session.ingress))?,
-        Rewrite::new(&original, &reply.reversed(), path.hops)?,
-        meta(&path.out)?,
-    );
-    let reverse = (
-        FlowKey::reverse(&reply, scope(snap, path.out.port()))?,
-        Rewrite::new(&reply, &original.reversed(), path.hops)?,
-        meta(&path.back)?,
-    );
-    Some((forward, reverse))
+    Some((meta(&path.out, true)?, meta(&path.back, false)?))
 }
 
 /// What connections of this path are counted under.
-pub fn tally(state: &State, path: &Path) -> u32 {
-    state.tallies.intern(TallyKey {
+pub fn tally_key(path: &Path) -> TallyKey {
+    TallyKey {
         egress_rule: path.egress_rule,
         ingress_rule: path.ingress_rule,
         server: path.bound.map(|b| b.server),
-    })
+    }
+}
+
+/// What packets are counted under that a firewall rule denies.
+pub fn denied_key(reason: DropReason, rule: RuleId) -> TallyKey {
+    let egress = (reason == DropReason::EgressDenied).then_some(rule);
+    let ingress = (reason == DropReason::IngressDenied).then_some(rule);
+    TallyKey { egress_rule: egress, ingress_rule: ingress, server: None }
 }
 
 /// The scope of packets that come in by a port.
@@ -209,14 +263,9 @@ fn adjacency(state: &State, next: &Next) -> Option<u32> {
 }
 
 /// The tuple that answers will have.
-fn reply(session: &Session, path: &Path) -> Tuple {
-    let (src, sport) = session.binding.source;
+fn reply((src, sport): (IpAddr, u16), path: &Path, proto: Proto) -> Tuple {
     let (dst, dport) = path.dst;
-    Tuple { src, dst, sport, dport, proto: session.original.proto }.reversed()
-}
-
-fn judgement(snap: &Snapshot, path: &Path) -> Judgement {
-    Judgement { generation: snap.generation, identities: path.identities, out: path.out.port(), denied: None }
+    Tuple { src, dst, sport, dport, proto }.reversed()
 }
 
 /// What a new snapshot means for a living session.
@@ -229,60 +278,132 @@ pub enum Judged {
 }
 
 /// Judges a session again if anything it was built from is newer than its judgement, always on the
-/// initiator's original packet and with the binding kept, and brings its entries up to date.
-pub fn judge_again(state: &State, snap: &Snapshot, session: &mut Session, id: SessionId) -> Judged {
-    let first = original(state, session);
-    if state.config.cache && session.judgement.denied.is_none() && unchanged(snap, session) {
-        session.judgement.generation = snap.generation;
-        stamp(state, session, snap);
+/// initiator's original packet and with the binding kept, and brings record and entries up to date.
+pub fn judge_again(state: &State, snap: &Snapshot, place: &mut Place<'_>, record: &mut Record) -> Judged {
+    let Some(session) = session(state, record) else { return Judged::Gone };
+    let judged = judge(state, snap, &session, place.id(), record);
+    if judged == Judged::Stands {
+        record.generation = snap.generation;
+        place.put(record);
+    }
+    judged
+}
+
+fn judge(state: &State, snap: &Snapshot, session: &Session, id: SessionId, record: &mut Record) -> Judged {
+    if state.config.cache && record.denied.is_none() && unchanged(snap, session) {
+        stamp(state, record, snap.generation);
         return Judged::Stands;
     }
-    match super::walk(snap, &first, Some(&session.binding), &mut ()) {
+    match super::walk(snap, &original(state, snap, session), Some(&session.binding), &mut ()) {
         Ok(path) => {
             let moved = scope(snap, path.out.port()) != scope(snap, session.judgement.out);
-            if moved || reply(session, &path) != session.reply {
+            let reply = reply(session.binding.source, &path, session.original.proto);
+            if moved || reply != session.reply {
                 return Judged::Gone;
             }
-            session.judgement = judgement(snap, &path);
-            if session.original.src.is_ipv4() {
-                rewrite(&state.v4, state, snap, session, &path, id)
+            record.identities = path.identities;
+            record.denied = None;
+            let tally = state.tallies.intern(tally_key(&path));
+            if record.is_v4 {
+                rewrite(&state.v4, state, snap, (session, record), &path, tally, id)
             } else {
-                rewrite(&state.v6, state, snap, session, &path, id)
+                rewrite(&state.v6, state, snap, (session, record), &path, tally, id)
             }
         }
-        Err(Stop::Drop(reason @ (DropReason::EgressDenied | DropReason::IngressDenied), rule)) => {
-            deny(state, snap, session, reason, rule)
-        }
+        Err(Stop::Drop(DropReason::EgressDenied, rule)) => deny(state, snap, record, Denial::Egress, rule),
+        Err(Stop::Drop(DropReason::IngressDenied, rule)) => deny(state, snap, record, Denial::Ingress, rule),
         Err(Stop::NoRoute(_) | Stop::Drop(DropReason::NoRoute, _)) => {
-            deny(state, snap, session, DropReason::NoRoute, None)
+            deny(state, snap, record, Denial::NoRoute, None)
         }
         Err(_) => Judged::Gone,
     }
 }
 
 /// The binding is kept until its timer ends: what is denied now may be allowed again by then.
-fn deny(
-    state: &State,
-    snap: &Snapshot,
-    session: &mut Session,
-    reason: DropReason,
-    rule: Option<RuleId>,
-) -> Judged {
-    session.judgement.generation = snap.generation;
-    session.judgement.denied = Some((reason, rule));
-    stamp(state, session, snap);
+fn deny(state: &State, snap: &Snapshot, record: &mut Record, denial: Denial, rule: Option<RuleId>) -> Judged {
+    record.denied = Some(denial);
+    let key = rule.map_or(TallyKey::default(), |rule| denied_key(denial.reason(), rule));
+    let tally = state.tallies.intern(key);
+    let (forward, reverse) = record.entries;
+    for entry in [forward, reverse] {
+        if record.is_v4 {
+            state.v4.deny(entry, snap.generation, tally);
+        } else {
+            state.v6.deny(entry, snap.generation, tally);
+        }
+    }
     Judged::Stands
 }
 
 /// The packet that opened a session, as the stages saw it.
-fn original(state: &State, session: &Session) -> First {
+fn original(state: &State, snap: &Snapshot, session: &Session) -> First {
+    let peer = snap.port(session.judgement.out).filter(|_| session.switched);
     First {
         ingress: session.ingress,
         tuple: session.original,
         ttl: u8::MAX,
-        dst_mac: session.dst_mac,
+        dst_mac: peer.map_or(GATEWAY_MAC, |port| port.mac),
         hash: session.original.flow_hash(state.config.seed),
         echo: false,
+    }
+}
+
+/// Whether a session that was judged in `generation`, and goes from one of these ports to the other, is
+/// certain to be judged alike now: nothing that it was built from is newer. `false` may mean nothing.
+pub fn stands(
+    state: &State,
+    snap: &Snapshot,
+    (one, other): (Generation, Generation),
+    tally: u32,
+    generation: Generation,
+) -> bool {
+    let server = || match state.tallies.key(tally) {
+        Some(key) => key.server.is_none_or(|server| snap.server_since(server) <= generation),
+        None => false,
+    };
+    generation != Generation::default() && one <= generation && other <= generation && server()
+}
+
+/// Looks at a session whose forward entry the sweep passes, and ends it if its time is up, or if its binding
+/// is gone and no reset would tell. TCP connections without a binding wait for their next packet.
+pub fn sweep<A: Address>(
+    table: &FlowTable<A>,
+    state: &State,
+    snap: &Snapshot,
+    passed: &Passed<A>,
+    now: Instant,
+) {
+    let proto = passed.key.tuple().proto;
+    let silent = passed.last.until(Tick::of(now)) > state.config.timeouts.least();
+    let mut stale = passed.meta.generation < snap.generation && proto != Proto::TCP;
+    if stale && state.config.cache && !passed.meta.denied {
+        let since = |port: PortId| snap.row(port).hop.since;
+        let uplinks = || snap.tier0.uplinks.iter().map(|port| since(*port)).max();
+        let outside = || uplinks().unwrap_or(Generation(u32::MAX));
+        let from = passed.key.scope().to_port().map_or_else(outside, since);
+        let to = if passed.meta.adjacency & NEIGHBOR == 0 {
+            since(PortId(passed.meta.adjacency))
+        } else {
+            outside()
+        };
+        if stands(state, snap, (from, to), passed.meta.tally, passed.meta.generation) {
+            table.stamp_passed(passed, snap.generation);
+            stale = false;
+        }
+    }
+    if !silent && !stale {
+        return;
+    }
+    let mut place = state.sessions.lock(passed.meta.session);
+    let Some(mut record) = place.get() else { return };
+    if (record.entries.0, record.is_v4) != (passed.entry(), A::LEN == 4) {
+        return;
+    }
+    let gone = stale
+        && record.generation < snap.generation
+        && judge_again(state, snap, &mut place, &mut record) == Judged::Gone;
+    if gone || (silent && is_expired(state, &record, proto, now)) {
+        end(state, &mut place);
     }
 }
 
@@ -302,7 +423,7 @@ fn unchanged(snap: &Snapshot, session: &Session) -> bool {
         Some(PortRole::Endpoint(e)) => e.namespace.and_then(|n| snap.namespace(n)),
         _ => None,
     };
-    let namespace = session.binding.claim.is_none() || namespace.is_some_and(|n| n.since <= j.generation);
+    let namespace = !session.binding.translated || namespace.is_some_and(|n| n.since <= j.generation);
     let dst: IpAddr = session.reply.src;
     let destination = if is_uplink(j.out) {
         !snap.endpoints.contains_key(&dst) && router::not_ours(snap, dst).is_ok()
@@ -318,42 +439,47 @@ fn rewrite<A: Address>(
     table: &FlowTable<A>,
     state: &State,
     snap: &Snapshot,
-    session: &Session,
+    (session, record): (&Session, &Record),
     path: &Path,
+    tally: u32,
     id: SessionId,
 ) -> Judged {
-    let compiled = entries(state, snap, session, path, id);
-    let (Some((forward, reverse)), Some((f, r))) = (compiled, session.entries) else { return Judged::Gone };
-    table.update(f, &forward.1, &forward.2);
-    table.update(r, &reverse.1, &reverse.2);
+    let compiled = entries(snap, session.ingress, &session.original, &session.reply, path);
+    let metas = metas(state, snap, path, tally, id);
+    let (Some((forward, reverse)), Some(metas)) = (compiled, metas) else { return Judged::Gone };
+    table.update(record.entries.0, &forward.1, &metas.0);
+    table.update(record.entries.1, &reverse.1, &metas.1);
     Judged::Stands
 }
 
 /// Marks a session's entries with its judgement, rewrites unchanged.
-fn stamp(state: &State, session: &Session, snap: &Snapshot) {
-    let denied = session.judgement.denied.is_some();
-    let Some((forward, reverse)) = session.entries else { return };
-    if session.original.src.is_ipv4() {
-        state.v4.stamp(forward, snap.generation, denied);
-        state.v4.stamp(reverse, snap.generation, denied);
-    } else {
-        state.v6.stamp(forward, snap.generation, denied);
-        state.v6.stamp(reverse, snap.generation, denied);
+fn stamp(state: &State, record: &Record, generation: Generation) {
+    for entry in [record.entries.0, record.entries.1] {
+        if record.is_v4 {
+            state.v4.stamp(entry, generation);
+        } else {
+            state.v6.stamp(entry, generation);
+        }
     }
 }
 
-/// Takes a session out: its entries, its claims, its place. The caller holds the lock of the place.
-pub fn end(state: &State, place: &mut Option<Box<Session>>, id: SessionId) {
-    let Some(session) = place.take() else { return };
-    if let Some((forward, reverse)) = session.entries {
-        if session.original.src.is_ipv4() {
-            state.v4.remove(forward);
-            state.v4.remove(reverse);
-        } else {
-            state.v6.remove(forward);
-            state.v6.remove(reverse);
-        }
+/// Ends the session of a place, if there is one: takes out its entries, gives back what it claimed and the
+/// place.
+pub fn end(state: &State, place: &mut Place<'_>) {
+    let Some(record) = place.get() else { return };
+    if record.is_v4 {
+        end_in(&state.v4, state, &record)
+    } else {
+        end_in(&state.v6, state, &record)
     }
-    drop(session);
-    state.sessions.release(id);
+    place.free();
+}
+
+fn end_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) {
+    if record.translated {
+        let reply = table.key(record.entries.1).tuple();
+        state.nat.pool(reply.dst, reply.proto).give_back(reply.dport);
+    }
+    table.remove(record.entries.0);
+    table.remove(record.entries.1);
 }

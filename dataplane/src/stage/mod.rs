@@ -327,7 +327,7 @@ fn egress_address(
     binding: Option<&Binding>,
 ) -> Result<Option<IpAddr>, Stop> {
     let now = snat::egress_address(snap, from, tuple.dst);
-    match binding.map(|b| b.claim.as_ref().map(|_| b.source.0)) {
+    match binding.map(|b| b.translated.then_some(b.source.0)) {
         None => Ok(now),
         Some(None) => Ok(None),
         Some(kept) if kept == now => Ok(kept),

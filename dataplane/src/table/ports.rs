@@ -44,7 +44,12 @@ impl PortPool {
         let mut map = self.lock();
         let port = if map.is_free(wanted) { wanted } else { map.any_free()? };
         map.take(port);
-        Some(PortClaim { pool: self.clone(), port })
+        Some(PortClaim { pool: Some(self.clone()), port })
+    }
+
+    /// Frees a port that was kept ([`PortClaim::keep`]).
+    pub fn give_back(&self, port: u16) {
+        self.lock().give_back(port);
     }
 
     /// Ports that are free.
@@ -114,7 +119,8 @@ impl Map {
 
 /// A port in use by one session. Dropping it frees the port.
 pub struct PortClaim {
-    pool: Arc<PortPool>,
+    /// `None` once the port is somebody else's to give back.
+    pool: Option<Arc<PortPool>>,
     port: u16,
 }
 
@@ -123,11 +129,20 @@ impl PortClaim {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// Leaves the port in use, to be given back with [`PortPool::give_back`].
+    pub fn keep(self) -> u16 {
+        let mut this = self;
+        this.pool = None;
+        this.port
+    }
 }
 
 impl Drop for PortClaim {
     fn drop(&mut self) {
-        self.pool.lock().give_back(self.port);
+        if let Some(pool) = &self.pool {
+            pool.give_back(self.port);
+        }
     }
 }
 

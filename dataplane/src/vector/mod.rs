@@ -12,7 +12,6 @@
 mod portable;
 
 use crate::buf::HEADER;
-use std::sync::atomic::AtomicU64;
 
 /// Packets a scan takes at the most: one bit each in its answer.
 pub const MOST: usize = 64;
@@ -27,10 +26,8 @@ pub type KeyV4 = [u64; 2];
 /// An IPv6 key: source 128, destination 128, `protocol 8 | origin 24 | ports 16 + 16`.
 pub type KeyV6 = [u64; 5];
 
-/// A cache line of 31 tags, and the count of entries that found no room there, as 32 lanes of 16 bits.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub struct Line(pub [AtomicU64; 8]);
+/// 31 tags, and the count of entries that found no room there, as 32 lanes of 16 bits.
+pub use crate::pages::Line;
 
 /// Tags in a line.
 pub const LANES: usize = 31;

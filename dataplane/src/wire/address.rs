@@ -25,6 +25,12 @@ pub trait Address: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
     /// From the low bits.
     fn from_bits(bits: u128) -> Self;
 
+    /// The bytes in network order as words, the first byte lowest; an IPv4 address fills half of the first.
+    fn wire(self) -> [u64; 2];
+
+    /// From such words.
+    fn from_wire(words: [u64; 2]) -> Self;
+
     /// Writes the address in network order; `out` holds [`Self::LEN`] bytes.
     fn put(self, out: &mut [u8]);
 }
@@ -50,6 +56,14 @@ impl Address for u32 {
 
     fn from_bits(bits: u128) -> Self {
         bits as Self
+    }
+
+    fn wire(self) -> [u64; 2] {
+        [self.swap_bytes().into(), 0]
+    }
+
+    fn from_wire(words: [u64; 2]) -> Self {
+        (words[0] as Self).swap_bytes()
     }
 
     fn put(self, out: &mut [u8]) {
@@ -78,6 +92,15 @@ impl Address for u128 {
 
     fn from_bits(bits: u128) -> Self {
         bits
+    }
+
+    fn wire(self) -> [u64; 2] {
+        let swapped = self.swap_bytes();
+        [swapped as u64, (swapped >> 64) as u64]
+    }
+
+    fn from_wire(words: [u64; 2]) -> Self {
+        (Self::from(words[1]) << 64 | Self::from(words[0])).swap_bytes()
     }
 
     fn put(self, out: &mut [u8]) {

@@ -24,7 +24,7 @@ use network::Plan;
 use std::{collections::BTreeMap, sync::Arc};
 use supernet::{
     BuildError, DropReason, Handle,
-    dataplane::{flow::Session, stage::commit, state::State, wire::tcp_flags, worker::BATCH},
+    dataplane::{flow::Sessions, stage::commit, state::State, wire::tcp_flags, worker::BATCH},
 };
 
 /// Why a load could not be set up.
@@ -125,9 +125,8 @@ impl Load {
     /// Ends the sessions of one worker's share of the table. No lane may be in the middle of a batch.
     pub fn end_sessions(&self, worker: usize) {
         let state = self.state();
-        for n in (worker..state.sessions.high_water()).step_by(self.workers) {
-            let id = state.sessions.nth(n);
-            commit::end(state, &mut state.sessions.lock(id), id);
+        for id in state.sessions.ids().skip(worker).step_by(self.workers) {
+            commit::end(state, &mut state.sessions.lock(id));
         }
     }
 
@@ -144,8 +143,7 @@ impl Load {
             Family::Ipv4 => state.v4.bytes(),
             Family::Ipv6 => state.v6.bytes(),
         };
-        let place = size_of::<std::sync::Mutex<Option<Box<Session>>>>();
-        table.div_ceil(state.sessions.capacity()) + size_of::<Session>() + place
+        table.div_ceil(state.sessions.capacity()) + Sessions::RECORD_BYTES
     }
 
     /// Rules of all firewalls together.

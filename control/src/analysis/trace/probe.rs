@@ -207,7 +207,7 @@ pub(super) fn members(snap: &Snapshot, trace: &Trace) -> Option<Members> {
     let first = &trace.first;
     let reached = |member: &&SocketAddr| {
         let bound = Some(Bound { server: server.id, member: **member });
-        let binding = Binding { bound, source: (first.tuple.src, first.tuple.sport), claim: None };
+        let binding = Binding { bound, source: (first.tuple.src, first.tuple.sport), translated: false };
         stage::walk(snap, first, Some(&binding), &mut ()).is_ok()
     };
     Some(Members { active: server.active.len(), reached: server.active.iter().filter(reached).count() })

@@ -1,0 +1,164 @@
+//! What the fast path needs of a port, in one row: who may send there, where its frames go, and since when
+//! sessions through it can be relied on.
+
+use super::{GATEWAY_MAC, PortRole, Snapshot};
+use crate::{
+    id::{Generation, PortId, ServerId},
+    wire::Mac,
+};
+use std::net::IpAddr;
+
+/// Where frames go next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// Destination MAC, then the first two bytes of the source MAC, as they stand in a frame.
+    pub macs: u64,
+    /// The rest of the source MAC.
+    pub src_mac_tail: u32,
+    /// The port they leave by.
+    pub port: PortId,
+    /// When anything last changed that sessions by this way depend on.
+    pub since: Generation,
+    /// Largest IP packet; zero: nothing can go this way now.
+    pub mtu: u16,
+}
+
+/// The 48 bits of a MAC in a word read from a frame.
+pub const MAC_BITS: u64 = 0xffff_ffff_ffff;
+
+impl Hop {
+    /// No way.
+    pub const NONE: Self =
+        Self { macs: 0, src_mac_tail: 0, port: PortId(u32::MAX), since: Generation(u32::MAX), mtu: 0 };
+
+    /// The way out by `port`, from one MAC to another.
+    pub fn new(port: PortId, src: Mac, dst: Mac, mtu: u16, since: Generation) -> Self {
+        let src = mac_word(src);
+        Self { macs: mac_word(dst) | src << 48, src_mac_tail: (src >> 16) as u32, port, since, mtu }
+    }
+
+    /// The destination MAC, as [`mac_word`] has it.
+    #[inline(always)]
+    pub fn dst_mac(&self) -> u64 {
+        self.macs & MAC_BITS
+    }
+}
+
+/// A MAC as it stands in a frame, the first byte lowest.
+pub const fn mac_word(mac: Mac) -> u64 {
+    mac.to_u64().swap_bytes() >> 16
+}
+
+/// A port, for the fast path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The MAC that frames from the port must have: as their source, or, if they come from an uplink, as their
+    /// destination.
+    pub guard: u64,
+    /// Where keys of its packets say they came in.
+    pub origin: u32,
+    /// It is an uplink.
+    pub is_uplink: bool,
+    /// The way to the workload behind it. An uplink has next hops instead.
+    pub hop: Hop,
+}
+
+impl Row {
+    /// A port that is not there: no frame passes.
+    pub const NONE: Self = Self { guard: u64::MAX, origin: 0, is_uplink: false, hop: Hop::NONE };
+}
+
+impl Snapshot {
+    /// The row of a port; [`Row::NONE`] if this snapshot has no such port.
+    #[inline(always)]
+    pub fn row(&self, port: PortId) -> &Row {
+        self.rows.get(port.index()).unwrap_or(&Row::NONE)
+    }
+
+    /// When a virtual server, or where it is served, last changed. After every session if it is gone.
+    pub fn server_since(&self, server: ServerId) -> Generation {
+        let since = self.servers_since.get(server.index()).copied().unwrap_or_default();
+        if since == Generation::default() { Generation(u32::MAX) } else { since }
+    }
+
+    /// Fills in what is computed from everything else. Parts have their generations already.
+    pub(super) fn fill_rows(&mut self, before: &Self) {
+        let now = self.generation;
+        self.servers_since.clear();
+        for server in self.servers.listening.values() {
+            let at = server.id.index();
+            if self.servers_since.len() <= at {
+                self.servers_since.resize(at + 1, Generation::default());
+            }
+            let since = &mut self.servers_since[at];
+            *since = server.since.max(*since);
+        }
+        let outside = self.outside_changed(before);
+        let rows = self.ports.iter().zip(0..).map(|(port, at)| {
+            let Some(port) = port else { return Row::NONE };
+            let changed_now = port.since == now
+                || match &port.role {
+                    PortRole::Endpoint(endpoint) => {
+                        let namespace = endpoint.namespace.and_then(|id| self.namespace(id));
+                        namespace.is_some_and(|n| n.since == now)
+                            || endpoint.addresses.iter().any(|a| self.address_changed(before, *a))
+                    }
+                    PortRole::Uplink(_) => outside,
+                };
+            let old = before.row(PortId(at)).hop.since;
+            let since = if changed_now || old > now { now } else { old };
+            let hop = match &port.role {
+                PortRole::Endpoint(_) => Hop::new(port.id, GATEWAY_MAC, port.mac, port.mtu, since),
+                PortRole::Uplink(_) => Hop { since, ..Hop::NONE },
+            };
+            let is_uplink = matches!(port.role, PortRole::Uplink(_));
+            // Fits 24 bits; uplinks share one scope, which is zero.
+            let origin = if is_uplink { 0 } else { (at + 1) << 8 };
+            Row { guard: mac_word(port.mac), origin, is_uplink, hop }
+        });
+        self.rows = rows.collect();
+    }
+
+    /// Whether an address of a workload means something else than before.
+    fn address_changed(&self, before: &Self, address: IpAddr) -> bool {
+        self.endpoints.get(&address) != before.endpoints.get(&address)
+            || self.identities.of(address) != before.identities.of(address)
+    }
+
+    /// Whether an address beyond the uplinks may mean something else than before.
+    fn outside_changed(&self, before: &Self) -> bool {
+        let now = self.generation;
+        let uplinks = self.tier0.uplinks.iter().filter_map(|id| self.port(*id));
+        let elsewhere = |address: &IpAddr| self.owned.get(*address).is_none();
+        let differs = |a: &Self, b: &Self| {
+            a.endpoints.iter().any(|(address, port)| elsewhere(address) && b.endpoints.get(address) != Some(port))
+                || a.identities
+                    .exact
+                    .iter()
+                    .any(|(address, id)| elsewhere(address) && b.identities.exact.get(address) != Some(id))
+        };
+        self.tier0.since == now
+            || uplinks.into_iter().any(|port| port.since == now)
+            || self.owned != before.owned
+            || self.egress != before.egress
+            || self.identities.ranges != before.identities.ranges
+            || differs(self, before)
+            || differs(before, self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_stand_as_in_a_frame() {
+        let (src, dst) = (Mac([2, 0x50, 0x56, 1, 2, 3]), Mac([0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f]));
+        let hop = Hop::new(PortId(1), src, dst, 1500, Generation(1));
+        let mut frame = [0; 12];
+        frame[..8].copy_from_slice(&hop.macs.to_le_bytes());
+        frame[8..].copy_from_slice(&hop.src_mac_tail.to_le_bytes());
+        assert_eq!((&frame[..6], &frame[6..]), (&dst.0[..], &src.0[..]));
+        assert_eq!(hop.dst_mac(), mac_word(dst));
+    }
+}
