@@ -251,9 +251,12 @@ fn an_unrelated_change_leaves_a_session_alone() {
     assert_eq!(net.counters().hits, 1);
     net.publish(two_namespaces().edit(1, |e| e.ingress = Some(every(Action::Drop, 9))).build());
     net.one(0, &open);
-    assert_eq!(net.counters().hits, 1, "the first packet compares");
+    assert_eq!(net.counters().hits, 2, "a comparison, and no judgement");
+    net.publish(two_namespaces().edit(2, |e| e.ingress = Some(every(Action::Allow, 9))).build());
     net.one(0, &open);
-    assert_eq!(net.counters().hits, 2, "the next is a hit again");
+    assert_eq!(net.counters().hits, 2, "the destination's firewall is another");
+    net.one(0, &open);
+    assert_eq!(net.counters().hits, 3, "the next is a hit again");
 }
 
 #[test]

@@ -63,12 +63,16 @@ impl Pipeline {
     {
         let scope = commit::scope(&self.snapshot, arrival.port);
         let key = FlowKey::<A>::of(&arrival.packet, scope).filter(|_| has_session(&arrival.packet));
+        let mut opened = false;
         for _ in 0..TRIES {
             let found = key.as_ref().and_then(|key| self.state.table().find(key));
             if let Some(found) = found {
-                match self.hit(arrival, &found, now, out) {
-                    Some(back) => arrival = back,
-                    None => return,
+                // The packet that opened the connection is none that found it open.
+                if !opened {
+                    match self.hit(arrival, &found, now, out) {
+                        Some(back) => arrival = back,
+                        None => return,
+                    }
                 }
                 match self.known(arrival, &found, now, out) {
                     Known::Done => return,
@@ -80,7 +84,7 @@ impl Pipeline {
                 continue;
             }
             match self.open(&arrival, now) {
-                Ok(()) => {}
+                Ok(()) => opened = true,
                 Err(stop) => return self.stop(arrival, stop, now, out),
             }
         }
