@@ -15,6 +15,8 @@ mod avx2;
 mod avx512;
 mod portable;
 mod prefetch;
+#[cfg(test)]
+mod tests;
 
 pub use prefetch::{prefetch_read, prefetch_write};
 
