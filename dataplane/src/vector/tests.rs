@@ -283,7 +283,7 @@ mod hashes {
         let mut counts = vec![0_u32; buckets as usize];
         let mut tagged = Vec::with_capacity(hashes.len());
         for hash in hashes {
-            let bucket = (u128::from(of(*hash)) * counts.len() as u128 >> 64) as u64;
+            let bucket = ((u128::from(of(*hash)) * counts.len() as u128) >> 64) as u64;
             counts[bucket as usize] += 1;
             tagged.push(bucket << 16 | hash & 0xffff);
         }
@@ -319,7 +319,8 @@ mod hashes {
     fn are_as_good_as_random(load: Load) {
         let seed = 0x5eed;
         println!("seed {seed}");
-        for engine in engines(seed) {
+        // AVX2 and AVX-512 hash alike.
+        for engine in engines(seed).filter(|engine| engine.isa() != Isa::Avx512) {
             let v4: Vec<u64> = (0..TUPLES).map(|i| engine.hash_v4(&load.key_v4(i))).collect();
             let v6: Vec<u64> = (0..TUPLES).map(|i| engine.hash_v6(&load.key_v6(i))).collect();
             for (family, hashes) in [("IPv4", v4), ("IPv6", v6)] {
