@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code, reason = "vector loads and stores, and calls that need processor features")]
 
-use super::{Header, KeyV4, KeyV6, LANES, Line, Scan, Seed, portable};
+use super::{Header, KeyV4, KeyV6, LANES, Line, Scan, Seed, portable, steps::steps};
 use std::arch::x86_64::*;
 
 /// Packets a step reads.
@@ -55,32 +55,9 @@ impl Avx2 {
 
 #[target_feature(enable = "avx2,aes")]
 fn scan_v4(seed: &Seed, scan: &Scan<'_>, keys: &mut [KeyV4], hashes: &mut [u64]) -> u64 {
-    let (header_steps, headers) = scan.headers.as_chunks::<STEP>();
-    let (len_steps, lens) = scan.lens.as_chunks::<STEP>();
-    let (origin_steps, origins) = scan.origins.as_chunks::<STEP>();
-    let (key_steps, keys) = keys.as_chunks_mut::<STEP>();
-    let (hash_steps, hashes) = hashes.as_chunks_mut::<STEP>();
-    let mut plain = 0;
-    let inputs = header_steps.iter().zip(len_steps).zip(origin_steps);
-    for (n, (((headers, lens), origins), (keys, hashes))) in
-        inputs.zip(key_steps.iter_mut().zip(hash_steps)).enumerate()
-    {
-        plain |= u64::from(step_v4(seed, headers, lens, origins, keys, hashes)) << (STEP * n);
-    }
-    let rest = headers.len();
-    if let Some(last) = headers.last() {
-        // A step of its own, filled up with the last packet at a length that nothing fits into.
-        let (mut all_headers, mut all_lens, mut all_origins) = ([*last; STEP], [0; STEP], [0; STEP]);
-        let (mut all_keys, mut all_hashes) = ([[0; 2]; STEP], [0; STEP]);
-        all_headers[..rest].copy_from_slice(headers);
-        all_lens[..rest].copy_from_slice(lens);
-        all_origins[..rest].copy_from_slice(origins);
-        let answer = step_v4(seed, &all_headers, &all_lens, &all_origins, &mut all_keys, &mut all_hashes);
-        plain |= u64::from(answer) << (STEP * header_steps.len());
-        keys.copy_from_slice(&all_keys[..rest]);
-        hashes.copy_from_slice(&all_hashes[..rest]);
-    }
-    plain
+    steps(scan, keys, hashes, [0; 2], |headers, lens, origins, keys, hashes| {
+        u64::from(step_v4(seed, headers, lens, origins, keys, hashes))
+    })
 }
 
 #[inline]
@@ -158,7 +135,7 @@ fn step_v4(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn columns(headers: &[&Header; STEP]) -> [__m256i; 8] {
-    let r = ORDER.map(|n| row(headers[n as usize]));
+    let r = ORDER.map(|n| row_v4(headers[n as usize]));
     let (a, b) = (quarter(r[0], r[1], r[2], r[3]), quarter(r[4], r[5], r[6], r[7]));
     let even = |n: usize| _mm256_permute2x128_si256::<0x20>(a[n], b[n]);
     let odd = |n: usize| _mm256_permute2x128_si256::<0x31>(a[n], b[n]);
@@ -182,7 +159,7 @@ fn quarter(r0: __m256i, r1: __m256i, r2: __m256i, r3: __m256i) -> [__m256i; 4] {
 /// The dwords at 12, 16 ... 36 and at 44 of a header.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn row(header: &Header) -> __m256i {
+pub(super) fn row_v4(header: &Header) -> __m256i {
     _mm256_blend_epi32::<0x80>(load_header::<12>(header), load_header::<16>(header))
 }
 
@@ -277,7 +254,7 @@ fn load_line(line: &Line) -> [__m256i; 2] {
 /// 32 bytes of a header from `AT` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_header<const AT: usize>(header: &Header) -> __m256i {
+pub(super) fn load_header<const AT: usize>(header: &Header) -> __m256i {
     const { assert!(AT + 32 <= size_of::<Header>()) };
     // SAFETY: the bytes from `AT` to `AT + 32` lie inside the header; the load need not be aligned.
     unsafe { _mm256_loadu_si256(header.as_ptr().add(AT).cast()) }

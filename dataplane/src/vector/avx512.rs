@@ -1,4 +1,4 @@
-//! Sixteen IPv4 packets at a time, with AVX-512 and VAES.
+//! Sixteen packets at a time, with AVX-512 and VAES.
 //!
 //! ```text
 //!   16 headers, 8 dwords each      8 columns, a packet to the lane       16 keys, 4 to the register
@@ -10,14 +10,12 @@
 //! [`ORDER`]: the second one undoes what the first did, so only what meets the columns in between (lengths,
 //! origins, the answer) has to be put in order.
 //!
-//! IPv6 packets and single keys take [`Avx2`]'s path, whose hash is the same.
+//! Of IPv6 only what is validated becomes columns, and the word of the key that ports are in; addresses are
+//! copied as they stand. Single keys take [`Avx2`]'s path, whose hash is the same.
 
 #![allow(unsafe_code, reason = "vector loads and stores, and calls that need processor features")]
 
-use super::{
-    Header, KeyV4, KeyV6, LANES, Line, Scan, Seed,
-    avx2::{self, Avx2},
-};
+use super::{Header, KeyV4, KeyV6, LANES, Line, Scan, Seed, avx2, avx2::Avx2, steps::steps};
 use std::arch::x86_64::*;
 
 /// Packets a step reads.
@@ -58,7 +56,8 @@ impl Avx512 {
     }
 
     pub(super) fn scan_v6(self, seed: &Seed, scan: &Scan<'_>, keys: &mut [KeyV6], hashes: &mut [u64]) -> u64 {
-        self.narrow.scan_v6(seed, scan, keys, hashes)
+        // SAFETY: `self` proves that the processor has the features.
+        unsafe { scan_v6(seed, scan, keys, hashes) }
     }
 
     pub(super) fn match_tags(self, lines: &[Line], at: &[u32], tags: &[u16], masks: &mut [u32]) {
@@ -69,32 +68,16 @@ impl Avx512 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,vaes,avx2,aes")]
 fn scan_v4(seed: &Seed, scan: &Scan<'_>, keys: &mut [KeyV4], hashes: &mut [u64]) -> u64 {
-    let (header_steps, headers) = scan.headers.as_chunks::<STEP>();
-    let (len_steps, lens) = scan.lens.as_chunks::<STEP>();
-    let (origin_steps, origins) = scan.origins.as_chunks::<STEP>();
-    let (key_steps, keys) = keys.as_chunks_mut::<STEP>();
-    let (hash_steps, hashes) = hashes.as_chunks_mut::<STEP>();
-    let mut plain = 0;
-    let inputs = header_steps.iter().zip(len_steps).zip(origin_steps);
-    for (n, (((headers, lens), origins), (keys, hashes))) in
-        inputs.zip(key_steps.iter_mut().zip(hash_steps)).enumerate()
-    {
-        plain |= u64::from(step_v4(seed, headers, lens, origins, keys, hashes)) << (STEP * n);
-    }
-    let rest = headers.len();
-    if let Some(last) = headers.last() {
-        // A step of its own, filled up with the last packet at a length that nothing fits into.
-        let (mut all_headers, mut all_lens, mut all_origins) = ([*last; STEP], [0; STEP], [0; STEP]);
-        let (mut all_keys, mut all_hashes) = ([[0; 2]; STEP], [0; STEP]);
-        all_headers[..rest].copy_from_slice(headers);
-        all_lens[..rest].copy_from_slice(lens);
-        all_origins[..rest].copy_from_slice(origins);
-        let answer = step_v4(seed, &all_headers, &all_lens, &all_origins, &mut all_keys, &mut all_hashes);
-        plain |= u64::from(answer) << (STEP * header_steps.len());
-        keys.copy_from_slice(&all_keys[..rest]);
-        hashes.copy_from_slice(&all_hashes[..rest]);
-    }
-    plain
+    steps(scan, keys, hashes, [0; 2], |headers, lens, origins, keys, hashes| {
+        u64::from(step_v4(seed, headers, lens, origins, keys, hashes))
+    })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,vaes,avx2,aes")]
+fn scan_v6(seed: &Seed, scan: &Scan<'_>, keys: &mut [KeyV6], hashes: &mut [u64]) -> u64 {
+    steps(scan, keys, hashes, [0; 5], |headers, lens, origins, keys, hashes| {
+        u64::from(step_v6(seed, headers, lens, origins, keys, hashes))
+    })
 }
 
 #[inline]
@@ -107,7 +90,7 @@ fn step_v4(
     keys: &mut [KeyV4; STEP],
     hashes: &mut [u64; STEP],
 ) -> u16 {
-    let c = columns(headers);
+    let c = columns(headers, |header| avx2::row_v4(header));
     let order = load_u32(&ORDER);
     let len = _mm512_permutexvar_epi32(order, load_u16(lens));
     let origin = _mm512_permutexvar_epi32(order, load_u32(origins));
@@ -117,23 +100,10 @@ fn step_v4(
     let mut plain = _mm512_cmpeq_epi32_mask(_mm512_and_si512(c[0], all(0x00ff_ffff)), all(0x0045_0008));
     plain &= _mm512_testn_epi32_mask(c[2], all(0xff3f));
     // Total length and UDP length, in the processor's byte order.
-    let swap = |x, bytes: u32| {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|n| (0x8080_0000 + bytes + n * 0x0404) as i32);
-        _mm512_shuffle_epi8(x, _mm512_set4_epi32(d, c, b, a))
-    };
-    let (total, udp_length) = (swap(c[1], 0x0001), swap(c[6], 0x0203));
-    plain &= _mm512_cmple_epu32_mask(_mm512_add_epi32(total, all(14)), len);
-
+    let (total, udp_length) = (swap::<0x0001>(c[1]), swap::<0x0203>(c[6]));
+    plain &= _mm512_cmple_epi32_mask(_mm512_add_epi32(total, all(14)), len);
     let proto = _mm512_srli_epi32::<24>(c[2]);
-    let tcp = _mm512_cmpeq_epi32_mask(proto, all(6));
-    plain &= tcp | _mm512_cmpeq_epi32_mask(proto, all(17));
-    let tcp_length = _mm512_and_si512(_mm512_srli_epi32::<18>(c[7]), all(0x3c));
-    let length = _mm512_mask_mov_epi32(udp_length, tcp, tcp_length);
-    let least = _mm512_mask_mov_epi32(all(8), tcp, all(20));
-    plain &= _mm512_cmpge_epu32_mask(length, least);
-    plain &= _mm512_cmple_epu32_mask(_mm512_add_epi32(length, all(20)), total);
-    // FIN, SYN, RST.
-    plain &= !_mm512_mask_test_epi32_mask(tcp, c[7], all(0x0700_0000));
+    plain &= transport(proto, udp_length, c[7], _mm512_sub_epi32(total, all(20)));
 
     // Ten words; the first and the last share a dword. Their sum is at most ten times 0xffff, so that folded
     // once it is 0xffff only if it is a multiple of that.
@@ -155,32 +125,121 @@ fn step_v4(
         _mm512_shldi_epi32::<16>(c[6], c[5]),
     ];
     let four = quarter(k[0], k[1], k[2], k[3]);
-    let (s0, s1) = avx2::seeds(seed);
-    let (s0, s1) = (_mm512_broadcast_i32x4(s0), _mm512_broadcast_i32x4(s1));
+    let (s0, s1) = seeds(seed);
     let hash = |key| {
         let x = _mm512_aesenc_epi128(_mm512_xor_si512(key, s0), s1);
         _mm512_aesenc_epi128(_mm512_aesenc_epi128(x, s0), s1)
     };
-    let evens = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
     let (key_halves, _) = keys.as_chunks_mut::<8>();
     let (hash_halves, _) = hashes.as_chunks_mut::<8>();
     for ((keys, hashes), four) in key_halves.iter_mut().zip(hash_halves).zip(four.as_chunks::<2>().0) {
         store_keys(keys, *four);
-        store_hashes(hashes, _mm512_permutex2var_epi64(hash(four[0]), evens, hash(four[1])));
+        store_hashes(hashes, hash(four[0]), hash(four[1]));
     }
     in_order(plain)
 }
 
-/// The dwords at 12, 16 ... 36 and at 44 of each header, a register each, packets in the order of [`ORDER`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
-fn columns(headers: &[&Header; STEP]) -> [__m512i; 8] {
-    // Lanes 0 and 1 of a register hold one packet, 2 and 3 another.
-    let row = |n: usize| {
-        let low = _mm512_castsi256_si512(avx2::row(headers[n]));
-        _mm512_inserti64x4::<1>(low, avx2::row(headers[n + 1]))
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,vaes,avx2,aes")]
+fn step_v6(
+    seed: &Seed,
+    headers: &[&Header; STEP],
+    lens: &[u16; STEP],
+    origins: &[u32; STEP],
+    keys: &mut [KeyV6; STEP],
+    hashes: &mut [u64; STEP],
+) -> u16 {
+    // The dwords at 12, 16, 20 and 24, and at 52, 56, 60 and 64.
+    let c = columns(headers, |header| {
+        _mm256_blend_epi32::<0xf0>(avx2::load_header::<12>(header), avx2::load_header::<36>(header))
+    });
+    let order = load_u32(&ORDER);
+    let len = _mm512_permutexvar_epi32(order, load_u16(lens));
+    let origin = _mm512_permutexvar_epi32(order, load_u32(origins));
+    let all = |x: u32| _mm512_set1_epi32(x as i32);
+
+    // Version and EtherType.
+    let mut plain = _mm512_cmpeq_epi32_mask(_mm512_and_si512(c[0], all(0x00f0_ffff)), all(0x0060_dd86));
+    let (payload, udp_length) = (swap::<0x0203>(c[1]), swap::<0x0203>(c[5]));
+    plain &= _mm512_cmple_epi32_mask(_mm512_add_epi32(payload, all(54)), len);
+    let proto = _mm512_and_si512(c[2], all(0xff));
+    plain &= transport(proto, udp_length, c[7], payload);
+
+    // The keys' last words, of packets 0, 4, 1, 5 and so on, and of 8, 12, 9, 13 and so on.
+    let (low, high) = (_mm512_or_si512(proto, origin), _mm512_shldi_epi32::<16>(c[5], c[4]));
+    let last = [_mm512_unpacklo_epi32(low, high), _mm512_unpackhi_epi32(low, high)];
+    let (s0, s1) = seeds(seed);
+    let hash = |addresses: [__m256i; 4], last| {
+        let two = |n: usize| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(addresses[n]), addresses[n + 1]);
+        let source = _mm512_shuffle_i64x2::<0b10_00_10_00>(two(0), two(2));
+        let destination = _mm512_shuffle_i64x2::<0b11_01_11_01>(two(0), two(2));
+        let mut x = _mm512_xor_si512(source, s0);
+        for key in [s1, destination, s0, last, s1, s0, s1] {
+            x = _mm512_aesenc_epi128(x, key);
+        }
+        x
     };
-    let r = [row(0), row(4), row(8), row(12), row(2), row(6), row(10), row(14)];
+    let zero = _mm512_setzero_si512();
+    let (header_halves, _) = headers.as_chunks::<8>();
+    let (key_halves, _) = keys.as_chunks_mut::<8>();
+    let (hash_halves, _) = hashes.as_chunks_mut::<8>();
+    for (((headers, keys), hashes), last) in header_halves.iter().zip(key_halves).zip(hash_halves).zip(last) {
+        let addresses = headers.map(|header| avx2::load_header::<22>(header));
+        let [a, b, c, d, e, f, g, h] = addresses;
+        let first_four = hash([a, b, c, d], _mm512_unpacklo_epi64(last, zero));
+        store_hashes(hashes, first_four, hash([e, f, g, h], _mm512_unpackhi_epi64(last, zero)));
+        let mut words = [0; 8];
+        store_words(&mut words, _mm512_permutexvar_epi64(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), last));
+        for ((key, addresses), word) in keys.iter_mut().zip(addresses).zip(words) {
+            store_addresses(key, addresses);
+            key[4] = word;
+        }
+    }
+    in_order(plain)
+}
+
+/// Which packets hold in `room` bytes a UDP datagram, or a TCP segment that neither opens nor closes; its offset
+/// and flags are the upper half of `tcp_fields`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transport(proto: __m512i, udp_length: __m512i, tcp_fields: __m512i, room: __m512i) -> u16 {
+    let all = |x: i32| _mm512_set1_epi32(x);
+    let tcp = _mm512_cmpeq_epi32_mask(proto, all(6));
+    let tcp_length = _mm512_and_si512(_mm512_srli_epi32::<18>(tcp_fields), all(0x3c));
+    let length = _mm512_mask_mov_epi32(udp_length, tcp, tcp_length);
+    let least = _mm512_mask_mov_epi32(all(8), tcp, all(20));
+    let fits = _mm512_cmpge_epi32_mask(length, least) & _mm512_cmple_epi32_mask(length, room);
+    // FIN, SYN, RST.
+    let opens_or_closes = _mm512_mask_test_epi32_mask(tcp, tcp_fields, all(0x0700_0000));
+    (tcp | _mm512_cmpeq_epi32_mask(proto, all(17))) & fits & !opens_or_closes
+}
+
+/// A word in network byte order out of each dword: those of its bytes that `BYTES` names, lowest last.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn swap<const BYTES: u32>(x: __m512i) -> __m512i {
+    let [a, b, c, d] = [0, 1, 2, 3].map(|n| (0x8080_0000 + BYTES + n * 0x0404) as i32);
+    _mm512_shuffle_epi8(x, _mm512_set4_epi32(d, c, b, a))
+}
+
+/// The seed as keys of rounds, for four keys at a time.
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn seeds(seed: &Seed) -> (__m512i, __m512i) {
+    let (s0, s1) = avx2::seeds(seed);
+    (_mm512_broadcast_i32x4(s0), _mm512_broadcast_i32x4(s1))
+}
+
+/// Eight dwords of each header, a register each, packets in the order of [`ORDER`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx2")]
+fn columns(headers: &[&Header; STEP], row: impl Fn(&Header) -> __m256i) -> [__m512i; 8] {
+    // Lanes 0 and 1 of a register hold one packet, 2 and 3 another.
+    let two = |n: usize| {
+        let low = _mm512_castsi256_si512(row(headers[n]));
+        _mm512_inserti64x4::<1>(low, row(headers[n + 1]))
+    };
+    let r = [two(0), two(4), two(8), two(12), two(2), two(6), two(10), two(14)];
     let (a, b) = (quarter(r[0], r[1], r[2], r[3]), quarter(r[4], r[5], r[6], r[7]));
     // Columns n and n + 4 of two packets each: even lanes and odd lanes.
     let even = |n: usize| _mm512_shuffle_i32x4::<0b10_00_10_00>(a[n], b[n]);
@@ -265,9 +324,23 @@ fn store_keys(to: &mut [KeyV4; 8], from: [__m512i; 2]) {
     }
 }
 
+/// Stores the hashes of twice four keys: the lower half of each.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store_hashes(to: &mut [u64; 8], from: __m512i) {
+fn store_hashes(to: &mut [u64; 8], low: __m512i, high: __m512i) {
+    store_words(to, _mm512_permutex2var_epi64(low, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), high));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_words(to: &mut [u64; 8], from: __m512i) {
     // SAFETY: 64 bytes; the store need not be aligned.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), from) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_addresses(to: &mut KeyV6, from: __m256i) {
+    // SAFETY: 32 bytes of 40; the store need not be aligned.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) }
 }

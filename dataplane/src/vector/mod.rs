@@ -15,6 +15,8 @@ mod avx2;
 mod avx512;
 mod portable;
 mod prefetch;
+#[cfg(target_arch = "x86_64")]
+mod steps;
 #[cfg(test)]
 mod tests;
 

@@ -104,7 +104,7 @@ fn checksum(first: u64, second: u64, third: u64) -> u64 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32) + u64::from(carry);
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     // Two times 0xffff at most, or little more, and not zero, as the header is not all zeros.
-    (sum & 0xffff) + (sum >> 16) ^ 0xffff
+    ((sum & 0xffff) + (sum >> 16)) ^ 0xffff
 }
 
 #[inline]
