@@ -11,3 +11,5 @@ mod frames;
 mod parse;
 #[path = "wire/rewrite.rs"]
 mod rewrite;
+#[path = "wire/scan.rs"]
+mod scan;

@@ -1,11 +1,13 @@
-//! What any frame at all must come to: the parser against etherparse, and rewrites against checksums computed
-//! anew. Property tests and the fuzz target `parse` share it.
+//! What any frame at all must come to: the parser against etherparse, rewrites against checksums computed anew,
+//! and what reads headers by the batch against the parser. Property tests and the fuzz targets `parse` and
+//! `vector` share it.
 
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use supernet_dataplane::{
     rewrite::{Rewrite, Tuple},
-    wire::{self, Address, L3, Packet, Proto, checksum},
+    vector::{self, Engine, Header, Isa, KeyV4, KeyV6, Scan},
+    wire::{self, Address, L3, Packet, Proto, checksum, tcp_flags},
 };
 
 /// Parses a frame and asserts all that must hold of it, whatever is in it.
@@ -202,4 +204,103 @@ fn is_ip(p: &Packet) -> bool {
 fn is_keyed(p: &Packet) -> bool {
     let transport = matches!(p.proto, Proto::TCP | Proto::UDP | Proto::SCTP);
     is_ip(p) && !p.fragment && (transport || p.is_echo_request() || p.is_echo_reply())
+}
+
+/// Has every engine that this processor has read the headers of frames, given with the frames' lengths, and
+/// asserts that it takes exactly those for plain which the parser does, with the same keys, and hashes them as
+/// it hashes a single key. Says how many are plain.
+///
+/// # Panics
+/// Something does not hold.
+pub fn check_scan(packets: &[(Header, u16)]) -> usize {
+    let engines = || Isa::ALL.into_iter().filter_map(|isa| Engine::new(isa, packets.len() as u64));
+    let mut plain = 0;
+    for packets in packets.chunks(vector::MOST) {
+        // Where a packet came in differs from one to the next.
+        let origins: Vec<u32> =
+            (0..packets.len() as u32).map(|n| n.wrapping_mul(0x9e37_79b1) & !0xff).collect();
+        let plain_v4: Vec<_> =
+            packets.iter().zip(&origins).map(|(packet, origin)| plain_key_v4(packet, *origin)).collect();
+        let plain_v6: Vec<_> =
+            packets.iter().zip(&origins).map(|(packet, origin)| plain_key_v6(packet, *origin)).collect();
+        plain += plain_v4.iter().flatten().count() + plain_v6.iter().flatten().count();
+
+        let headers: Vec<&Header> = packets.iter().map(|(header, _)| header).collect();
+        let lens: Vec<u16> = packets.iter().map(|(_, len)| *len).collect();
+        let scan = Scan { headers: &headers, lens: &lens, origins: &origins };
+        for engine in engines() {
+            let mut hashes = [0; vector::MOST];
+            let mut keys = [[0; 2]; vector::MOST];
+            let answer = engine.scan_v4(&scan, &mut keys, &mut hashes);
+            same(&engine, answer, &plain_v4, &keys, &hashes, |key| engine.hash_v4(key));
+            let mut keys = [[0; 5]; vector::MOST];
+            let answer = engine.scan_v6(&scan, &mut keys, &mut hashes);
+            same(&engine, answer, &plain_v6, &keys, &hashes, |key| engine.hash_v6(key));
+        }
+    }
+    plain
+}
+
+fn same<const WORDS: usize>(
+    engine: &Engine,
+    answer: u64,
+    expected: &[Option<[u64; WORDS]>],
+    keys: &[[u64; WORDS]],
+    hashes: &[u64],
+    hash: impl Fn(&[u64; WORDS]) -> u64,
+) {
+    let name = engine.isa().name();
+    for n in 0..vector::MOST {
+        let expected = expected.get(n).and_then(Option::as_ref);
+        assert_eq!(answer >> n & 1 == 1, expected.is_some(), "{name}: packet {n} is plain");
+        if let Some(key) = expected {
+            assert_eq!(&keys[n], key, "{name}: the key of packet {n}");
+            assert_eq!(hashes[n], hash(key), "{name}: the hash of packet {n}");
+        }
+    }
+}
+
+fn plain_key_v4(packet: &(Header, u16), origin: u32) -> Option<KeyV4> {
+    let p = plain(packet)?;
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (p.src, p.dst) else { return None };
+    let mut bytes = Vec::new();
+    bytes.extend((origin | u32::from(p.proto.0)).to_le_bytes());
+    bytes.extend(src.octets());
+    bytes.extend(dst.octets());
+    bytes.extend(p.sport.to_be_bytes());
+    bytes.extend(p.dport.to_be_bytes());
+    Some(words(&bytes))
+}
+
+fn plain_key_v6(packet: &(Header, u16), origin: u32) -> Option<KeyV6> {
+    let p = plain(packet)?;
+    let (IpAddr::V6(src), IpAddr::V6(dst)) = (p.src, p.dst) else { return None };
+    let mut bytes = Vec::new();
+    bytes.extend(src.octets());
+    bytes.extend(dst.octets());
+    bytes.extend((origin | u32::from(p.proto.0)).to_le_bytes());
+    bytes.extend(p.sport.to_be_bytes());
+    bytes.extend(p.dport.to_be_bytes());
+    Some(words(&bytes))
+}
+
+/// What the parser says of a frame if that makes it plain.
+fn plain((header, len): &(Header, u16)) -> Option<Packet> {
+    let mut frame = vec![0; usize::from(*len)];
+    let there = header.len().min(frame.len());
+    frame[..there].copy_from_slice(&header[..there]);
+    let p = wire::parse(&frame).ok()?;
+    let opens_or_closes = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+    let is_transport = match p.proto {
+        Proto::TCP => p.tcp_flags & opens_or_closes == 0,
+        Proto::UDP => true,
+        _ => false,
+    };
+    (is_ip(&p) && is_transport && !p.tagged && !p.fragment && !p.options).then_some(p)
+}
+
+fn words<const WORDS: usize>(bytes: &[u8]) -> [u64; WORDS] {
+    let (words, rest) = bytes.as_chunks::<8>();
+    assert_eq!((words.len(), rest.len()), (WORDS, 0));
+    std::array::from_fn(|n| u64::from_le_bytes(words[n]))
 }

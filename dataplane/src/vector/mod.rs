@@ -9,7 +9,18 @@
 //! options, not a fragment, with a correct header checksum, or IPv6 without extension headers; TCP without
 //! SYN, FIN and RST, or UDP; every length consistent with the frame's. [`crate::wire::parse`] is the oracle.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
+mod prefetch;
+#[cfg(target_arch = "x86_64")]
+mod steps;
+#[cfg(test)]
+mod tests;
+
+pub use prefetch::{prefetch_read, prefetch_write};
 
 use crate::buf::HEADER;
 
@@ -49,7 +60,7 @@ impl Isa {
 
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
-        self == Self::Portable
+        Kind::detect(self).is_some()
     }
 
     /// Its name.
@@ -74,75 +85,126 @@ pub struct Scan<'a> {
     pub origins: &'a [u32],
 }
 
+impl<'a> Scan<'a> {
+    /// This scan and its outputs, all cut to the length of the shortest, and to [`MOST`].
+    fn cut<'k, K>(self, keys: &'k mut [K], hashes: &'k mut [u64]) -> (Self, &'k mut [K], &'k mut [u64]) {
+        let inputs = self.headers.len().min(self.lens.len()).min(self.origins.len());
+        let n = inputs.min(keys.len()).min(hashes.len()).min(MOST);
+        let scan = Self { headers: &self.headers[..n], lens: &self.lens[..n], origins: &self.origins[..n] };
+        (scan, &mut keys[..n], &mut hashes[..n])
+    }
+}
+
+/// What keeps hashes from being foreseen.
+type Seed = [u64; 4];
+
+/// An [`Isa`] that this processor is known to have.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Kind {
+    fn detect(isa: Isa) -> Option<Self> {
+        match isa {
+            Isa::Portable => Some(Self::Portable),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::detect().map(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::detect().map(Self::Avx512),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => None,
+        }
+    }
+}
+
 /// Does header work with one kind of instructions and one seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Engine {
-    isa: Isa,
-    seed: [u64; 4],
+    kind: Kind,
+    seed: Seed,
+}
+
+/// Calls a function of the module, or the method of the proof, that does the work.
+macro_rules! dispatch {
+    ($kind:expr, $call:ident($($arg:expr),*)) => {
+        match $kind {
+            Kind::Portable => portable::$call($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(it) => it.$call($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(it) => it.$call($($arg),*),
+        }
+    };
 }
 
 impl Engine {
     /// An engine that hashes with `seed`; `None` if the processor has not what it takes.
     pub fn new(isa: Isa, seed: u64) -> Option<Self> {
-        let mut state = seed;
-        let seed = std::array::from_fn(|_| splitmix(&mut state));
-        isa.is_available().then_some(Self { isa, seed })
+        Kind::detect(isa).map(|kind| Self::with(kind, seed))
     }
 
     /// The best engine this processor has.
     pub fn detect(seed: u64) -> Self {
-        let best = Isa::ALL.into_iter().rev().find_map(|isa| Self::new(isa, seed));
-        best.unwrap_or(Self { isa: Isa::Portable, seed: [seed; 4] })
+        let best = Isa::ALL.into_iter().rev().find_map(Kind::detect);
+        Self::with(best.unwrap_or(Kind::Portable), seed)
+    }
+
+    fn with(kind: Kind, seed: u64) -> Self {
+        let mut state = seed;
+        Self { kind, seed: std::array::from_fn(|_| splitmix(&mut state)) }
     }
 
     /// Its instructions.
     pub fn isa(&self) -> Isa {
-        self.isa
+        match self.kind {
+            Kind::Portable => Isa::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => Isa::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => Isa::Avx512,
+        }
     }
 
     /// Hashes an IPv4 key as [`Engine::scan_v4`] does.
     pub fn hash_v4(&self, key: &KeyV4) -> u64 {
-        portable::hash_v4(&self.seed, key)
+        dispatch!(self.kind, hash_v4(&self.seed, key))
     }
 
     /// Hashes an IPv6 key as [`Engine::scan_v6`] does.
     pub fn hash_v6(&self, key: &KeyV6) -> u64 {
-        portable::hash_v6(&self.seed, key)
+        dispatch!(self.kind, hash_v6(&self.seed, key))
     }
 
     /// Reads IPv4 packets: keys and hashes of those that are plain, which the answer has a bit for. What
-    /// stands for others is anything.
+    /// stands for others is anything. Reads no further than the shortest of the slices, nor than [`MOST`].
     pub fn scan_v4(&self, scan: &Scan<'_>, keys: &mut [KeyV4], hashes: &mut [u64]) -> u64 {
-        portable::scan_v4(&self.seed, scan, keys, hashes)
+        let (scan, keys, hashes) = scan.cut(keys, hashes);
+        dispatch!(self.kind, scan_v4(&self.seed, &scan, keys, hashes))
     }
 
     /// The same for IPv6.
     pub fn scan_v6(&self, scan: &Scan<'_>, keys: &mut [KeyV6], hashes: &mut [u64]) -> u64 {
-        portable::scan_v6(&self.seed, scan, keys, hashes)
+        let (scan, keys, hashes) = scan.cut(keys, hashes);
+        dispatch!(self.kind, scan_v6(&self.seed, &scan, keys, hashes))
     }
 
     /// Compares tags with lines: bit `n` of `masks[i]` says that lane `n` of `lines[at[i]]` is `tags[i]`; only
-    /// the [`LANES`] lanes of tags are compared. An index past the end matches nothing.
+    /// the [`LANES`] lanes of tags are compared. An index past the end matches nothing. Goes no further than
+    /// the shortest of `at`, `tags` and `masks`. Other threads may be storing to the lines: every lane is
+    /// read whole, but lanes may be of different times.
     pub fn match_tags(&self, lines: &[Line], at: &[u32], tags: &[u16], masks: &mut [u32]) {
-        portable::match_tags(lines, at, tags, masks);
+        dispatch!(self.kind, match_tags(lines, at, tags, masks));
     }
 }
 
 /// The lanes of a line that hold `tag`, in portable Rust.
 pub fn lanes(line: &Line, tag: u16) -> u32 {
     portable::lanes(line, tag)
-}
-
-/// Asks for the cache line at `at`, to be read soon.
-#[inline(always)]
-pub fn prefetch_read<T>(at: &T) {
-    let _ = at;
-}
-
-/// Asks for the cache line at `at`, to be written soon.
-#[inline(always)]
-pub fn prefetch_write<T>(at: &T) {
-    let _ = at;
 }
 
 /// Spreads one seed over several (splitmix64).
