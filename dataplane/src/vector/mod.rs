@@ -8,6 +8,14 @@
 //! *Plain* is what the fast path may finish without a second look: Ethernet without VLAN tag; IPv4 without
 //! options, not a fragment, with a correct header checksum, or IPv6 without extension headers; TCP without
 //! SYN, FIN and RST, or UDP; every length consistent with the frame's. [`crate::wire::parse`] is the oracle.
+//!
+//! What it costs, in nanoseconds a packet of a batch of 64 in the nearest cache (AMD Zen 5):
+//!
+//! | | IPv4: keys and hashes | IPv6 | tags |
+//! | --- | --- | --- | --- |
+//! | portable | 5.6 | 5.0 | 5.3 |
+//! | AVX2 | 1.7 | 3.8 | 0.7 |
+//! | AVX-512 | 0.8 | 1.1 | 0.6 |
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -170,7 +178,8 @@ impl Engine {
         }
     }
 
-    /// Hashes an IPv4 key as [`Engine::scan_v4`] does.
+    /// Hashes an IPv4 key as [`Engine::scan_v4`] does. Each of the 64 bits is as good as any other, so that what
+    /// should have nothing to do with each other, such as buckets and tags, is best made of different ones.
     pub fn hash_v4(&self, key: &KeyV4) -> u64 {
         dispatch!(self.kind, hash_v4(&self.seed, key))
     }

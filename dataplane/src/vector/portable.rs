@@ -42,18 +42,24 @@ pub(super) fn match_tags(lines: &[Line], at: &[u32], tags: &[u16], masks: &mut [
 /// The lanes of tags that hold `tag` (exact: no carry crosses a lane).
 #[inline]
 pub(super) fn lanes(line: &Line, tag: u16) -> u32 {
-    const LOW: u64 = 0x7fff_7fff_7fff_7fff;
     let pattern = u64::from(tag).wrapping_mul(0x0001_0001_0001_0001);
+    let (halves, _) = line.0.as_chunks::<4>();
     let mut mask = 0;
-    for (n, word) in line.0.iter().enumerate() {
-        let x = word.load(Ordering::Relaxed) ^ pattern;
-        // The top bit of every lane that is zero now.
-        let zero = !(((x & LOW) + LOW) | x | LOW);
-        // Bits 15, 31, 47 and 63 become the lowest four: their sums meet in the top bits without a carry.
-        let four = (zero >> 15).wrapping_mul(0x1000_2000_4000_8000) >> 60;
-        mask |= (four as u32 & 0xf) << (4 * n);
+    for (n, words) in halves.iter().enumerate() {
+        let [a, b, c, d] = words.each_ref().map(|word| differs(word.load(Ordering::Relaxed) ^ pattern));
+        // Bits 0, 16, 32 and 48 of four words, side by side. Their products with the four bits of the factor
+        // all fall on bits of their own, and the 16 that matter on the topmost.
+        let bits = a >> 15 | b >> 11 | c >> 7 | d >> 3;
+        mask |= (bits.wrapping_mul(1 << 48 | 1 << 33 | 1 << 18 | 1 << 3) >> 48) << (16 * n);
     }
-    mask & ((1 << LANES) - 1)
+    !(mask as u32) & ((1 << LANES) - 1)
+}
+
+/// The top bit of every lane that is not zero.
+#[inline]
+fn differs(x: u64) -> u64 {
+    const LOW: u64 = 0x7fff_7fff_7fff_7fff;
+    (((x & LOW) + LOW) | x) & !LOW
 }
 
 // No test ends early and none jumps: which packets of a batch fail which test is nothing a processor can foresee.
