@@ -560,7 +560,8 @@ impl<A: Address> FlowTable<A> {
     /// The buckets where a key with this hash may be, in the order in which they are tried.
     fn way(&self, hash: u64) -> impl Iterator<Item = usize> + use<A> {
         let (first, buckets) = (self.first_bucket(hash), self.buckets);
-        let second = self.first_bucket(hash.rotate_left(32));
+        // Other bits than those of the first bucket and of the tag.
+        let second = self.first_bucket(hash.rotate_left(24));
         let wrap = move |n: usize| if n < buckets { n } else { n - buckets };
         std::iter::once(first).chain((0..buckets.min(PROBES) - 1).map(move |n| wrap(second + n)))
     }
