@@ -184,6 +184,12 @@ impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
         &self.lines[at / 8].0[at % 8]
     }
 
+    /// Whether it agrees with the snapshot of this generation, and is not denied.
+    #[inline(always)]
+    pub fn stands(&self, generation: Generation) -> bool {
+        (self.output ^ u64::from(generation.0) << 32) & (DENIED | !0xffff_ffff) == 0
+    }
+
     /// The snapshot it agrees with.
     #[inline(always)]
     pub fn generation(&self) -> Generation {
@@ -333,32 +339,26 @@ impl<A: Address> FlowTable<A> {
         self.buckets
     }
 
-    /// Asks for the tags that a look-up of `hash` begins with.
-    #[inline(always)]
-    pub fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.tags.get(self.first_bucket(hash)) {
-            vector::prefetch_read(line);
-        }
-    }
-
     /// Where the keys with these hashes may be, by their tags: at most 64. The entries are asked for, to be
     /// written. A guess may be wrong, [`NOWHERE`] included: that a key is not there only a look-up can tell.
     #[inline]
     pub fn guess(&self, hashes: &[u64], guesses: &mut [u32]) {
         let (mut at, mut tags, mut masks) = ([0; vector::MOST], [0; vector::MOST], [0; vector::MOST]);
         let count = hashes.len().min(vector::MOST);
+        let tag_lines = &*self.tags;
         for ((hash, at), tag) in hashes.iter().zip(&mut at).zip(&mut tags) {
-            (*at, *tag) = (self.first_bucket(*hash) as u32, tag_of(*hash));
+            let bucket = self.first_bucket(*hash);
+            vector::prefetch_read_at(tag_lines, bucket);
+            (*at, *tag) = (bucket as u32, tag_of(*hash));
         }
-        self.engine.match_tags(&self.tags, &at[..count], &tags[..count], &mut masks[..count]);
+        self.engine.match_tags(tag_lines, &at[..count], &tags[..count], &mut masks[..count]);
+        let entries = &*self.entries;
         for ((guess, at), mask) in guesses.iter_mut().zip(&at[..count]).zip(&masks) {
             let entry = at * LANES as u32 + mask.trailing_zeros();
-            *guess = if *mask == 0 { NOWHERE } else { entry };
             for line in 0..Self::ENTRY_LINES {
-                if let Some(line) = self.entries.get(*guess as usize * Self::ENTRY_LINES + line) {
-                    vector::prefetch_write(line);
-                }
+                vector::prefetch_write_at(entries, entry as usize * Self::ENTRY_LINES + line);
             }
+            *guess = if *mask == 0 { NOWHERE } else { entry };
         }
     }
 
