@@ -67,6 +67,12 @@ impl<T: Default> Grow<T> {
         Some(&items[index % CHUNK])
     }
 
+    /// The items of the first chunk, if it was made: most indices are small.
+    #[inline(always)]
+    pub fn first(&self) -> &[T] {
+        self.chunks.first().and_then(OnceLock::get).map_or(&[], |items| &items[..])
+    }
+
     #[cold]
     fn make(&self, index: usize) -> &T {
         let index = index.min(self.chunks.len() * CHUNK - 1);

@@ -143,9 +143,6 @@ impl NatPools {
     }
 }
 
-/// Next hops that can be known at one time.
-const MAX_NEIGHBORS: usize = 4096;
-
 /// How many of them only routes can take. Addresses in connected prefixes are taken by packets, and a workload
 /// that scans such a prefix must not use up what a new route will need.
 const FOR_ROUTES: usize = 512;
@@ -180,6 +177,9 @@ struct NeighborSlot {
 }
 
 impl Neighbors {
+    /// Next hops that can be known at one time.
+    pub const MAX: usize = 4096;
+
     fn new() -> Self {
         let slot = || NeighborSlot {
             neighbor: OnceLock::new(),
@@ -191,7 +191,7 @@ impl Neighbors {
         };
         Self {
             ids: DashMap::new(),
-            slots: (0..MAX_NEIGHBORS).map(|_| slot()).collect(),
+            slots: (0..Self::MAX).map(|_| slot()).collect(),
             next: AtomicUsize::new(0),
             version: AtomicU64::new(0),
         }
@@ -199,14 +199,14 @@ impl Neighbors {
 
     /// The number of a route's next hop; `None` when there are too many.
     pub fn intern_routed(&self, n: &Neighbor) -> Option<NeighborId> {
-        let id = self.number(n, MAX_NEIGHBORS)?;
+        let id = self.number(n, Self::MAX)?;
         self.slots[id.index()].routed.store(true, Ordering::Relaxed);
         Some(id)
     }
 
     /// The number of the next hop of a packet; `None` when there are too many.
     pub fn intern(&self, n: &Neighbor) -> Option<NeighborId> {
-        self.number(n, MAX_NEIGHBORS - FOR_ROUTES)
+        self.number(n, Self::MAX - FOR_ROUTES)
     }
 
     fn number(&self, n: &Neighbor, max: usize) -> Option<NeighborId> {
@@ -247,7 +247,7 @@ impl Neighbors {
 
     /// Next hops in use, from number 0 on: the uplink of each, and its MAC once known.
     pub fn iter(&self) -> impl Iterator<Item = Option<(PortId, Mac)>> {
-        let used = self.next.load(Ordering::Relaxed).min(MAX_NEIGHBORS);
+        let used = self.next.load(Ordering::Relaxed).min(Self::MAX);
         self.slots[..used].iter().map(|slot| {
             let mac = slot.mac.load(Ordering::Relaxed);
             let port = slot.neighbor.get().map(|(port, _)| *port);
@@ -278,7 +278,7 @@ impl Neighbors {
     /// Next hops to be asked for now: known ones now and then, unknown ones as long as a route or a packet
     /// wants them. Each is named once; whoever calls asks.
     pub fn due(&self, now: Instant) -> Vec<(PortId, IpAddr)> {
-        let used = self.next.load(Ordering::Relaxed).min(MAX_NEIGHBORS);
+        let used = self.next.load(Ordering::Relaxed).min(Self::MAX);
         let due = |slot: &&NeighborSlot| {
             let at = slot.ask_at.load(Ordering::Relaxed);
             let known = slot.mac.load(Ordering::Relaxed) != 0;

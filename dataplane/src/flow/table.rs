@@ -756,11 +756,7 @@ fn rewrite_from<A: Address>(words: &[u64]) -> Rewrite<A> {
 /// Tags are never one of the marks.
 #[inline(always)]
 fn tag_of(hash: u64) -> u16 {
-    match hash as u16 {
-        FREE => 1,
-        DEAD | CLAIMED => 0xfffd,
-        tag => tag,
-    }
+    (hash as u16).clamp(FREE + 1, CLAIMED - 1)
 }
 
 fn overflow(line: &Line) -> u16 {

@@ -16,8 +16,8 @@ use crate::{
     flow::{FlowKey, NOWHERE, OpenV4, OpenV6, Tick},
     id::{Generation, PortId},
     snapshot::{GATEWAY_MAC, Hop, MAC_BITS, Row, Snapshot, mac_word},
-    stage::commit::{self, NEIGHBOR},
-    state::State,
+    stage::commit,
+    state::{Neighbors, State},
     time::Instant,
     vector::{self, Header, KeyV4, KeyV6, MOST, Scan},
     wire::ethertype,
@@ -38,16 +38,16 @@ struct World {
     state: Arc<State>,
     snapshot: Arc<Snapshot>,
     counters: Arc<WorkerCounters>,
-    /// Ways to ports, then next hops by number.
+    /// By the numbers of [`Adjacency`](commit::Adjacency).
     hops: Vec<Hop>,
-    /// Where next hops begin.
-    next_hops: usize,
 }
 
 /// What a frame turned out to be: its place in the lane of IPv4, or, with this bit, of IPv6.
 const V6: u8 = 0x40;
+const V4: u8 = 0;
 /// Neither.
 const OTHER: u8 = 0x80;
+const FAMILY: u8 = !(MOST as u8 - 1);
 
 struct Batch {
     classes: [u8; MOST],
@@ -99,11 +99,20 @@ struct Run<'a> {
     now: Tick,
 }
 
-impl Run<'_> {
-    /// What the next frame is; `None` when all are finished.
+impl<'a> Run<'a> {
+    /// The classes of the frames that are not finished.
     #[inline(always)]
-    fn class(&self) -> Option<u8> {
-        (self.done < self.ports.len()).then(|| self.batch.classes[self.done % MOST])
+    fn classes(&self) -> &'a [u8] {
+        let end = self.ports.len().min(MOST);
+        &self.batch.classes[self.done.min(end)..end]
+    }
+
+    /// The classes of the frames that come next and are of one family.
+    #[inline(always)]
+    fn alike(&self, family: u8) -> &'a [u8] {
+        let classes = self.classes();
+        let count = classes.iter().take_while(|class| *class & FAMILY == family).count();
+        &classes[..count]
     }
 }
 
@@ -116,7 +125,7 @@ impl Batch {
 
 impl FastPath {
     pub(super) fn new(state: Arc<State>, counters: Arc<WorkerCounters>) -> Self {
-        let world = World { state, snapshot: Arc::default(), counters, hops: Vec::new(), next_hops: 0 };
+        let world = World { state, snapshot: Arc::default(), counters, hops: Vec::new() };
         Self { world: Arc::new(world), neighbors: u64::MAX, batch: Some(Batch::new()) }
     }
 
@@ -139,10 +148,12 @@ impl FastPath {
             let uplink = snapshot.port(port)?;
             Some(Hop::new(port, uplink.mac, mac, uplink.mtu, snapshot.row(port).hop.since))
         };
-        let ports = snapshot.rows.iter().map(|row| row.hop);
-        let hops = ports.chain(state.neighbors.iter().map(|known| hop(known).unwrap_or(Hop::NONE))).collect();
-        let (counters, next_hops) = (self.world.counters.clone(), snapshot.rows.len());
-        self.world = Arc::new(World { state, snapshot, counters, hops, next_hops });
+        let mut hops: Vec<Hop> = Vec::with_capacity(Neighbors::MAX + snapshot.rows.len());
+        hops.extend(state.neighbors.iter().map(|known| hop(known).unwrap_or(Hop::NONE)));
+        hops.resize(Neighbors::MAX, Hop::NONE);
+        hops.extend(snapshot.rows.iter().map(|row| row.hop));
+        let counters = self.world.counters.clone();
+        self.world = Arc::new(World { state, snapshot, counters, hops });
     }
 }
 
@@ -167,9 +178,9 @@ pub(super) fn process(
         world.scan(&mut batch, frames.as_slice(), these);
         let mut run = Run { batch: &batch, ports: these, done: 0, now: Tick::of(now) };
         let mut slow = 0;
-        while let Some(class) = run.class() {
-            let missed = match class & !(MOST as u8 - 1) {
-                0 => world.finish_v4(&mut run, &mut frames, out),
+        while let Some(class) = run.classes().first() {
+            let missed = match class & FAMILY {
+                V4 => world.finish_v4(&mut run, &mut frames, out),
                 V6 => world.finish_v6(&mut run, &mut frames, out),
                 _ => frames.next(),
             };
@@ -191,20 +202,21 @@ impl World {
     #[inline(never)]
     fn scan(&self, batch: &mut Batch, frames: &[Frame], ports: &[PortId]) {
         let zero: &Header = &[0; HEADER];
-        let (mut v4, mut v6) = ([zero; MOST], [zero; MOST]);
+        let mut v4 = [zero; MOST];
         let frames = &frames[..ports.len().min(frames.len()).min(MOST)];
         for frame in frames {
             vector::prefetch_write(frame.header());
         }
         let (mut count_v4, mut count_v6, mut switched) = (0, 0, 0);
         let (rows, cached) = (&*self.snapshot.rows, self.state.config.cache);
+        let counted = self.counters.ports.first();
         for (n, (frame, port)) in frames.iter().zip(ports).enumerate() {
             let row = rows.get(port.index()).unwrap_or(&Row::NONE);
             let (header, len) = (frame.header(), frame.len() as u16);
             let (dst, src) = (le64(header, 0) & MAC_BITS, le64(header, 4) >> 16);
             let guard = if row.is_uplink { dst } else { src };
             switched |= u64::from(!row.is_uplink & (dst != const { mac_word(GATEWAY_MAC) })) << n;
-            let counted = self.counters.ports.at(port.index());
+            let counted = counted.get(port.index()).unwrap_or_else(|| self.counters.ports.at(port.index()));
             counted.received.add(1);
             counted.received_bytes.add(u64::from(len));
             let kind = u16::from_le_bytes([header[12], header[13]]);
@@ -220,7 +232,6 @@ impl World {
                 let at = count_v6 % MOST;
                 count_v6 += 1;
                 batch.v6.put(at, n, len, row);
-                v6[at] = header;
                 at as u8 | V6
             } else {
                 OTHER
@@ -240,6 +251,8 @@ impl World {
         let lane = &mut batch.v6;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
+            let header = |at: usize| frames.get(usize::from(lane.frames[at])).map_or(zero, Frame::header);
+            let v6: [&Header; MOST] = std::array::from_fn(header);
             let scan = Scan { headers: &v6[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
             set_aside(&mut batch.classes, &lane.frames[..n], plain);
@@ -251,18 +264,16 @@ impl World {
     #[inline(never)]
     fn finish_v4(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
-        let (generation, now) = (self.snapshot.generation, run.now);
-        for (n, class) in batch.classes.iter().enumerate().take(run.ports.len()).skip(run.done) {
+        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let classes = run.alike(V4);
+        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
+            run.done = n;
             let at = usize::from(*class) % MOST;
-            if usize::from(*class) != at {
-                break;
-            }
-            let mut frame = frames.next()?;
             let Some(open) = table.open(lane.guesses[at], &lane.keys[at]).or_else(|| self.search_v4(lane, at))
             else {
                 return Some(frame);
             };
-            let hop = self.hop(open.adjacency());
+            let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
             let h = frame.header_mut();
             let total = u16::from_be_bytes([h[16], h[17]]);
@@ -276,7 +287,10 @@ impl World {
                 }
                 open.stamp(generation);
             }
-            let Some(tally) = self.counters.tallies.get(open.tally() as usize) else { return Some(frame) };
+            let tally = open.tally() as usize;
+            let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
+                return Some(frame);
+            };
             set_macs(h, hop, open.is_switched());
             // TTL, protocol and header checksum, then the addresses and ports.
             let [low, high] = open.rewrite;
@@ -285,13 +299,13 @@ impl World {
             let new = ((old & 0xffff) - u32::from(open.hops())) | !sum << 16;
             put64(h, 22, low & !0xffff_ffff | u64::from(new));
             put64(h, 30, high);
-            mend_transport(h, 34, h[23], (low >> 16) as u32 & 0xffff);
-            open.touch(now, len as u64);
+            mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u32 & 0xffff);
+            open.touch(run.now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
-            run.done += 1;
             out.push(hop.port, frame);
         }
+        run.done += classes.len().min(1);
         None
     }
 
@@ -299,18 +313,16 @@ impl World {
     #[inline(never)]
     fn finish_v6(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
-        let (generation, now) = (self.snapshot.generation, run.now);
-        for (n, class) in batch.classes.iter().enumerate().take(run.ports.len()).skip(run.done) {
+        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let classes = run.alike(V6);
+        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
+            run.done = n;
             let at = usize::from(*class) % MOST;
-            if usize::from(*class) != at | usize::from(V6) {
-                break;
-            }
-            let mut frame = frames.next()?;
             let Some(open) = table.open(lane.guesses[at], &lane.keys[at]).or_else(|| self.search_v6(lane, at))
             else {
                 return Some(frame);
             };
-            let hop = self.hop(open.adjacency());
+            let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
             let h = frame.header_mut();
             let total = u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
@@ -324,8 +336,12 @@ impl World {
                 }
                 open.stamp(generation);
             }
-            let Some(tally) = self.counters.tallies.get(open.tally() as usize) else { return Some(frame) };
+            let tally = open.tally() as usize;
+            let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
+                return Some(frame);
+            };
             set_macs(h, hop, open.is_switched());
+            let proto = h[20];
             h[21] -= open.hops();
             let [a, b, c, d, rest] = open.rewrite;
             put64(h, 22, a);
@@ -333,22 +349,14 @@ impl World {
             put64(h, 38, c);
             put64(h, 46, d);
             h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
-            mend_transport(h, 54, h[20], (rest >> 16) as u32 & 0xffff);
-            open.touch(now, len as u64);
+            mend_transport(h, 54, proto, (rest >> 16) as u32 & 0xffff);
+            open.touch(run.now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
-            run.done += 1;
             out.push(hop.port, frame);
         }
+        run.done += classes.len().min(1);
         None
-    }
-
-    /// Where an adjacency leads.
-    #[inline(always)]
-    fn hop(&self, adjacency: u32) -> &Hop {
-        // Both directions of a connection to the outside come in any order: no branch would be foreseen.
-        let next_hops = self.next_hops * usize::from(adjacency & NEIGHBOR != 0);
-        self.hops.get((adjacency & !NEIGHBOR) as usize + next_hops).unwrap_or(&Hop::NONE)
     }
 
     /// Whether a session of an older generation, a packet of which came in by `port` and goes out by `hop`, is
@@ -407,10 +415,14 @@ fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
     let is_udp = usize::from(proto >> 4) & 1;
     let at = (at + 16 - 10 * is_udp) % HEADER;
     let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
-    let new = !add(!old & 0xffff, delta) as u16;
-    // All ones where the bits are to be set; for UDP only.
-    let new = new | (is_udp as u16 & u16::from(new == 0)).wrapping_neg();
-    let new = new & !(is_udp as u16 & u16::from(old == 0)).wrapping_neg();
+    let mut new = !add(!old & 0xffff, delta) as u16;
+    if (new == 0) | (old == 0) {
+        new = match (is_udp, old) {
+            (1, 0) => 0,
+            (1, _) => 0xffff,
+            _ => new,
+        };
+    }
     [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
 }
 

@@ -22,10 +22,10 @@ use crate::{
     buf::{Frame, Pool},
     counters::WorkerCounters,
     flow::{FlowTable, Meta, Scope},
-    id::{NeighborId, PortId},
+    id::PortId,
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
-        commit::{self, NEIGHBOR},
+        commit::{self, Adjacency},
         spoof_guard,
     },
     state::State,
@@ -110,15 +110,18 @@ impl Pipeline {
 
     /// Where an adjacency leads in this snapshot.
     fn resolve(&self, adjacency: u32) -> Result<Way, DropReason> {
-        if adjacency & NEIGHBOR == 0 {
-            let port = self.snapshot.port(PortId(adjacency)).ok_or(DropReason::NoEndpoint)?;
-            return Ok(Way { port: port.id, mtu: port.mtu, dst_mac: port.mac, src_mac: GATEWAY_MAC });
+        match Adjacency::of(adjacency) {
+            Adjacency::Port(port) => {
+                let port = self.snapshot.port(port).ok_or(DropReason::NoEndpoint)?;
+                Ok(Way { port: port.id, mtu: port.mtu, dst_mac: port.mac, src_mac: GATEWAY_MAC })
+            }
+            Adjacency::NextHop(id) => {
+                let (port, mac) = self.state.neighbors.get(id).ok_or(DropReason::NoRoute)?;
+                let dst_mac = mac.ok_or(DropReason::NeighborUnresolved)?;
+                let port = self.snapshot.port(port).ok_or(DropReason::NoRoute)?;
+                Ok(Way { port: port.id, mtu: port.mtu, dst_mac, src_mac: port.mac })
+            }
         }
-        let (port, mac) =
-            self.state.neighbors.get(NeighborId(adjacency & !NEIGHBOR)).ok_or(DropReason::NoRoute)?;
-        let dst_mac = mac.ok_or(DropReason::NeighborUnresolved)?;
-        let port = self.snapshot.port(port).ok_or(DropReason::NoRoute)?;
-        Ok(Way { port: port.id, mtu: port.mtu, dst_mac, src_mac: port.mac })
     }
 
     /// Whether the frame was sent to the gateway, or straight to where it goes. What an uplink brings was

@@ -15,7 +15,7 @@ use crate::{
     id::{Generation, NeighborId, PortId, RuleId},
     rewrite::{Rewrite, Tuple},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
-    state::State,
+    state::{Neighbors, State},
     table::ports::PortClaim,
     time::Instant,
     verdict::DropReason,
@@ -23,8 +23,32 @@ use crate::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-/// An adjacency with this bit is a next hop beyond an uplink, else a port.
-pub const NEIGHBOR: u32 = PortId::MAX;
+/// Where packets go, as a number that an entry has room for: next hops beyond uplinks come first, then ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Adjacency {
+    /// To a workload's port.
+    Port(PortId),
+    /// To a next hop beyond an uplink.
+    NextHop(NeighborId),
+}
+
+impl Adjacency {
+    /// As a number of 24 bits.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Port(port) => port.0 + Neighbors::MAX as u32,
+            Self::NextHop(id) => id.0,
+        }
+    }
+
+    /// What a number stands for.
+    pub fn of(number: u32) -> Self {
+        match number.checked_sub(Neighbors::MAX as u32) {
+            Some(port) => Self::Port(PortId(port)),
+            None => Self::NextHop(NeighborId(number)),
+        }
+    }
+}
 
 /// Source ports tried when a connection's answers would clash with another's.
 const TRIES: u32 = 64;
@@ -141,10 +165,9 @@ pub fn session(state: &State, record: &Record) -> Option<Session> {
 fn session_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) -> Option<Session> {
     let (original, reply) = (table.key(record.entries.0).tuple(), table.key(record.entries.1).tuple());
     let meta = table.meta(record.entries.0);
-    let out = if meta.adjacency & NEIGHBOR == 0 {
-        PortId(meta.adjacency)
-    } else {
-        state.neighbors.get(NeighborId(meta.adjacency & !NEIGHBOR))?.0
+    let out = match Adjacency::of(meta.adjacency) {
+        Adjacency::Port(port) => port,
+        Adjacency::NextHop(id) => state.neighbors.get(id)?.0,
     };
     let rule = || state.tallies.key(meta.tally).and_then(|key| key.egress_rule.or(key.ingress_rule));
     let denied = record.denied.map(|denial| match denial {
@@ -256,10 +279,11 @@ pub fn scope(snap: &Snapshot, port: PortId) -> Scope {
 }
 
 fn adjacency(state: &State, next: &Next) -> Option<u32> {
-    match next {
-        Next::Port(port) => Some(port.0),
-        Next::Neighbor(neighbor) => state.neighbors.intern(neighbor).map(|id| NEIGHBOR | id.0),
-    }
+    let adjacency = match next {
+        Next::Port(port) => Adjacency::Port(*port),
+        Next::Neighbor(neighbor) => Adjacency::NextHop(state.neighbors.intern(neighbor)?),
+    };
+    Some(adjacency.number())
 }
 
 /// The tuple that answers will have.
@@ -381,10 +405,9 @@ pub fn sweep<A: Address>(
         let uplinks = || snap.tier0.uplinks.iter().map(|port| since(*port)).max();
         let outside = || uplinks().unwrap_or(Generation(u32::MAX));
         let from = passed.key.scope().to_port().map_or_else(outside, since);
-        let to = if passed.meta.adjacency & NEIGHBOR == 0 {
-            since(PortId(passed.meta.adjacency))
-        } else {
-            outside()
+        let to = match Adjacency::of(passed.meta.adjacency) {
+            Adjacency::Port(port) => since(port),
+            Adjacency::NextHop(_) => outside(),
         };
         if stands(state, snap, (from, to), passed.meta.tally, passed.meta.generation) {
             table.stamp_passed(passed, snap.generation);
