@@ -352,13 +352,30 @@ impl<A: Address> FlowTable<A> {
             (*at, *tag) = (bucket as u32, tag_of(*hash));
         }
         self.engine.match_tags(tag_lines, &at[..count], &tags[..count], &mut masks[..count]);
-        let entries = &*self.entries;
-        for ((guess, at), mask) in guesses.iter_mut().zip(&at[..count]).zip(&masks) {
-            let entry = at * LANES as u32 + mask.trailing_zeros();
+        let ask = |entry: u32| {
             for line in 0..Self::ENTRY_LINES {
-                vector::prefetch_write_at(entries, entry as usize * Self::ENTRY_LINES + line);
+                vector::prefetch_write_at(&self.entries, entry as usize * Self::ENTRY_LINES + line);
             }
+        };
+        // One in fifty of a full table has left its first bucket.
+        let (mut elsewhere, mut others) = ([0; vector::MOST], 0);
+        for (n, ((guess, at), mask)) in guesses.iter_mut().zip(&at[..count]).zip(&masks).enumerate() {
+            let entry = at * LANES as u32 + mask.trailing_zeros();
+            ask(entry);
             *guess = if *mask == 0 { NOWHERE } else { entry };
+            if *mask == 0 && tag_lines.get(*at as usize).is_some_and(|line| overflow(line) > 0) {
+                vector::prefetch_read_at(tag_lines, self.second_bucket(hashes[n]));
+                elsewhere[others] = n;
+                others += 1;
+            }
+        }
+        for &n in &elsewhere[..others] {
+            let bucket = self.second_bucket(hashes[n]);
+            let mask = tag_lines.get(bucket).map_or(0, |line| vector::lanes(line, tags[n]));
+            if mask != 0 {
+                guesses[n] = bucket as u32 * LANES as u32 + mask.trailing_zeros();
+                ask(guesses[n]);
+            }
         }
     }
 
@@ -553,6 +570,12 @@ impl<A: Address> FlowTable<A> {
         ((u128::from(hash) * self.buckets as u128) >> 64) as usize
     }
 
+    /// From other bits than those of the first bucket and of the tag.
+    #[inline(always)]
+    fn second_bucket(&self, hash: u64) -> usize {
+        self.first_bucket(hash.rotate_left(24))
+    }
+
     fn stripe(&self, hash: u64) -> &Stripe {
         &self.stripes[self.first_bucket(hash) % STRIPES]
     }
@@ -560,8 +583,7 @@ impl<A: Address> FlowTable<A> {
     /// The buckets where a key with this hash may be, in the order in which they are tried.
     fn way(&self, hash: u64) -> impl Iterator<Item = usize> + use<A> {
         let (first, buckets) = (self.first_bucket(hash), self.buckets);
-        // Other bits than those of the first bucket and of the tag.
-        let second = self.first_bucket(hash.rotate_left(24));
+        let second = self.second_bucket(hash);
         let wrap = move |n: usize| if n < buckets { n } else { n - buckets };
         std::iter::once(first).chain((0..buckets.min(PROBES) - 1).map(move |n| wrap(second + n)))
     }

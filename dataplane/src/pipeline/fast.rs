@@ -51,6 +51,8 @@ const FAMILY: u8 = !(MOST as u8 - 1);
 
 struct Batch {
     classes: [u8; MOST],
+    /// The family of all of them; [`OTHER`] if they differ.
+    only: u8,
     /// Bit `n`: frame `n` was sent neither to the gateway nor to an uplink.
     switched: u64,
     v4: Lane<KeyV4>,
@@ -107,19 +109,28 @@ impl<'a> Run<'a> {
         &self.batch.classes[self.done.min(end)..end]
     }
 
+    /// Where a frame came in.
+    #[inline(always)]
+    fn port(&self, n: usize) -> PortId {
+        self.ports.get(n).copied().unwrap_or(Hop::NONE.port)
+    }
+
     /// The classes of the frames that come next and are of one family.
     #[inline(always)]
     fn alike(&self, family: u8) -> &'a [u8] {
         let classes = self.classes();
-        let count = classes.iter().take_while(|class| *class & FAMILY == family).count();
-        &classes[..count]
+        if self.batch.only == family {
+            return classes;
+        }
+        let end = classes.iter().position(|class| class & FAMILY != family);
+        &classes[..end.unwrap_or(classes.len())]
     }
 }
 
 impl Batch {
     fn new() -> Box<Self> {
         let (v4, v6) = (Lane::new([0; 2]), Lane::new([0; 5]));
-        Box::new(Self { classes: [OTHER; MOST], switched: 0, v4, v6 })
+        Box::new(Self { classes: [OTHER; MOST], only: OTHER, switched: 0, v4, v6 })
     }
 }
 
@@ -238,6 +249,11 @@ impl World {
             };
         }
         (batch.v4.count, batch.v6.count, batch.switched) = (count_v4, count_v6, switched);
+        batch.only = match frames.len() {
+            n if n == count_v4 => V4,
+            n if n == count_v6 => V6,
+            _ => OTHER,
+        };
         self.counters.received.add(frames.len() as u64);
         let engine = &self.state.engine;
         let lane = &mut batch.v4;
@@ -245,7 +261,9 @@ impl World {
             let n = lane.count.min(MOST);
             let scan = Scan { headers: &v4[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v4(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
-            set_aside(&mut batch.classes, &lane.frames[..n], plain);
+            if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
+                batch.only = OTHER;
+            }
             self.state.v4.guess(&lane.hashes[..n], &mut lane.guesses[..n]);
         }
         let lane = &mut batch.v6;
@@ -255,7 +273,9 @@ impl World {
             let v6: [&Header; MOST] = std::array::from_fn(header);
             let scan = Scan { headers: &v6[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
-            set_aside(&mut batch.classes, &lane.frames[..n], plain);
+            if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
+                batch.only = OTHER;
+            }
             self.state.v6.guess(&lane.hashes[..n], &mut lane.guesses[..n]);
         }
     }
@@ -282,7 +302,7 @@ impl World {
                 return Some(frame);
             }
             if !open.stands(generation) {
-                if open.is_denied() || !self.stands(run.ports[n], hop, open.tally(), open.generation()) {
+                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
                     return Some(frame);
                 }
                 open.stamp(generation);
@@ -331,7 +351,7 @@ impl World {
                 return Some(frame);
             }
             if !open.stands(generation) {
-                if open.is_denied() || !self.stands(run.ports[n], hop, open.tally(), open.generation()) {
+                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
                     return Some(frame);
                 }
                 open.stamp(generation);
@@ -386,14 +406,16 @@ impl World {
     }
 }
 
-/// Leaves frames that are not plain to the slow path.
-fn set_aside(classes: &mut [u8; MOST], frames: &[u8], plain: u64) {
+/// Leaves frames that are not plain to the slow path. Whether there are any.
+fn set_aside(classes: &mut [u8; MOST], frames: &[u8], plain: u64) -> bool {
     let mut others = !plain & (u64::MAX >> (MOST - frames.len().clamp(1, MOST)));
+    let any = others != 0;
     while others != 0 {
         let at = others.trailing_zeros() as usize;
         others &= others - 1;
         classes[usize::from(frames[at]) % MOST] = OTHER;
     }
+    any
 }
 
 
@@ -415,15 +437,20 @@ fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
     let is_udp = usize::from(proto >> 4) & 1;
     let at = (at + 16 - 10 * is_udp) % HEADER;
     let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
-    let mut new = !add(!old & 0xffff, delta) as u16;
-    if (new == 0) | (old == 0) {
-        new = match (is_udp, old) {
-            (1, 0) => 0,
-            (1, _) => 0xffff,
-            _ => new,
-        };
-    }
+    let new = !add(!old & 0xffff, delta) as u16;
+    let new = if (new == 0) | (old == 0) { zero(is_udp == 1, old, new) } else { new };
     [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
+}
+
+/// The checksum to be sent when that before or after is zero.
+#[cold]
+#[inline(never)]
+fn zero(is_udp: bool, old: u32, new: u16) -> u16 {
+    match (is_udp, old) {
+        (true, 0) => 0,
+        (true, _) => 0xffff,
+        (false, _) => new,
+    }
 }
 
 /// One's complement addition of two 16-bit numbers.

@@ -17,21 +17,29 @@ impl Output {
     /// Appends a frame for a port.
     #[inline(always)]
     pub fn push(&mut self, port: PortId, frame: Frame) {
-        if port.index() >= self.queues.len() {
-            self.grow(port);
-        }
-        let queue = &mut self.queues[port.index()];
+        let Some(queue) = self.queues.get_mut(port.index()).filter(|queue| queue.len() < queue.capacity()) else {
+            return self.push_anywhere(port, frame);
+        };
         // Written in any case, and kept if the queue was empty: whether it was is anybody's guess.
-        self.busy[self.count] = port;
+        if let Some(next) = self.busy.get_mut(self.count) {
+            *next = port;
+        }
         self.count += usize::from(queue.is_empty());
         queue.push(frame);
     }
 
+    /// The same where there is no room yet.
     #[cold]
     #[inline(never)]
-    fn grow(&mut self, port: PortId) {
-        self.queues.resize_with(port.index() + 1, Vec::new);
-        self.busy.resize(self.queues.len() + 1, PortId(0));
+    fn push_anywhere(&mut self, port: PortId, frame: Frame) {
+        if port.index() >= self.queues.len() {
+            self.queues.resize_with(port.index() + 1, Vec::new);
+            self.busy.resize(self.queues.len() + 1, PortId(0));
+        }
+        let queue = &mut self.queues[port.index()];
+        self.busy[self.count] = port;
+        self.count += usize::from(queue.is_empty());
+        queue.push(frame);
     }
 
     /// Hands every port's frames to `send`, which takes them all.
