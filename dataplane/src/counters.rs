@@ -6,9 +6,9 @@
 
 use crate::{
     id::{PortId, RuleId, ServerId},
+    table::registry::{Registry, RegistryKey},
     verdict::DropReason,
 };
-use dashmap::DashMap;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -114,24 +114,28 @@ pub const MAX_TALLIES: usize = 1 << 20;
 /// All tallies, by number.
 #[derive(Debug, Default)]
 pub struct Tallies {
-    ids: DashMap<TallyKey, u32>,
+    ids: Registry<(TallyKey, u32)>,
     next: AtomicU32,
+}
+
+impl TallyKey {
+    fn registry_key(&self) -> RegistryKey {
+        let part = |id: Option<u32>| id.map_or(0, |id| 1 << 32 | u128::from(id));
+        let rules = part(self.egress_rule.map(|r| r.0)) << 33 | part(self.ingress_rule.map(|r| r.0));
+        (rules << 33 | part(self.server.map(|s| s.0)), 0)
+    }
 }
 
 impl Tallies {
     /// The number of a tally; the same every time.
     pub fn intern(&self, key: TallyKey) -> u32 {
-        if let Some(id) = self.ids.get(&key) {
-            return *id;
-        }
-        *self
-            .ids
-            .entry(key)
-            .or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed).min(MAX_TALLIES as u32 - 1))
+        let last = MAX_TALLIES as u32 - 1;
+        let make = || (key, self.next.fetch_add(1, Ordering::Relaxed).min(last));
+        self.ids.get_or_make(key.registry_key(), make).1
     }
 
     fn keys(&self) -> Vec<(TallyKey, u32)> {
-        self.ids.iter().map(|e| (*e.key(), *e.value())).collect()
+        self.ids.all().into_iter().map(|(_, tally)| *tally).collect()
     }
 }
 

@@ -6,7 +6,11 @@
 //!
 //! Addresses: a port is found by its exact address (/32 and /128), wherever its segment's block lies.
 
+mod index;
 mod text;
+
+pub use index::Index;
+pub(crate) use index::{Facts, Firewall, Listener, PortRow, Role};
 
 use crate::{
     id::{Generation, IdentityId, NamespaceId, PortId, RuleId, SegmentId, ServerId, Tier1Id},
@@ -51,6 +55,8 @@ pub struct Snapshot {
     pub names: Arc<Names>,
     /// Whose egress address an address is; filled in by [`Snapshot::succeed`].
     pub egress: HashMap<IpAddr, NamespaceId>,
+    /// All of the above as packets ask for it; filled in by [`Snapshot::succeed`].
+    pub index: Arc<Index>,
 }
 
 impl Snapshot {
@@ -118,6 +124,7 @@ impl Snapshot {
             v4.into_iter().chain(v6).map(|a| (a, n.id)).collect::<Vec<_>>()
         };
         self.egress = self.namespaces.iter().flatten().flat_map(egress).collect();
+        self.index = Arc::new(Index::build(&self));
         self
     }
 }
@@ -321,7 +328,7 @@ pub struct Tier0 {
 }
 
 /// A next hop beyond an uplink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Neighbor {
     /// The uplink it is reached by.
     pub port: PortId,

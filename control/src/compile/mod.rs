@@ -62,6 +62,7 @@ pub fn compile(
         owned: owned(model, addressing),
         names: Arc::new(names),
         egress: Default::default(),
+        index: Default::default(),
     })
 }
 
