@@ -42,8 +42,9 @@ pub struct Index {
     shapes: Vec<Arc<Shape>>,
     cells: Vec<Decision>,
     listeners: Exact<u64, Listener>,
-    /// Maglev's tables, one after the other: positions in `members`, from the listener's own on.
-    slots: Vec<u16>,
+    /// Maglev's tables, one after the other: positions in `members`, from the listener's own on. One byte a slot,
+    /// or two, low one first, where there are more than 256 members.
+    slots: Vec<u8>,
     members: Vec<Member>,
     hops: Vec<Hops>,
     /// The address the Tier-0 speaks from, by family.
@@ -282,8 +283,12 @@ impl Index {
 
     /// The member that takes a new flow; `None` when nobody does.
     pub(crate) fn pick(&self, listener: &Listener, hash: u64) -> Option<&Member> {
-        let slot = listener.slots as usize + maglev::share(hash, listener.slot_count as usize);
-        let position = *self.slots.get(slot)?;
+        let (slots, slot) = (listener.slots as usize, maglev::share(hash, listener.slot_count as usize));
+        let position = if listener.member_count > 256 {
+            u16::from_le_bytes([*self.slots.get(slots + 2 * slot)?, *self.slots.get(slots + 2 * slot + 1)?])
+        } else {
+            (*self.slots.get(slots + slot)?).into()
+        };
         let at = listener.members as usize + usize::from(position);
         self.members.get(at).filter(|_| position < listener.member_count)
     }
@@ -387,7 +392,7 @@ impl Index {
     fn add_servers(&mut self, snap: &Snapshot, numbers: &HashMap<IpAddr, u32>) {
         // Servers with the same members share them, and the table.
         let mut members: HashMap<&[SocketAddr], u32> = HashMap::new();
-        let mut tables: HashMap<*const u16, u32> = HashMap::new();
+        let mut tables: HashMap<(*const u16, bool), u32> = HashMap::new();
         let mut listeners = Vec::with_capacity(snap.servers.listening.len());
         for ((address, proto, port), server) in &snap.servers.listening {
             let Some(number) = numbers.get(address) else { continue };
@@ -401,9 +406,14 @@ impl Index {
                 // Maglev has no more.
                 listener.member_count = server.active.len().try_into().unwrap_or(u16::MAX);
                 listener.slot_count = slots.len() as u32;
-                listener.slots = *tables.entry(slots.as_ptr()).or_insert_with(|| {
-                    self.slots.extend_from_slice(slots);
-                    (self.slots.len() - slots.len()) as u32
+                let wide = listener.member_count > 256;
+                listener.slots = *tables.entry((slots.as_ptr(), wide)).or_insert_with(|| {
+                    let at = self.slots.len() as u32;
+                    let bytes = slots
+                        .iter()
+                        .flat_map(|slot| slot.to_le_bytes().into_iter().take(1 + usize::from(wide)));
+                    self.slots.extend(bytes);
+                    at
                 });
                 listener.members = match members.get(&*server.active) {
                     Some(at) => *at,

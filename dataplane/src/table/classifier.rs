@@ -122,7 +122,8 @@ pub struct RuleSet {
 pub struct Shape {
     /// The row of identities that some clause names, where it is not 0.
     rows: Exact<u32, u32>,
-    /// From which protocol and port on which column holds; column 0 is every protocol that no clause names.
+    /// From which protocol and port on which column holds; columns that decide alike
+    /// in every row are one.
     columns: Box<[(ServiceKey, u32)]>,
     width: u32,
 }
@@ -200,7 +201,9 @@ impl RuleSet {
                 }
             }
         }
-        let key: ShapeKey = (rows, columns.into_iter().collect());
+        let (columns, cells) = merged(columns, width as usize, &cells);
+        let width = (cells.len() / row_clauses.len()) as u32;
+        let key: ShapeKey = (rows, columns);
         let shape = match shapes.0.get(&key) {
             Some(shape) => shape.clone(),
             None => {
@@ -209,7 +212,7 @@ impl RuleSet {
                 shapes.0.entry(key).or_insert(Arc::new(shape)).clone()
             }
         };
-        Self { shape, cells: cells.into(), rules, default }
+        Self { shape, cells, rules, default }
     }
 
     /// The rule that decides for a connection with `peer` to `port`.
@@ -267,6 +270,28 @@ fn columns(rules: &[Rule]) -> BTreeMap<ServiceKey, u32> {
         *column = next;
     }
     columns
+}
+
+/// Lets columns that decide alike in every row be one: mostly few are left, and the cells of a rule set lie in
+/// one cache line. Where columns begin stays.
+fn merged(
+    columns: BTreeMap<ServiceKey, u32>,
+    width: usize,
+    cells: &[Decision],
+) -> (Vec<(ServiceKey, u32)>, Box<[Decision]>) {
+    let mut distinct: Vec<usize> = Vec::new();
+    let mut seen: HashMap<Vec<Decision>, u32> = HashMap::new();
+    let merge = (0..width).map(|column| {
+        let decisions = cells.iter().skip(column).step_by(width).copied().collect();
+        *seen.entry(decisions).or_insert_with(|| {
+            distinct.push(column);
+            distinct.len() as u32 - 1
+        })
+    });
+    let merge: Vec<u32> = merge.collect();
+    let columns = columns.into_iter().map(|(start, column)| (start, merge[column as usize])).collect();
+    let cells = cells.chunks(width).flat_map(|row| distinct.iter().map(|column| row[*column])).collect();
+    (columns, cells)
 }
 
 /// Identities in order, each with its row, and for each row the clauses that name its identities: identities that

@@ -245,7 +245,7 @@ mod tests {
                     while let Some(claim) = pool.claim(wanted) {
                         held.push(claim);
                         wanted = wanted.wrapping_mul(31).wrapping_add(7919);
-                        if wanted % 4 == 0 {
+                        if wanted.is_multiple_of(4) {
                             held.swap_remove(usize::from(wanted) % held.len());
                         }
                     }

@@ -265,3 +265,34 @@ fn servers_with_the_same_members_share_them() {
     };
     assert_eq!(snapshot(&nothing).index.members.len(), members.len());
 }
+
+#[test]
+fn servers_with_very_many_members_reach_all_of_them() {
+    let members = |n: u16| (0..n).map(|n| SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 80)));
+    for count in [255, 256, 257, 700] {
+        let active: Vec<SocketAddr> = members(count).collect();
+        let server = VirtualServer {
+            id: ServerId(1),
+            kind: ServerKind::Server,
+            tier1: Tier1Id(0),
+            address: address(0),
+            proto: Proto::TCP,
+            port: 80,
+            maglev: Maglev::new(&active),
+            active,
+            draining: Vec::new(),
+            since: Generation(0),
+        };
+        let mut snap = Snapshot::default();
+        snap.servers.listening.insert((address(0), Proto::TCP, 80), Arc::new(server.clone()));
+        let snap = snap.succeed(&Snapshot::default());
+        let (_, listener) = snap.index.listener(&snap.index.of(address(0)), Proto::TCP, 80, true).unwrap();
+        let mut reached = BTreeSet::new();
+        for hash in (0..200_000u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+            let member = snap.index.pick(&listener, hash).map(Member::address);
+            assert_eq!(member, server.pick(hash));
+            reached.extend(member);
+        }
+        assert_eq!(reached.len(), usize::from(count));
+    }
+}
