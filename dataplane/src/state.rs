@@ -9,12 +9,14 @@ use crate::{
     flow::{Epochs, FlowTable, Sessions, Timeouts},
     id::{NeighborId, PortId},
     snapshot::Neighbor,
-    table::ports::PortPool,
+    table::{
+        ports::PortPool,
+        registry::{Registry, RegistryKey},
+    },
     time::{Duration, Instant},
     vector::{Engine, Isa},
     wire::{Mac, Proto},
 };
-use dashmap::DashMap;
 use std::{
     net::IpAddr,
     sync::{
@@ -117,21 +119,39 @@ impl State {
     }
 }
 
+/// An address and a number, as one key. Mapped IPv4 addresses are on no wire, so families do not meet.
+fn key(address: IpAddr, number: u32) -> RegistryKey {
+    let bits = match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    (bits, number)
+}
+
 /// The ports of every egress address in use.
 #[derive(Debug, Default)]
 pub struct NatPools {
-    pools: DashMap<(IpAddr, Proto), Arc<PortPool>>,
+    pools: Registry<NatPool>,
+}
+
+#[derive(Debug)]
+struct NatPool {
+    address: IpAddr,
+    proto: Proto,
+    ports: PortPool,
 }
 
 impl NatPools {
     /// The ports of an address for a protocol.
-    pub fn pool(&self, address: IpAddr, proto: Proto) -> Arc<PortPool> {
-        self.pools.entry((address, proto)).or_insert_with(|| PortPool::new(32_768)).clone()
+    pub fn pool(&self, address: IpAddr, proto: Proto) -> &PortPool {
+        let make = || NatPool { address, proto, ports: PortPool::new() };
+        &self.pools.get_or_make(key(address, proto.0.into()), make).ports
     }
 
     /// Addresses of which a session holds a port; they must not be given to anyone else.
     pub fn busy(&self) -> Vec<IpAddr> {
-        let mut busy: Vec<IpAddr> = self.pools.iter().filter(|p| p.used() > 0).map(|p| p.key().0).collect();
+        let pools = self.pools.all().into_iter().map(|(_, pool)| pool);
+        let mut busy: Vec<IpAddr> = pools.filter(|p| p.ports.used() > 0).map(|p| p.address).collect();
         busy.sort_unstable();
         busy.dedup();
         busy
@@ -139,7 +159,8 @@ impl NatPools {
 
     /// Ports in use of an address, by protocol.
     pub fn used(&self, address: IpAddr) -> Vec<(Proto, u32)> {
-        self.pools.iter().filter(|p| p.key().0 == address).map(|p| (p.key().1, p.used())).collect()
+        let pools = self.pools.all().into_iter().map(|(_, pool)| pool);
+        pools.filter(|p| p.address == address).map(|p| (p.proto, p.ports.used())).collect()
     }
 }
 
@@ -155,7 +176,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Next hops beyond uplinks and the MACs they have.
 pub struct Neighbors {
-    ids: DashMap<(PortId, IpAddr), NeighborId>,
+    ids: Registry<NeighborId>,
     slots: Box<[NeighborSlot]>,
     next: AtomicUsize,
     /// Grows whenever a next hop or its MAC is new.
@@ -190,7 +211,7 @@ impl Neighbors {
             ask_at: AtomicU64::new(0),
         };
         Self {
-            ids: DashMap::new(),
+            ids: Registry::default(),
             slots: (0..Self::MAX).map(|_| slot()).collect(),
             next: AtomicUsize::new(0),
             version: AtomicU64::new(0),
@@ -210,27 +231,23 @@ impl Neighbors {
     }
 
     fn number(&self, n: &Neighbor, max: usize) -> Option<NeighborId> {
-        let key = (n.port, n.address);
-        let known = self.ids.get(&key).map(|id| *id);
-        let id = match known {
-            Some(id) => id,
-            None => match self.ids.entry(key) {
-                dashmap::Entry::Occupied(e) => *e.get(),
-                dashmap::Entry::Vacant(e) => {
-                    let at = self
-                        .next
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
-                        .ok()?;
-                    let _ = self.slots[at].neighbor.set(key);
-                    *e.insert(NeighborId(at as u32))
-                }
-            },
+        let make = || {
+            let at = self
+                .next
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
+                .ok()?;
+            let _ = self.slots[at].neighbor.set((n.port, n.address));
+            Some(NeighborId(at as u32))
         };
+        let id = *self.ids.get_or_try(key(n.address, n.port.0), make)?;
         let slot = &self.slots[id.index()];
-        if let Some(mac) = n.mac {
+        // Mostly it is known already, and a line that nobody writes stays with all workers.
+        if let Some(mac) = n.mac.filter(|mac| mac.to_u64() != slot.mac.load(Ordering::Relaxed)) {
             self.set_mac(slot, mac);
         }
-        slot.fixed.store(n.mac.is_some(), Ordering::Relaxed);
+        if slot.fixed.load(Ordering::Relaxed) != n.mac.is_some() {
+            slot.fixed.store(n.mac.is_some(), Ordering::Relaxed);
+        }
         Some(id)
     }
 
@@ -267,7 +284,7 @@ impl Neighbors {
 
     /// Takes note of the MAC of an address on an uplink, if it is a next hop in use.
     pub fn learn(&self, port: PortId, address: IpAddr, mac: Mac, now: Instant) {
-        let Some(id) = self.ids.get(&(port, address)).map(|id| *id) else { return };
+        let Some(id) = self.ids.get(key(address, port.0)).copied() else { return };
         let slot = &self.slots[id.index()];
         if !slot.fixed.load(Ordering::Relaxed) && !mac.is_multicast() {
             self.set_mac(slot, mac);
