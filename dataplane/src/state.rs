@@ -21,7 +21,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -82,6 +82,8 @@ pub struct State {
     pub tallies: Tallies,
     /// What reads and hashes headers.
     pub engine: Engine,
+    /// Where the next pipeline looks for places for its sessions first: one each, so that they rarely meet.
+    pub hints: AtomicU32,
     /// How far the sweep is.
     pub sweep: Cursor,
 }
@@ -113,6 +115,7 @@ impl State {
             nat: NatPools::default(),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),
+            hints: AtomicU32::default(),
             sweep: Cursor::default(),
             config,
         }

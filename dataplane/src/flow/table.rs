@@ -155,8 +155,8 @@ pub struct FlowTable<A> {
 #[derive(Default)]
 struct Stripe {
     lock: Mutex<()>,
-    /// Entries in use whose first bucket is of this stripe.
-    live: AtomicUsize,
+    /// Connections whose forward key's first bucket is of this stripe.
+    pairs: AtomicUsize,
 }
 
 /// An entry opened for a packet of its key.
@@ -325,8 +325,8 @@ impl<A: Address> FlowTable<A> {
 
     /// Entries in use.
     pub fn live(&self) -> usize {
-        let count = |stripe: &CachePadded<Stripe>| stripe.live.load(Ordering::Relaxed);
-        self.stripes.iter().map(count).fold(0, usize::wrapping_add)
+        let count = |stripe: &CachePadded<Stripe>| stripe.pairs.load(Ordering::Relaxed);
+        2 * self.stripes.iter().map(count).fold(0, usize::wrapping_add)
     }
 
     /// Bytes of memory the table may come to use.
@@ -379,9 +379,33 @@ impl<A: Address> FlowTable<A> {
         }
     }
 
+    /// Asks for the tags that a look-up of this key begins with, and returns the key's hash.
+    pub fn prefetch(&self, key: &FlowKey<A>) -> u64 {
+        let hash = self.hash(key);
+        vector::prefetch_read_at(&self.tags, self.first_bucket(hash));
+        hash
+    }
+
+    /// Asks for the entry that an insert of a key with this hash will probably write.
+    pub fn prefetch_slot(&self, hash: u64) {
+        let bucket = self.first_bucket(hash);
+        let Some(line) = self.tags.get(bucket) else { return };
+        let free = self.lanes(line, FREE);
+        let lanes = if free != 0 { free } else { self.lanes(line, DEAD) };
+        let entry = bucket * LANES + lanes.trailing_zeros() as usize;
+        for line in 0..Self::ENTRY_LINES {
+            vector::prefetch_write_at(&self.entries, entry * Self::ENTRY_LINES + line);
+        }
+    }
+
     /// Looks up one key.
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
         self.look_up(key, self.hash(key))
+    }
+
+    /// Looks up a key with this hash.
+    pub fn find_hashed(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
+        self.look_up(key, hash)
     }
 
     /// Where a key is, if it is in the table; `hash` is the key's.
@@ -392,7 +416,7 @@ impl<A: Address> FlowTable<A> {
     fn look_up(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
         for bucket in self.way(hash) {
             let line = &self.tags[bucket];
-            let mut lanes = vector::lanes(line, tag_of(hash));
+            let mut lanes = self.lanes(line, tag_of(hash));
             while lanes != 0 {
                 let lane = lanes.trailing_zeros() as usize;
                 lanes &= lanes - 1;
@@ -441,8 +465,8 @@ impl<A: Address> FlowTable<A> {
             self.write(slot.0, rewrite, meta);
             self.count_passed(hash, slot, 1);
             self.set_lane(slot, tag_of(hash));
-            self.stripe(hash).live.fetch_add(1, Ordering::Relaxed);
         }
+        self.stripe(hashes.0).pairs.fetch_add(1, Ordering::Relaxed);
         Ok((first, second))
     }
 
@@ -467,10 +491,21 @@ impl<A: Address> FlowTable<A> {
         self.change(at.0, &Meta { generation, tally, denied: true, ..meta }, || {});
     }
 
-    /// Removes a live entry. The caller holds the session's lock.
-    pub fn remove(&self, at: EntryId) {
+    /// Removes the two entries of a connection. The caller holds the session's lock.
+    pub fn remove_pair(&self, (forward, reverse): (EntryId, EntryId)) {
+        let hashes = (self.hash(&self.key(forward)), self.hash(&self.key(reverse)));
+        // Both in one epoch, which begins when both are unlinked.
+        self.unlink(forward, hashes.0);
+        self.unlink(reverse, hashes.1);
+        let epoch = self.epochs.retire();
+        for at in [forward, reverse] {
+            self.entry(at.0)(0).store(epoch, Ordering::Release);
+        }
+        self.stripe(hashes.0).pairs.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn unlink(&self, at: EntryId, hash: u64) {
         let entry = self.entry(at.0);
-        let hash = self.hash(&self.key(at));
         let link = entry(Self::LINK).load(Ordering::Relaxed);
         entry(Self::LINK).store(link | VERSION_ONE, Ordering::Relaxed);
         fence(Ordering::Release);
@@ -478,8 +513,6 @@ impl<A: Address> FlowTable<A> {
         entry(0).store(u64::MAX, Ordering::Release);
         self.set_lane(at, DEAD);
         self.count_passed(hash, at, -1);
-        entry(0).store(self.epochs.retire(), Ordering::Release);
-        self.stripe(hash).live.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a packet into an entry.
@@ -568,6 +601,13 @@ impl<A: Address> FlowTable<A> {
     #[inline(always)]
     fn first_bucket(&self, hash: u64) -> usize {
         ((u128::from(hash) * self.buckets as u128) >> 64) as usize
+    }
+
+    /// The lanes of a line that hold `tag`.
+    fn lanes(&self, line: &Line, tag: u16) -> u32 {
+        let mut mask = [0];
+        self.engine.match_tags(std::slice::from_ref(line), &[0], &[tag], &mut mask);
+        mask[0]
     }
 
     /// From other bits than those of the first bucket and of the tag.
@@ -659,8 +699,8 @@ impl<A: Address> FlowTable<A> {
                     (lane < u32::BITS).then(|| EntryId((bucket * LANES) as u32 + lane))
                 })
             };
-            let free = slots(vector::lanes(line, FREE)).find(|at| self.swap_lane(*at, FREE, CLAIMED));
-            free.or_else(|| slots(vector::lanes(line, DEAD)).find(|at| self.claim_dead(*at)))
+            let free = slots(self.lanes(line, FREE)).find(|at| self.swap_lane(*at, FREE, CLAIMED));
+            free.or_else(|| slots(self.lanes(line, DEAD)).find(|at| self.claim_dead(*at)))
         })
     }
 

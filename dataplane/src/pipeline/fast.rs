@@ -9,7 +9,7 @@
 //!
 //! What is not finished here goes through the slow path in its turn, between its neighbours.
 
-use super::{Output, Pipeline};
+use super::{Output, Pipeline, admit};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
@@ -109,6 +109,22 @@ impl<'a> Run<'a> {
         &self.batch.classes[self.done.min(end)..end]
     }
 
+    /// The frames that are not finished, in order; with the port, those that have no entry as far as one can
+    /// guess.
+    fn missing(&self) -> impl Iterator<Item = (usize, Option<PortId>)> + 'a {
+        let batch = self.batch;
+        let misses = move |class: u8| {
+            let at = usize::from(class) % MOST;
+            match class & FAMILY {
+                V4 => batch.v4.guesses[at] == NOWHERE,
+                V6 => batch.v6.guesses[at] == NOWHERE,
+                _ => true,
+            }
+        };
+        let next = (self.done..).zip(self.classes()).zip(&self.ports[self.done.min(self.ports.len())..]);
+        next.map(move |((n, class), port)| (n, misses(*class).then_some(*port)))
+    }
+
     /// Where a frame came in.
     #[inline(always)]
     fn port(&self, n: usize) -> PortId {
@@ -187,6 +203,7 @@ pub(super) fn process(
         let (these, later) = ports.split_at(frames.as_slice().len().min(MOST));
         ports = later;
         world.scan(&mut batch, frames.as_slice(), these);
+        pipeline.ahead.clear();
         let mut run = Run { batch: &batch, ports: these, done: 0, now: Tick::of(now) };
         let mut slow = 0;
         while let Some(class) = run.classes().first() {
@@ -195,12 +212,18 @@ pub(super) fn process(
                 V6 => world.finish_v6(&mut run, &mut frames, out),
                 _ => frames.next(),
             };
-            if let Some(frame) = missed {
-                let port = these[run.done];
-                run.done += 1;
-                slow += 1;
-                pipeline.slow(frame, port, now, out);
+            let Some(frame) = missed else { continue };
+            let (n, port) = (run.done, these[run.done]);
+            run.done += 1;
+            slow += 1;
+            if pipeline.ahead.is_behind(n) {
+                let later = run.missing().zip(frames.as_slice());
+                let later = later.filter_map(|((n, port), frame)| Some((n, frame, port?)));
+                pipeline.look_ahead(std::iter::once((n, &frame, port)).chain(later));
             }
+            let known = pipeline.ahead.take(n);
+            let known = known.unwrap_or_else(|| (admit(&pipeline.snapshot, port, frame.bytes()), None));
+            pipeline.slow(frame, port, known, now, out);
         }
         world.counters.hits.add((run.done - slow) as u64);
     }

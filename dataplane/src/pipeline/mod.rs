@@ -11,6 +11,7 @@
 //! denied, TTL above what the way takes, size within the MTU of the way out. All else takes the slow path,
 //! which does the same with the session's record in hand.
 
+mod ahead;
 mod fast;
 mod local;
 mod output;
@@ -33,7 +34,7 @@ use crate::{
     verdict::DropReason,
     wire::{self, L3, Mac, Packet, ParseError, Proto, tcp_flags},
 };
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// One worker's pipeline.
 pub struct Pipeline {
@@ -43,6 +44,7 @@ pub struct Pipeline {
     pool: Pool,
     errors: slow::ErrorBudget,
     fast: fast::FastPath,
+    ahead: ahead::Ahead,
     /// Where the next session looks for a place.
     hint: u32,
 }
@@ -67,7 +69,9 @@ impl Pipeline {
     pub fn new(state: Arc<State>, counters: Arc<WorkerCounters>, pool: Pool) -> Self {
         let errors = slow::ErrorBudget::new(state.config.errors_per_second);
         let fast = fast::FastPath::new(state.clone(), counters.clone());
-        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint: 0 }
+        let hint = state.hints.fetch_add(1, Ordering::Relaxed);
+        let ahead = ahead::Ahead::default();
+        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, ahead, hint }
     }
 
     /// Uses another snapshot from the next batch on.
