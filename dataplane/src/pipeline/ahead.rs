@@ -23,16 +23,20 @@ pub(super) struct Prepared {
     /// Which frame of the batch it is.
     n: usize,
     port: PortId,
-    packet: Result<Packet, DropReason>,
+    pub(super) packet: Result<Packet, DropReason>,
     /// What the stages say, if it belonged to no session when it was looked at.
-    opening: Option<Opening>,
+    pub(super) opening: Option<Opening>,
     /// Of its key, if it has one.
     hash: Option<u64>,
 }
 
-/// What the stages say of a packet that belongs to no session; and the hashes of its key and of the one that
-/// answers to it are expected to have.
-pub(super) type Opening = Result<(First, Path, (u64, u64)), Stop>;
+/// What the stages say of a packet that belongs to no session.
+pub(super) struct Opening {
+    pub(super) first: First,
+    pub(super) path: Result<Path, Stop>,
+    /// The hashes of its key and of the one that answers to it are expected to have.
+    pub(super) hashes: (u64, u64),
+}
 
 /// The packets that were looked at, in order.
 #[derive(Default)]
@@ -47,13 +51,12 @@ impl Ahead {
         self.prepared.last().is_none_or(|last| last.n < n)
     }
 
-    /// What is known of frame `n`, and what the stages say of it. To be asked in order.
-    pub(super) fn take(&mut self, n: usize) -> Option<(Result<Packet, DropReason>, Option<Opening>)> {
+    /// What is known of frame `n`. To be asked in order.
+    pub(super) fn at(&mut self, n: usize) -> Option<&Prepared> {
         while self.prepared.get(self.taken).is_some_and(|p| p.n < n) {
             self.taken += 1;
         }
-        let prepared = self.prepared.get_mut(self.taken).filter(|p| p.n == n)?;
-        Some((prepared.packet, prepared.opening.take()))
+        self.prepared.get(self.taken).filter(|p| p.n == n)
     }
 
     /// Forgets everything: another batch begins.
@@ -66,8 +69,11 @@ impl Ahead {
 impl Pipeline {
     /// Looks at frames of the batch that the slow path will take: at most [`AHEAD`].
     #[inline(never)]
-    pub(super) fn look_ahead<'a>(&mut self, frames: impl Iterator<Item = (usize, &'a Frame, PortId)>) {
-        let mut ahead = std::mem::take(&mut self.ahead);
+    pub(super) fn look_ahead<'a>(
+        &self,
+        ahead: &mut Ahead,
+        frames: impl Iterator<Item = (usize, &'a Frame, PortId)>,
+    ) {
         ahead.clear();
         for (n, frame, port) in frames.take(AHEAD) {
             let packet = admit(&self.snapshot, port, frame.bytes());
@@ -86,13 +92,12 @@ impl Pipeline {
             }
         }
         for prepared in &ahead.prepared {
-            let Some(Ok((_, _, hashes))) = &prepared.opening else { continue };
+            let Some(Opening { path: Ok(_), hashes, .. }) = prepared.opening else { continue };
             match &prepared.packet {
-                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, *hashes),
-                _ => ask_for_slots(&self.state.v6, *hashes),
+                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, hashes),
+                _ => ask_for_slots(&self.state.v6, hashes),
             }
         }
-        self.ahead = ahead;
     }
 
     /// The hash of a packet's key, whose tags are asked for.

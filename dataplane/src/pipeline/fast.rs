@@ -9,7 +9,7 @@
 //!
 //! What is not finished here goes through the slow path in its turn, between its neighbours.
 
-use super::{Output, Pipeline, admit};
+use super::{Output, Pipeline};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
@@ -196,6 +196,7 @@ pub(super) fn process(
     let world = pipeline.fast.world.clone();
     // Away from the pipeline, which the slow path needs as a whole.
     let mut batch = std::mem::take(&mut pipeline.fast.batch).unwrap_or_else(Batch::new);
+    let mut ahead = std::mem::take(&mut pipeline.ahead);
     // Frames without a port are nobody's.
     frames.truncate(ports.len());
     let (mut frames, mut ports) = (frames.drain(..), ports);
@@ -203,7 +204,7 @@ pub(super) fn process(
         let (these, later) = ports.split_at(frames.as_slice().len().min(MOST));
         ports = later;
         world.scan(&mut batch, frames.as_slice(), these);
-        pipeline.ahead.clear();
+        ahead.clear();
         let mut run = Run { batch: &batch, ports: these, done: 0, now: Tick::of(now) };
         let mut slow = 0;
         while let Some(class) = run.classes().first() {
@@ -216,19 +217,17 @@ pub(super) fn process(
             let (n, port) = (run.done, these[run.done]);
             run.done += 1;
             slow += 1;
-            if pipeline.ahead.is_behind(n) {
+            if ahead.is_behind(n) {
                 let later = run.missing().zip(frames.as_slice());
                 let later = later.filter_map(|((n, port), frame)| Some((n, frame, port?)));
-                pipeline.look_ahead(std::iter::once((n, &frame, port)).chain(later));
+                pipeline.look_ahead(&mut ahead, std::iter::once((n, &frame, port)).chain(later));
             }
-            let known = pipeline.ahead.take(n);
-            let known = known.unwrap_or_else(|| (admit(&pipeline.snapshot, port, frame.bytes()), None));
-            pipeline.slow(frame, port, known, now, out);
+            pipeline.slow(frame, port, ahead.at(n), now, out);
         }
         world.counters.hits.add((run.done - slow) as u64);
     }
     drop(frames);
-    pipeline.fast.batch = Some(batch);
+    (pipeline.fast.batch, pipeline.ahead) = (Some(batch), ahead);
 }
 
 impl World {
