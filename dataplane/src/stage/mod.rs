@@ -239,15 +239,17 @@ fn from_endpoint(
     seen: &mut impl Observer,
 ) -> Result<Path, Stop> {
     let index = &*snap.index;
-    let mut tuple = first.tuple;
-    let src = index.of(tuple.src);
-    if !index.holds(snap, first.ingress, tuple.src, &src) {
+    // As it came in; `tuple` is what becomes of it.
+    let original = &first.tuple;
+    let src = index.of(original.src);
+    if !index.holds(snap, first.ingress, original.src, &src) {
         return Err(DropReason::SpoofedAddress.into());
     }
-    router::check_destination(tuple.dst)?;
+    router::check_destination(original.dst)?;
+    let mut tuple = *original;
     seen.see(Event::Arrived(first.ingress), &tuple);
 
-    let mut dst = index.of(tuple.dst);
+    let mut dst = index.of(original.dst);
     let mut bound = None;
     if let Some(balanced) = dlb::balance(snap, first, &dst, binding)? {
         let member = balanced.bound.member;
@@ -314,16 +316,13 @@ fn from_endpoint(
         router::east_west(snap, from, dest, &mut routers, &tuple, seen)?;
     }
     if let Some(server) = bound.filter(|_| same_pod) {
-        source = Source::Hairpin(first.tuple.dst);
-        tuple.src = first.tuple.dst;
+        source = Source::Hairpin(original.dst);
+        tuple.src = original.dst;
         debug_assert_eq!(server.member.ip(), tuple.dst);
         seen.see(Event::Hairpinned, &tuple);
     }
-    let judged = if same_pod {
-        Judged::SamePod
-    } else {
-        dfw_ingress(snap, (to, dest), (first.tuple.src, &src), &tuple)
-    };
+    let judged =
+        if same_pod { Judged::SamePod } else { dfw_ingress(snap, (to, dest), (original.src, &src), &tuple) };
     seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
     let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
     seen.see(Event::Delivered(to), &tuple);
@@ -372,12 +371,14 @@ fn from_uplink(
     seen: &mut impl Observer,
 ) -> Result<Path, Stop> {
     let index = &*snap.index;
-    let mut tuple = first.tuple;
-    router::check_destination(tuple.dst)?;
-    let src = index.of(tuple.src);
-    tier0::reverse_path_of(tuple.src, &src)?;
+    // As it came in; `tuple` is what becomes of it.
+    let original = &first.tuple;
+    router::check_destination(original.dst)?;
+    let src = index.of(original.src);
+    tier0::reverse_path_of(original.src, &src)?;
+    let mut tuple = *original;
     seen.see(Event::ReversePathChecked(first.ingress), &tuple);
-    let mut dst = index.of(tuple.dst);
+    let mut dst = index.of(original.dst);
     if dst.is_tier0() {
         return Err(if first.echo { Stop::EchoReply } else { DropReason::NoEndpoint.into() });
     }
@@ -405,10 +406,11 @@ fn from_uplink(
     }
     let tier1 = router::enter(snap, dest, tuple.dst, &mut routers)?;
     seen.see(Event::Routed { tier1 }, &tuple);
-    let judged = dfw_ingress(snap, (to, dest), (tuple.src, &src), &tuple);
+    let judged = dfw_ingress(snap, (to, dest), (original.src, &src), &tuple);
     seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
     let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
-    let back = index.next_hop(tuple.src, &src, first.hash, Some(first.ingress)).ok_or(DropReason::NoRoute)?;
+    let back =
+        index.next_hop(original.src, &src, first.hash, Some(first.ingress)).ok_or(DropReason::NoRoute)?;
     seen.see(Event::Delivered(to), &tuple);
     Ok(Path {
         out: Next::Port(to),
