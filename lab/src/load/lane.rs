@@ -57,8 +57,12 @@ pub struct Lane {
     /// Where newer snapshots come from, if anybody publishes some.
     news: Option<(Arc<AtomicBool>, Dataplane)>,
     frames: Frames,
-    /// First packets among the others: what, which is next, and how far apart.
-    fresh: Option<(Frames, usize, usize)>,
+    /// First packets among the others: which, and which of them is next.
+    fresh: (Frames, usize),
+    /// How far apart they come; 0 for none.
+    apart: usize,
+    /// How many came so far.
+    fresh_sent: u64,
     ring: VecDeque<Frame>,
     batches: Vec<Batch>,
     /// Batches that are filled, and how many of them were processed.
@@ -114,7 +118,9 @@ impl Lane {
             worker,
             news: None,
             frames: Frames::new(family.frame_len()),
-            fresh: None,
+            fresh: (Frames::new(family.frame_len()), 0),
+            apart: 0,
+            fresh_sent: 0,
             ring: std::iter::from_fn(|| pool.take()).collect(),
             batches: std::iter::repeat_with(batch).take(RING.div_ceil(BATCH)).collect(),
             filled: 0,
@@ -138,9 +144,19 @@ impl Lane {
         self.frames
     }
 
-    /// Has every `apart`th packet be one of `fresh`, in turn.
-    pub(super) fn mix_in(&mut self, fresh: Frames, apart: usize) {
-        self.fresh = (fresh.len() > 0).then_some((fresh, 0, apart.max(1)));
+    /// The packets that are mixed in.
+    pub(super) fn fresh_mut(&mut self) -> &mut Frames {
+        &mut self.fresh.0
+    }
+
+    /// Has every `apart`th packet open one of the load's other connections, in turn; 0 for none.
+    pub fn mix_in(&mut self, apart: usize) {
+        self.apart = apart;
+    }
+
+    /// First packets that were mixed in so far.
+    pub fn fresh_sent(&self) -> u64 {
+        self.fresh_sent
     }
 
     /// Uses a newer snapshot of `from` from the next batch on whenever `news` is set, as a worker would.
@@ -230,17 +246,16 @@ impl Lane {
     pub fn refill(&mut self) -> u64 {
         for n in 0..RING {
             self.sent += 1;
-            match &mut self.fresh {
-                Some((fresh, next, apart)) if self.sent.is_multiple_of(*apart) => {
-                    let mut bytes = [0; FRAME_V6];
-                    let port = fresh.write(*next, &mut bytes);
-                    *next = (*next + 1) % fresh.len();
-                    self.put(n / BATCH, &bytes[..self.frames.frame_len()], port);
-                }
-                _ => {
-                    let at = draw(&mut self.random, self.frames.len());
-                    self.put_template(n / BATCH, at);
-                }
+            if self.apart > 0 && self.sent.is_multiple_of(self.apart) && self.fresh.0.len() > 0 {
+                let mut bytes = [0; FRAME_V6];
+                let (fresh, next) = &mut self.fresh;
+                let port = fresh.write(*next, &mut bytes);
+                *next = (*next + 1) % fresh.len();
+                self.fresh_sent += 1;
+                self.put(n / BATCH, &bytes[..self.frames.frame_len()], port);
+            } else {
+                let at = draw(&mut self.random, self.frames.len());
+                self.put_template(n / BATCH, at);
             }
         }
         self.ready(RING)

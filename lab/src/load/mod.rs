@@ -18,7 +18,7 @@ mod ring;
 
 pub use frames::{FRAME_V4, FRAME_V6};
 pub use lane::{Counted, GROUP, Lane, RING};
-pub use network::{Family, Scenario};
+pub use network::{Family, Scenario, UNANSWERED};
 pub use ring::PortRing;
 
 use frames::{Frames, Template};
@@ -216,19 +216,15 @@ impl Load {
         (0..self.spec.workers).map(lane).collect()
     }
 
-    /// Has every `apart`th packet of the lane open one of the other connections of [`Spec::fresh`]; 0 for none.
+    /// Gives a lane the first packets of the [`Spec::fresh`] connections, for [`Lane::mix_in`].
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn mix_in(&self, lane: &mut Lane, apart: usize) -> Result<(), LoadError> {
-        let mut fresh = Frames::new(self.spec.family.frame_len());
-        if apart > 0 {
-            fresh.reserve(self.spec.fresh);
-            for flow in self.spec.flows..self.spec.flows + self.spec.fresh {
-                add(&mut fresh, &self.plan.template(flow))?;
-            }
+    pub fn add_fresh(&self, lane: &mut Lane) -> Result<(), LoadError> {
+        lane.fresh_mut().reserve(self.spec.fresh);
+        for flow in self.spec.flows..self.spec.flows + self.spec.fresh {
+            add(lane.fresh_mut(), &self.plan.template(flow))?;
         }
-        lane.mix_in(fresh, apart);
         Ok(())
     }
 
@@ -272,7 +268,7 @@ impl Load {
     /// Ends all connections that were opened before `now` and have seen one packet only, by the sweep of `lane`.
     /// No lane may be in the middle of a batch.
     pub fn end_unanswered(&self, lane: &mut Lane, now: Instant) {
-        lane.sweep(self.state().sessions.high_water(), now + network::UNANSWERED + network::UNANSWERED);
+        lane.sweep(self.state().sessions.high_water(), now + UNANSWERED + UNANSWERED);
     }
 
     /// Connections that are open.
@@ -430,7 +426,8 @@ mod tests {
         let spec = Spec { fresh: 1000, ..Spec::new(Scenario::FullChain, Family::Ipv4, 200) };
         let load = Load::build(spec).unwrap();
         let mut lane = load.established(|_| {}).unwrap().remove(0);
-        load.mix_in(&mut lane, 10).unwrap();
+        load.add_fresh(&mut lane).unwrap();
+        lane.mix_in(10);
         let mut now = Instant::from_secs(2);
         let before = lane.counted();
         for round in 1..=3_u64 {

@@ -102,7 +102,7 @@ struct Place {
 }
 
 /// How long a connection is remembered of which one packet was seen, whatever its protocol.
-pub(super) const UNANSWERED: Duration = Duration::from_secs(60);
+pub const UNANSWERED: Duration = Duration::from_secs(60);
 
 /// Builds the network of a load; its workers are not polled by anyone yet.
 pub(super) fn build(spec: &Spec) -> Result<(Handle, Vec<Worker>, Plan), LoadError> {
