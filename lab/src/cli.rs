@@ -231,6 +231,10 @@ packet, or new-connections that does, is an error and prints no number. `allocat
 allocations a packet. `bytes_per_connection` is the memory of both flow entries, their tags and the
 table's free room, and the cold record; `huge_pages` the bytes of the process in huge pages.
 
+`ns_per_new_connection` is what a packet that opens a connection takes; in new-sparse and churn, what
+rings with such packets take beyond the same without, and in churn also what ending them takes. Time
+passes faster there than on the clock, so that as many connections time out as are opened.
+
 --limit names a program that does the least that a packet chain has to, and is run as
   PATH chain FLOWS uni 12
 once for each number of connections, just before its rows. `ratio` is our time by the program's, the

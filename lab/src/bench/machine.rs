@@ -55,9 +55,14 @@ impl Machine {
         speed
     }
 
+    /// The best probe of this run.
+    pub(super) fn best(&self) -> f64 {
+        *self.best.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether a probe shows the machine's slow mode, as far as is known by now.
     pub(super) fn is_slow(&self, probe: f64) -> bool {
-        probe < *self.best.lock().unwrap_or_else(PoisonError::into_inner) * (1.0 - SLACK)
+        probe < self.best() * (1.0 - SLACK)
     }
 }
 
@@ -119,7 +124,7 @@ mod tests {
     #[test]
     fn a_probe_far_below_the_best_is_slow() {
         let machine = Machine::new();
-        let best = *machine.best.lock().unwrap();
+        let best = machine.best();
         assert!(machine.is_slow(best * 0.9) && !machine.is_slow(best * 0.95));
     }
 

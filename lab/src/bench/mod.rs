@@ -382,3 +382,103 @@ fn family_name(family: Family) -> &'static str {
         Family::Ipv6 => "ipv6",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn cases_of(args: &[&str]) -> Vec<Case> {
+        let cli = cli::Cli::try_parse_from(["supernet", "bench"].iter().chain(args)).unwrap();
+        match cli.command {
+            cli::Command::Bench(args) => {
+                args.check().unwrap();
+                cases(&args, Duration::from_millis(1))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_row_can_be_measured() {
+        let machine = Machine::new();
+        let figures = Some(Figures { parse: 1.0, look_up: 2.0, chain: 4.0 });
+        let cases = cases_of(&["--flows", "200", "--policies", "50", "--family", "ipv6"]);
+        assert_eq!(cases.len(), 13, "twelve rows, of which churn has two figures");
+        let mut reports = Vec::new();
+        for case in cases {
+            let report = measure(&machine, &case, figures.filter(|_| case.row.has_limit())).unwrap();
+            let name = format!("{:?}", case.row);
+            assert!(report.ns_per_packet > 0.0 && report.packets > 0 && report.samples > 2, "{name}");
+            assert!(report.slow_samples <= report.samples, "{name}");
+            assert_eq!([report.limit_ns, report.ratio].map(|f| f.is_some()), [case.row.has_limit(); 2]);
+            reports.push(report);
+        }
+        let row = |name| reports.iter().filter(move |r: &&Report| r.row == name);
+        assert!(row("churn").zip([0.01, 0.1]).all(|(r, share)| (r.hits - (1.0 - share)).abs() < 0.005));
+        assert!(row("publication").all(|r| r.publications > Some(0) && r.quiet_batch_p50_ns.is_some()));
+        assert!(row("new-connections").all(|r| r.hits == 0.0 && r.policies == 50));
+        let text = print::tables(&reports, 1.0, Style::PLAIN);
+        for title in ["Pipeline in memory", "New connections", "Batches of 64", "churn 10 %", "RATIO"] {
+            assert!(text.contains(title), "{text}");
+        }
+        // What others read does not go away.
+        let json = serde_json::to_value(&reports[0]).unwrap();
+        for field in [
+            "row",
+            "family",
+            "flows",
+            "order",
+            "workers",
+            "ns_per_packet",
+            "mpps",
+            "allocations",
+            "bytes_per_connection",
+            "hits",
+            "frame_bytes",
+            "batch",
+            "packets",
+            "refill_ns_per_packet",
+            "firewall_rules",
+            "median_tsc",
+            "limit_ns",
+            "ratio",
+            "samples",
+            "slow_samples",
+            "huge_pages",
+        ] {
+            assert!(json.get(field).is_some(), "{field} in {json}");
+        }
+    }
+
+    #[test]
+    fn workers_share_in_every_way_that_is_asked_for() {
+        let machine = Machine::new();
+        let cases = cases_of(&[
+            "--row=full-chain,new-connections,ring-to-ring",
+            "--workers=1,2",
+            "--sharing=disjoint,directions,same",
+            "--flows=500",
+            "--family=ipv4",
+            "--policies=40",
+        ]);
+        let names: Vec<_> = cases.iter().map(|c| (c.row.name(), c.workers, c.sharing)).collect();
+        let disjoint = cli::Sharing::Disjoint;
+        assert_eq!(
+            names,
+            [
+                ("full-chain", 1, disjoint),
+                ("full-chain", 2, disjoint),
+                ("full-chain", 2, cli::Sharing::Directions),
+                ("full-chain", 2, cli::Sharing::Same),
+                ("new-connections", 1, disjoint),
+                ("new-connections", 2, disjoint),
+                ("ring-to-ring", 1, disjoint),
+            ]
+        );
+        for case in cases {
+            let report = measure(&machine, &case, None).unwrap();
+            assert!(report.mpps > 0.0 && report.samples >= 3 * case.workers, "{case:?}");
+        }
+    }
+}
