@@ -4,7 +4,7 @@
 //! Only what changes nothing is done ahead: parsing, a look-up, the stages. A packet's turn comes in order, and
 //! what was worked out for it is checked then: the commit looks the key up again.
 
-use super::{Pipeline, Tables, admit, has_session};
+use super::{Pipeline, Tables, admit, has_session, slow::opens};
 use crate::{
     buf::Frame,
     flow::{FlowKey, FlowTable},
@@ -12,7 +12,7 @@ use crate::{
     stage::{First, Path, Stop, commit},
     state::State,
     verdict::DropReason,
-    wire::{Address, L3, Packet},
+    wire::{Address, L3, Packet, Proto},
 };
 
 /// Packets looked at ahead.
@@ -28,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) opening: Option<Opening>,
     /// Of its key, if it has one.
     hash: Option<u64>,
+    /// The look-up of the batch did not find it.
+    absent: bool,
 }
 
 /// What the stages say of a packet that belongs to no session.
@@ -67,22 +69,23 @@ impl Ahead {
 }
 
 impl Pipeline {
-    /// Looks at frames of the batch that the slow path will take: at most [`AHEAD`].
+    /// Looks at frames of the batch that the slow path will take: at most [`AHEAD`]. The last of each says
+    /// whether the batch's look-up was in vain.
     #[inline(never)]
     pub(super) fn look_ahead<'a>(
         &self,
         ahead: &mut Ahead,
-        frames: impl Iterator<Item = (usize, &'a Frame, PortId)>,
+        frames: impl Iterator<Item = (usize, &'a Frame, PortId, bool)>,
     ) {
         ahead.clear();
-        for (n, frame, port) in frames.take(AHEAD) {
+        for (n, frame, port, absent) in frames.take(AHEAD) {
             let packet = admit(&self.snapshot, port, frame.bytes());
             let hash = match &packet {
                 Ok(p) if p.l3 == L3::V4 => self.ask_for_key::<u32>(p, port),
                 Ok(p) if p.l3 == L3::V6 => self.ask_for_key::<u128>(p, port),
                 _ => None,
             };
-            ahead.prepared.push(Prepared { n, port, packet, opening: None, hash });
+            ahead.prepared.push(Prepared { n, port, packet, opening: None, hash, absent });
         }
         for prepared in &mut ahead.prepared {
             match &prepared.packet {
@@ -115,10 +118,15 @@ impl Pipeline {
         State: Tables<A>,
     {
         let (Ok(packet), Some(hash)) = (&prepared.packet, prepared.hash) else { return };
-        let table: &FlowTable<A> = self.state.table();
-        let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
-        if key.is_none_or(|key| table.find_hashed(&key, hash).is_some()) {
-            return;
+        // A SYN mostly belongs to nothing, and what was looked up in vain just now, too. If not, the commit finds
+        // out.
+        let syn = packet.proto == Proto::TCP && opens(packet);
+        if !syn && !prepared.absent {
+            let table: &FlowTable<A> = self.state.table();
+            let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
+            if key.is_none_or(|key| table.find_hashed(&key, hash).is_some()) {
+                return;
+            }
         }
         prepared.opening = Some(self.ask_stages::<A>(packet, prepared.port, hash));
     }

@@ -109,20 +109,15 @@ impl<'a> Run<'a> {
         &self.batch.classes[self.done.min(end)..end]
     }
 
-    /// The frames that are not finished, in order; with the port, those that have no entry as far as one can
-    /// guess.
-    fn missing(&self) -> impl Iterator<Item = (usize, Option<PortId>)> + 'a {
-        let batch = self.batch;
-        let misses = move |class: u8| {
-            let at = usize::from(class) % MOST;
-            match class & FAMILY {
-                V4 => matches!(batch.v4.guesses[at], ABSENT | NOWHERE),
-                V6 => matches!(batch.v6.guesses[at], ABSENT | NOWHERE),
-                _ => true,
-            }
-        };
-        let next = (self.done..).zip(self.classes()).zip(&self.ports[self.done.min(self.ports.len())..]);
-        next.map(move |((n, class), port)| (n, misses(*class).then_some(*port)))
+    /// The frames that are not finished, in order, with their guess as to those that have no entry.
+    fn missing(&self) -> impl Iterator<Item = (usize, PortId, Option<u32>)> + 'a {
+        let (batch, ports) = (self.batch, self.ports);
+        (self.done..ports.len()).map(move |n| (n, ports[n], batch.guess(n)))
+    }
+
+    /// Why a frame has no entry, as far as one can guess.
+    fn guess(&self, n: usize) -> Option<u32> {
+        self.batch.guess(n)
     }
 
     /// Where a frame came in.
@@ -144,6 +139,18 @@ impl<'a> Run<'a> {
 }
 
 impl Batch {
+    /// Why a frame has no entry, as far as one can guess; `None` if it seems to have one.
+    fn guess(&self, n: usize) -> Option<u32> {
+        let class = self.classes[n % MOST];
+        let at = usize::from(class) % MOST;
+        let guess = match class & FAMILY {
+            V4 => self.v4.guesses[at],
+            V6 => self.v6.guesses[at],
+            _ => NOWHERE,
+        };
+        (guess >= ABSENT).then_some(guess)
+    }
+
     fn new() -> Box<Self> {
         let (v4, v6) = (Lane::new([0; 2]), Lane::new([0; 5]));
         Box::new(Self { classes: [OTHER; MOST], only: OTHER, switched: 0, v4, v6 })
@@ -219,8 +226,11 @@ pub(super) fn process(
             slow += 1;
             if ahead.is_behind(n) {
                 let later = run.missing().zip(frames.as_slice());
-                let later = later.filter_map(|((n, port), frame)| Some((n, frame, port?)));
-                pipeline.look_ahead(&mut ahead, std::iter::once((n, &frame, port)).chain(later));
+                let later = later.filter_map(|((n, port, guess), frame)| {
+                    guess.map(|guess| (n, frame, port, guess == ABSENT))
+                });
+                let first = (n, &frame, port, run.guess(n) == Some(ABSENT));
+                pipeline.look_ahead(&mut ahead, std::iter::once(first).chain(later));
             }
             pipeline.slow(frame, port, ahead.at(n), now, out);
         }

@@ -441,7 +441,7 @@ impl Pipeline {
 }
 
 /// Whether a packet may open a connection.
-fn opens(p: &Packet) -> bool {
+pub(super) fn opens(p: &Packet) -> bool {
     let flags = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::FIN | tcp_flags::RST;
     p.proto != Proto::TCP || p.tcp_flags & flags == tcp_flags::SYN
 }
@@ -459,14 +459,16 @@ fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
     if p.fragment {
         return Some(DropReason::Fragment);
     }
-    let to_egress = snap.egress.contains_key(&p.dst);
-    let no_session = if to_egress { DropReason::NoNatSession } else { DropReason::NoSession };
+    let no_session = || {
+        let to_egress = snap.egress.contains_key(&p.dst);
+        if to_egress { DropReason::NoNatSession } else { DropReason::NoSession }
+    };
     match p.proto {
         Proto::TCP if opens(p) => None,
         Proto::UDP | Proto::SCTP => None,
-        Proto::TCP => Some(no_session),
+        Proto::TCP => Some(no_session()),
         Proto::ICMP | Proto::ICMPV6 if p.is_echo_request() => None,
-        Proto::ICMP | Proto::ICMPV6 if p.is_echo_reply() => Some(no_session),
+        Proto::ICMP | Proto::ICMPV6 if p.is_echo_reply() => Some(no_session()),
         Proto::ICMP | Proto::ICMPV6 if p.is_icmp_error() => Some(DropReason::IcmpError),
         Proto::ICMP | Proto::ICMPV6 => Some(DropReason::IcmpUnhandled),
         _ => Some(DropReason::UnsupportedProtocol),
