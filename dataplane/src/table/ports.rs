@@ -36,6 +36,12 @@ struct Block {
     free: [AtomicU64; WORDS],
 }
 
+impl Default for PortPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl PortPool {
     /// All ports from [`FIRST`] on are free.
     pub fn new() -> Self {

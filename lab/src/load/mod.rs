@@ -486,7 +486,7 @@ mod tests {
         let news = load.follow(&mut lane);
         for with in [true, false, true] {
             load.publish(with, &news).unwrap();
-            for expect_all in [false, true] {
+            for _ in 0..2 {
                 let before = lane.counted();
                 lane.refill();
                 while lane.process_one(Instant::from_secs(2)) > 0 {
@@ -495,7 +495,7 @@ mod tests {
                 lane.collect();
                 let after = lane.counted();
                 let hits = after.hits - before.hits;
-                assert_eq!(hits == RING as u64, expect_all, "{hits} hits: each entry is judged again once");
+                assert_eq!(hits, RING as u64, "a comparison each, and no judgement");
                 assert_eq!(after.dropped, 0);
             }
         }
