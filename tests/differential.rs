@@ -270,7 +270,13 @@ impl Side {
         self.dataplane.for_each_session(|_, s, usage| {
             let carried = [(usage.0.packets, usage.0.bytes), (usage.1.packets, usage.1.bytes)];
             let denied = s.judgement.denied.map(|d| format!("{d:?}"));
-            all.push((s.original, s.reply, denied, commit::condition(s.track, s.original.proto, usage).name(), carried));
+            all.push((
+                s.original,
+                s.reply,
+                denied,
+                commit::condition(s.track, s.original.proto, usage).name(),
+                carried,
+            ));
         });
         all.sort_by_key(|s| format!("{s:?}"));
         all

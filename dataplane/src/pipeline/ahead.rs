@@ -108,7 +108,8 @@ impl Pipeline {
     where
         State: Tables<A>,
     {
-        let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
+        let key =
+            FlowKey::<A>::of(packet, commit::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
         Some(self.state.table().prefetch(&key))
     }
 

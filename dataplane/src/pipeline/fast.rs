@@ -316,14 +316,14 @@ impl World {
     #[inline(never)]
     fn finish_v4(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
-        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let (generation, hops, tallies) =
+            (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
         let classes = run.alike(V4);
         for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
             run.done = n;
             let at = usize::from(*class) % MOST;
             let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v4(lane, at))
-            else {
+            let Some(open) = open.or_else(|| self.search_v4(lane, at)) else {
                 return Some(frame);
             };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
@@ -366,14 +366,14 @@ impl World {
     #[inline(never)]
     fn finish_v6(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
-        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let (generation, hops, tallies) =
+            (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
         let classes = run.alike(V6);
         for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
             run.done = n;
             let at = usize::from(*class) % MOST;
             let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v6(lane, at))
-            else {
+            let Some(open) = open.or_else(|| self.search_v6(lane, at)) else {
                 return Some(frame);
             };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
@@ -457,7 +457,6 @@ fn set_aside(classes: &mut [u8; MOST], frames: &[u8], plain: u64) -> bool {
     }
     any
 }
-
 
 #[inline(always)]
 fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {

@@ -51,7 +51,8 @@ impl Pipeline {
         now: Instant,
         out: &mut Output,
     ) {
-        let admitted = prepared.map(|p| p.packet).unwrap_or_else(|| admit(&self.snapshot, port, frame.bytes()));
+        let admitted =
+            prepared.map(|p| p.packet).unwrap_or_else(|| admit(&self.snapshot, port, frame.bytes()));
         let packet = match admitted {
             Ok(packet) => packet,
             Err(reason) => return self.drop_frame(port, reason, frame),

@@ -257,7 +257,8 @@ fn measure(machine: &Machine, case: &Case, figures: Option<Figures>) -> Result<R
                 (cli::Row::Publication, [lane]) => measure::publication(machine, &load, lane, time)?,
                 (cli::Row::NewSparse | cli::Row::Churn, [lane]) => {
                     load.add_fresh(lane)?;
-                    let mix = Mix { apart, fresh, buckets: load.buckets(), sweep_timed: row == cli::Row::Churn };
+                    let mix =
+                        Mix { apart, fresh, buckets: load.buckets(), sweep_timed: row == cli::Row::Churn };
                     measure::mixed(machine, lane, mix, time)?
                 }
                 (_, lanes) => measure::established(machine, lanes, Work::Forward, time)?,

@@ -364,8 +364,7 @@ impl Lane {
                 keyed.lens[at] = frame.len() as u16;
                 keyed.origins[at] = snapshot.row(*port).origin;
             }
-            let scan =
-                Scan { headers: &headers[..n], lens: &keyed.lens[..n], origins: &keyed.origins[..n] };
+            let scan = Scan { headers: &headers[..n], lens: &keyed.lens[..n], origins: &keyed.origins[..n] };
             let plain = match self.family {
                 Family::Ipv4 => state.engine.scan_v4(&scan, &mut keyed.v4[..n], &mut keyed.hashes[..n]),
                 Family::Ipv6 => state.engine.scan_v6(&scan, &mut keyed.v6[..n], &mut keyed.hashes[..n]),
