@@ -1,4 +1,5 @@
-//! Chores of this repository: `cargo xtask test`, `cargo xtask imports`, `cargo xtask fuzz TARGET [SECONDS]`.
+//! Chores of this repository: `cargo xtask test`, `cargo xtask imports`, `cargo xtask interleavings`,
+//! `cargo xtask fuzz TARGET [SECONDS]`.
 //!
 //! No dependencies, so that it builds in a second on a fresh machine.
 
@@ -7,6 +8,7 @@ mod packages;
 mod steps;
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -15,6 +17,7 @@ use steps::{Outcome, Steps};
 const USAGE: &str = "\
 cargo xtask test                     install what the tests need, then run every check there is
 cargo xtask imports                  check that modules import one way only
+cargo xtask interleavings            run threads of the tables in many orders
 cargo xtask fuzz TARGET [SECONDS]    fuzz one target, 60 seconds unless told otherwise
 ";
 
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     let good = match words[..] {
         ["test"] => test(),
         ["imports"] => matches!(check_imports(), Outcome::Passed),
+        ["interleavings"] => matches!(interleavings(), Outcome::Passed),
         ["fuzz", target] => fuzz(target, "60"),
         ["fuzz", target, seconds] if seconds.parse::<u32>().is_ok() => fuzz(target, seconds),
         ["help" | "--help" | "-h"] => {
@@ -57,6 +61,7 @@ fn test() -> bool {
             cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"])
         }
     });
+    steps.run("interleavings", interleavings);
     steps.run("network policy corpus", || cargo(&["test", "--test", "netpol_corpus", "--", "--nocapture"]));
     steps.run("doc tests", || cargo(&["test", "--workspace", "--no-fail-fast", "--doc"]));
     steps.run("fuzz targets build", || cargo(&["check", "--manifest-path", "fuzz/Cargo.toml", "--bins"]));
@@ -86,6 +91,15 @@ fn check_imports() -> Outcome {
     }
 }
 
+/// Runs the tests whose threads shuttle schedules.
+fn interleavings() -> Outcome {
+    // What is compiled with other flags goes elsewhere, so that neither build undoes the other.
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let test = ["test", "--package", "supernet-dataplane", "--lib", "interleavings"];
+    let flags = [("RUSTFLAGS", "--cfg shuttle".into()), ("CARGO_TARGET_DIR", target.join("shuttle").into())];
+    cargo_with(&test, &flags)
+}
+
 fn fuzz(target: &str, seconds: &str) -> bool {
     if !has_cargo("fuzz") {
         eprintln!("cargo-fuzz is not installed: `cargo install cargo-fuzz`");
@@ -100,10 +114,15 @@ fn fuzz(target: &str, seconds: &str) -> bool {
 
 /// Runs cargo at the root of the repository, with its output shown.
 fn cargo(args: &[&str]) -> Outcome {
+    cargo_with(args, &[])
+}
+
+/// The same with more variables in its environment.
+fn cargo_with(args: &[&str], variables: &[(&str, OsString)]) -> Outcome {
     println!("$ cargo {}", args.join(" "));
     // The one that runs this, so that a toolchain chosen by the user stays chosen.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    match Command::new(cargo).args(args).current_dir(root()).status() {
+    match Command::new(cargo).args(args).envs(variables.iter().cloned()).current_dir(root()).status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(status) => Outcome::Failed(status.to_string()),
         Err(e) => Outcome::Failed(format!("can't run cargo: {e}")),
