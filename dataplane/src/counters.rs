@@ -6,9 +6,9 @@
 
 use crate::{
     id::{PortId, RuleId, ServerId},
+    table::registry::{Registry, RegistryKey},
     verdict::DropReason,
 };
-use dashmap::DashMap;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -65,6 +65,12 @@ impl<T: Default> Grow<T> {
     pub fn get(&self, index: usize) -> Option<&T> {
         let items = self.chunks.get(index / CHUNK)?.get()?;
         Some(&items[index % CHUNK])
+    }
+
+    /// The items of the first chunk, if it was made: most indices are small.
+    #[inline(always)]
+    pub fn first(&self) -> &[T] {
+        self.chunks.first().and_then(OnceLock::get).map_or(&[], |items| &items[..])
     }
 
     #[cold]
@@ -131,14 +137,22 @@ pub const MAX_TALLIES: usize = 1 << 20;
 /// All tallies, by number.
 #[derive(Debug)]
 pub struct Tallies {
-    ids: DashMap<TallyKey, u32>,
+    ids: Registry<(TallyKey, u32)>,
     keys: Grow<OnceLock<TallyKey>>,
     next: AtomicU32,
 }
 
 impl Default for Tallies {
     fn default() -> Self {
-        Self { ids: DashMap::new(), keys: Grow::new(MAX_TALLIES), next: AtomicU32::new(0) }
+        Self { ids: Registry::default(), keys: Grow::new(MAX_TALLIES), next: AtomicU32::new(0) }
+    }
+}
+
+impl TallyKey {
+    fn registry_key(&self) -> RegistryKey {
+        let part = |id: Option<u32>| id.map_or(0, |id| 1 << 32 | u128::from(id));
+        let rules = part(self.egress_rule.map(|r| r.0)) << 33 | part(self.ingress_rule.map(|r| r.0));
+        (rules << 33 | part(self.server.map(|s| s.0)), 0)
     }
 }
 
@@ -151,18 +165,16 @@ impl Tallies {
 
     /// The number of a tally; the same every time.
     pub fn intern(&self, key: TallyKey) -> u32 {
-        if let Some(id) = self.ids.get(&key) {
-            return *id;
-        }
-        *self.ids.entry(key).or_insert_with(|| {
+        let make = || {
             let id = self.next.fetch_add(1, Ordering::Relaxed).min(MAX_TALLIES as u32 - 1);
             let _ = self.keys.at(id as usize).set(key);
-            id
-        })
+            (key, id)
+        };
+        self.ids.get_or_make(key.registry_key(), make).1
     }
 
     fn keys(&self) -> Vec<(TallyKey, u32)> {
-        self.ids.iter().map(|e| (*e.key(), *e.value())).collect()
+        self.ids.all().into_iter().map(|(_, tally)| *tally).collect()
     }
 }
 

@@ -32,7 +32,7 @@ id!(
 );
 
 impl PortId {
-    /// How many ports there can be: a session's entry has room for this many.
+    /// How many ports there can be: a session's entry has room for this many and the next hops.
     pub const MAX: u32 = 1 << 23;
 }
 

@@ -77,15 +77,19 @@ impl<A: Address> Rewrite<A> {
     /// Compiles the edit that turns `from` into `to` and takes `hops` off the TTL. `None` unless both are of
     /// this family.
     pub fn new(from: &Tuple, to: &Tuple, hops: u8) -> Option<Self> {
-        let addresses = Delta::default().and_addr(from.src, to.src).and_addr(from.dst, to.dst);
-        let l4 = if from.proto == Proto::ICMP { Delta::default() } else { addresses };
+        let (src, dst) = ((A::of(from.src)?, A::of(to.src)?), (A::of(from.dst)?, A::of(to.dst)?));
+        let (before, after) = (halves(src.0) + halves(dst.0), halves(src.1) + halves(dst.1));
+        let addresses = A::LEN as u64;
+        let ports = |tuple: &Tuple| u64::from(tuple.sport) + u64::from(tuple.dport);
+        // ICMP's checksum does not cover addresses; ICMPv6's does.
+        let covered = if from.proto == Proto::ICMP { 0 } else { 1 };
         Some(Self {
-            src: A::of(to.src)?,
-            dst: A::of(to.dst)?,
+            src: src.1,
+            dst: dst.1,
             sport: to.sport,
             dport: to.dport,
-            l3: addresses.and16(u16::from(hops) << 8, 0),
-            l4: l4.and16(from.sport, to.sport).and16(from.dport, to.dport),
+            l3: Delta::of_sums(before + (u64::from(hops) << 8), addresses + 1, after),
+            l4: Delta::of_sums(covered * before + ports(from), covered * addresses + 2, covered * after + ports(to)),
         })
     }
 
@@ -135,4 +139,10 @@ impl<A: Address> Rewrite<A> {
         put16(frame, l4, self.sport);
         put16(frame, l4 + 2, self.dport);
     }
+}
+
+/// The sum of an address's 16-bit halves.
+fn halves<A: Address>(address: A) -> u64 {
+    let bits = address.bits();
+    (0..A::LEN as u32 / 2).map(|n| (bits >> (16 * n)) as u64 & 0xffff).sum()
 }

@@ -6,9 +6,12 @@
 //!
 //! Addresses: a port is found by its exact address (/32 and /128), wherever its segment's block lies.
 
+mod index;
 mod rows;
 mod text;
 
+pub use index::Index;
+pub(crate) use index::{Facts, Firewall, Listener, PortRow, Role};
 pub use rows::{Hop, MAC_BITS, Row, mac_word};
 
 use crate::{
@@ -58,6 +61,8 @@ pub struct Snapshot {
     pub rows: Vec<Row>,
     /// When each virtual server last changed; filled in by [`Snapshot::succeed`].
     pub servers_since: Vec<Generation>,
+    /// All of the above as packets ask for it; filled in by [`Snapshot::succeed`].
+    pub index: Arc<Index>,
 }
 
 impl Snapshot {
@@ -126,6 +131,7 @@ impl Snapshot {
         };
         self.egress = self.namespaces.iter().flatten().flat_map(egress).collect();
         self.fill_rows(before);
+        self.index = Arc::new(Index::build(&self));
         self
     }
 }
@@ -329,7 +335,7 @@ pub struct Tier0 {
 }
 
 /// A next hop beyond an uplink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Neighbor {
     /// The uplink it is reached by.
     pub port: PortId,

@@ -9,17 +9,19 @@ use crate::{
     flow::{Epochs, FlowTable, Sessions, Timeouts},
     id::{NeighborId, PortId},
     snapshot::Neighbor,
-    table::ports::PortPool,
+    table::{
+        ports::PortPool,
+        registry::{Registry, RegistryKey},
+    },
     time::{Duration, Instant},
     vector::{Engine, Isa},
     wire::{Mac, Proto},
 };
-use dashmap::DashMap;
 use std::{
     net::IpAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -80,6 +82,8 @@ pub struct State {
     pub tallies: Tallies,
     /// What reads and hashes headers.
     pub engine: Engine,
+    /// Where the next pipeline looks for places for its sessions first: one each, so that they rarely meet.
+    pub hints: AtomicU32,
     /// How far the sweep is.
     pub sweep: Cursor,
 }
@@ -111,27 +115,46 @@ impl State {
             nat: NatPools::default(),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),
+            hints: AtomicU32::default(),
             sweep: Cursor::default(),
             config,
         }
     }
 }
 
+/// An address and a number, as one key. Mapped IPv4 addresses are on no wire, so families do not meet.
+fn key(address: IpAddr, number: u32) -> RegistryKey {
+    let bits = match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    (bits, number)
+}
+
 /// The ports of every egress address in use.
 #[derive(Debug, Default)]
 pub struct NatPools {
-    pools: DashMap<(IpAddr, Proto), Arc<PortPool>>,
+    pools: Registry<NatPool>,
+}
+
+#[derive(Debug)]
+struct NatPool {
+    address: IpAddr,
+    proto: Proto,
+    ports: PortPool,
 }
 
 impl NatPools {
     /// The ports of an address for a protocol.
-    pub fn pool(&self, address: IpAddr, proto: Proto) -> Arc<PortPool> {
-        self.pools.entry((address, proto)).or_insert_with(|| PortPool::new(32_768)).clone()
+    pub fn pool(&self, address: IpAddr, proto: Proto) -> &PortPool {
+        let make = || NatPool { address, proto, ports: PortPool::new() };
+        &self.pools.get_or_make(key(address, proto.0.into()), make).ports
     }
 
     /// Addresses of which a session holds a port; they must not be given to anyone else.
     pub fn busy(&self) -> Vec<IpAddr> {
-        let mut busy: Vec<IpAddr> = self.pools.iter().filter(|p| p.used() > 0).map(|p| p.key().0).collect();
+        let pools = self.pools.all().into_iter().map(|(_, pool)| pool);
+        let mut busy: Vec<IpAddr> = pools.filter(|p| p.ports.used() > 0).map(|p| p.address).collect();
         busy.sort_unstable();
         busy.dedup();
         busy
@@ -139,12 +162,10 @@ impl NatPools {
 
     /// Ports in use of an address, by protocol.
     pub fn used(&self, address: IpAddr) -> Vec<(Proto, u32)> {
-        self.pools.iter().filter(|p| p.key().0 == address).map(|p| (p.key().1, p.used())).collect()
+        let pools = self.pools.all().into_iter().map(|(_, pool)| pool);
+        pools.filter(|p| p.address == address).map(|p| (p.proto, p.ports.used())).collect()
     }
 }
-
-/// Next hops that can be known at one time.
-const MAX_NEIGHBORS: usize = 4096;
 
 /// How many of them only routes can take. Addresses in connected prefixes are taken by packets, and a workload
 /// that scans such a prefix must not use up what a new route will need.
@@ -158,7 +179,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Next hops beyond uplinks and the MACs they have.
 pub struct Neighbors {
-    ids: DashMap<(PortId, IpAddr), NeighborId>,
+    ids: Registry<NeighborId>,
     slots: Box<[NeighborSlot]>,
     next: AtomicUsize,
     /// Grows whenever a next hop or its MAC is new.
@@ -180,6 +201,9 @@ struct NeighborSlot {
 }
 
 impl Neighbors {
+    /// Next hops that can be known at one time.
+    pub const MAX: usize = 4096;
+
     fn new() -> Self {
         let slot = || NeighborSlot {
             neighbor: OnceLock::new(),
@@ -190,8 +214,8 @@ impl Neighbors {
             ask_at: AtomicU64::new(0),
         };
         Self {
-            ids: DashMap::new(),
-            slots: (0..MAX_NEIGHBORS).map(|_| slot()).collect(),
+            ids: Registry::default(),
+            slots: (0..Self::MAX).map(|_| slot()).collect(),
             next: AtomicUsize::new(0),
             version: AtomicU64::new(0),
         }
@@ -199,38 +223,34 @@ impl Neighbors {
 
     /// The number of a route's next hop; `None` when there are too many.
     pub fn intern_routed(&self, n: &Neighbor) -> Option<NeighborId> {
-        let id = self.number(n, MAX_NEIGHBORS)?;
+        let id = self.number(n, Self::MAX)?;
         self.slots[id.index()].routed.store(true, Ordering::Relaxed);
         Some(id)
     }
 
     /// The number of the next hop of a packet; `None` when there are too many.
     pub fn intern(&self, n: &Neighbor) -> Option<NeighborId> {
-        self.number(n, MAX_NEIGHBORS - FOR_ROUTES)
+        self.number(n, Self::MAX - FOR_ROUTES)
     }
 
     fn number(&self, n: &Neighbor, max: usize) -> Option<NeighborId> {
-        let key = (n.port, n.address);
-        let known = self.ids.get(&key).map(|id| *id);
-        let id = match known {
-            Some(id) => id,
-            None => match self.ids.entry(key) {
-                dashmap::Entry::Occupied(e) => *e.get(),
-                dashmap::Entry::Vacant(e) => {
-                    let at = self
-                        .next
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
-                        .ok()?;
-                    let _ = self.slots[at].neighbor.set(key);
-                    *e.insert(NeighborId(at as u32))
-                }
-            },
+        let make = || {
+            let at = self
+                .next
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
+                .ok()?;
+            let _ = self.slots[at].neighbor.set((n.port, n.address));
+            Some(NeighborId(at as u32))
         };
+        let id = *self.ids.get_or_try(key(n.address, n.port.0), make)?;
         let slot = &self.slots[id.index()];
-        if let Some(mac) = n.mac {
+        // Mostly it is known already, and a line that nobody writes stays with all workers.
+        if let Some(mac) = n.mac.filter(|mac| mac.to_u64() != slot.mac.load(Ordering::Relaxed)) {
             self.set_mac(slot, mac);
         }
-        slot.fixed.store(n.mac.is_some(), Ordering::Relaxed);
+        if slot.fixed.load(Ordering::Relaxed) != n.mac.is_some() {
+            slot.fixed.store(n.mac.is_some(), Ordering::Relaxed);
+        }
         Some(id)
     }
 
@@ -247,7 +267,7 @@ impl Neighbors {
 
     /// Next hops in use, from number 0 on: the uplink of each, and its MAC once known.
     pub fn iter(&self) -> impl Iterator<Item = Option<(PortId, Mac)>> {
-        let used = self.next.load(Ordering::Relaxed).min(MAX_NEIGHBORS);
+        let used = self.next.load(Ordering::Relaxed).min(Self::MAX);
         self.slots[..used].iter().map(|slot| {
             let mac = slot.mac.load(Ordering::Relaxed);
             let port = slot.neighbor.get().map(|(port, _)| *port);
@@ -267,7 +287,7 @@ impl Neighbors {
 
     /// Takes note of the MAC of an address on an uplink, if it is a next hop in use.
     pub fn learn(&self, port: PortId, address: IpAddr, mac: Mac, now: Instant) {
-        let Some(id) = self.ids.get(&(port, address)).map(|id| *id) else { return };
+        let Some(id) = self.ids.get(key(address, port.0)).copied() else { return };
         let slot = &self.slots[id.index()];
         if !slot.fixed.load(Ordering::Relaxed) && !mac.is_multicast() {
             self.set_mac(slot, mac);
@@ -278,7 +298,7 @@ impl Neighbors {
     /// Next hops to be asked for now: known ones now and then, unknown ones as long as a route or a packet
     /// wants them. Each is named once; whoever calls asks.
     pub fn due(&self, now: Instant) -> Vec<(PortId, IpAddr)> {
-        let used = self.next.load(Ordering::Relaxed).min(MAX_NEIGHBORS);
+        let used = self.next.load(Ordering::Relaxed).min(Self::MAX);
         let due = |slot: &&NeighborSlot| {
             let at = slot.ask_at.load(Ordering::Relaxed);
             let known = slot.mac.load(Ordering::Relaxed) != 0;

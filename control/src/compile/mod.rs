@@ -64,6 +64,7 @@ pub fn compile(
         egress: Default::default(),
         rows: Vec::new(),
         servers_since: Vec::new(),
+        index: Default::default(),
     })
 }
 

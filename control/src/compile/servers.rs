@@ -176,6 +176,8 @@ pub(super) fn servers(
     for address in vips {
         servers.addresses.insert(*address, ServerKind::Server);
     }
+    // A Service listens on several addresses and ports, mostly with the same members: one table does for all.
+    let mut tables: HashMap<Vec<SocketAddr>, Option<Maglev>> = HashMap::new();
     for spec in specs {
         let id = interner.server(&spec.name);
         names.servers.insert(id, spec.name.clone());
@@ -184,7 +186,10 @@ pub(super) fn servers(
         let (active, draining): (Vec<&Member>, Vec<&Member>) =
             spec.members.iter().partition(|m| m.state == MemberState::Active);
         let active: Vec<SocketAddr> = active.into_iter().map(|m| m.address).collect();
-        let maglev = Maglev::new(&active);
+        let maglev = match tables.get(&active) {
+            Some(table) => table.clone(),
+            None => tables.entry(active.clone()).or_insert_with(|| Maglev::new(&active)).clone(),
+        };
         if maglev.is_none() && !active.is_empty() {
             let (server, count) = (spec.name.clone(), active.len());
             return Err(CompileError::TooManyMembers { server, count, at: spec.at.clone() });

@@ -159,7 +159,8 @@ fn open_set(open: Open<'_>, classes: &Classes<'_>, rules: &mut Rules<'_>) -> Rul
         action: Action::Allow,
         clauses: vec![Clause { peers: Peers::Identities(peers), services: Vec::new() }],
     };
-    RuleSet::new(vec![allow], decide("deny", Action::Drop))
+    let deny = decide("deny", Action::Drop);
+    rules.set(vec![allow], deny)
 }
 
 /// Pods behind the default virtual servers: they must be reachable whatever the posture is.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use supernet_dataplane::{
     id::{IdentityId, RuleId},
     snapshot::RuleName,
-    table::classifier::{Action, Clause, Decision, Peers, Rule, RuleSet, Service},
+    table::classifier::{Action, Clause, Decision, Peers, Rule, RuleSet, Service, Shapes},
 };
 
 /// Which way a rule looks, seen from the pod it applies to.
@@ -48,6 +48,7 @@ pub(super) struct Rules<'a> {
     resolved: HashMap<(Direction, usize), Vec<Resolved<'a>>>,
     interner: &'a mut Interner,
     names: BTreeMap<RuleId, RuleName>,
+    shapes: Shapes,
 }
 
 /// A rule whose peers are known. Its services may still depend on the pod it applies to.
@@ -69,6 +70,7 @@ impl<'a> Rules<'a> {
             resolved: HashMap::new(),
             interner,
             names: BTreeMap::new(),
+            shapes: Shapes::default(),
         }
     }
 
@@ -126,7 +128,12 @@ impl<'a> Rules<'a> {
         }
         let isolating: Vec<String> = policies.iter().map(|&p| self.policies[p].name.to_string()).collect();
         let rule = self.name(&isolating.join(", "), "isolation");
-        RuleSet::new(rules, Decision { rule, action: Action::Drop })
+        self.set(rules, Decision { rule, action: Action::Drop })
+    }
+
+    /// A rule set, which shares what it can with those made before.
+    pub(super) fn set(&mut self, rules: Vec<Rule>, default: Decision) -> RuleSet {
+        RuleSet::sharing(rules, default, &mut self.shapes)
     }
 
     fn resolve(&mut self, direction: Direction, at: usize) -> &[Resolved<'a>] {

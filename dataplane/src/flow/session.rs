@@ -298,6 +298,11 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Where to begin to look for the next place, so as to stay near this one.
+    pub fn hint(&self, sessions: &Sessions) -> u32 {
+        self.id.0 % sessions.stripes.len() as u32
+    }
+
     /// Which place this is.
     pub fn id(&self) -> SessionId {
         self.id

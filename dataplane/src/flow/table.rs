@@ -150,8 +150,8 @@ pub struct FlowTable<A> {
 #[derive(Default)]
 struct Stripe {
     lock: Mutex<()>,
-    /// Entries in use whose first bucket is of this stripe.
-    live: AtomicUsize,
+    /// Connections whose forward key's first bucket is of this stripe.
+    pairs: AtomicUsize,
 }
 
 /// An entry opened for a packet of its key.
@@ -177,6 +177,12 @@ impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
     #[inline(always)]
     fn word(&self, at: usize) -> &AtomicU64 {
         &self.lines[at / 8].0[at % 8]
+    }
+
+    /// Whether it agrees with the snapshot of this generation, and is not denied.
+    #[inline(always)]
+    pub fn stands(&self, generation: Generation) -> bool {
+        (self.output ^ u64::from(generation.0) << 32) & (DENIED | !0xffff_ffff) == 0
     }
 
     /// The snapshot it agrees with.
@@ -314,8 +320,8 @@ impl<A: Address> FlowTable<A> {
 
     /// Entries in use.
     pub fn live(&self) -> usize {
-        let count = |stripe: &CachePadded<Stripe>| stripe.live.load(Ordering::Relaxed);
-        self.stripes.iter().map(count).fold(0, usize::wrapping_add)
+        let count = |stripe: &CachePadded<Stripe>| stripe.pairs.load(Ordering::Relaxed);
+        2 * self.stripes.iter().map(count).fold(0, usize::wrapping_add)
     }
 
     /// Bytes of memory the table may come to use.
@@ -328,38 +334,73 @@ impl<A: Address> FlowTable<A> {
         self.buckets
     }
 
-    /// Asks for the tags that a look-up of `hash` begins with.
-    #[inline(always)]
-    pub fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.tags.get(self.first_bucket(hash)) {
-            vector::prefetch_read(line);
-        }
-    }
-
     /// Where the keys with these hashes may be, by their tags: at most 64. The entries are asked for, to be
     /// written. A guess may be wrong, [`NOWHERE`] included: that a key is not there only a look-up can tell.
     #[inline]
     pub fn guess(&self, hashes: &[u64], guesses: &mut [u32]) {
         let (mut at, mut tags, mut masks) = ([0; vector::MOST], [0; vector::MOST], [0; vector::MOST]);
         let count = hashes.len().min(vector::MOST);
+        let tag_lines = &*self.tags;
         for ((hash, at), tag) in hashes.iter().zip(&mut at).zip(&mut tags) {
-            (*at, *tag) = (self.first_bucket(*hash) as u32, tag_of(*hash));
+            let bucket = self.first_bucket(*hash);
+            vector::prefetch_read_at(tag_lines, bucket);
+            (*at, *tag) = (bucket as u32, tag_of(*hash));
         }
-        self.engine.match_tags(&self.tags, &at[..count], &tags[..count], &mut masks[..count]);
-        for ((guess, at), mask) in guesses.iter_mut().zip(&at[..count]).zip(&masks) {
-            let entry = at * LANES as u32 + mask.trailing_zeros();
-            *guess = if *mask == 0 { NOWHERE } else { entry };
+        self.engine.match_tags(tag_lines, &at[..count], &tags[..count], &mut masks[..count]);
+        let ask = |entry: u32| {
             for line in 0..Self::ENTRY_LINES {
-                if let Some(line) = self.entries.get(*guess as usize * Self::ENTRY_LINES + line) {
-                    vector::prefetch_write(line);
-                }
+                vector::prefetch_write_at(&self.entries, entry as usize * Self::ENTRY_LINES + line);
             }
+        };
+        // One in fifty of a full table has left its first bucket.
+        let (mut elsewhere, mut others) = ([0; vector::MOST], 0);
+        for (n, ((guess, at), mask)) in guesses.iter_mut().zip(&at[..count]).zip(&masks).enumerate() {
+            let entry = at * LANES as u32 + mask.trailing_zeros();
+            ask(entry);
+            *guess = if *mask == 0 { NOWHERE } else { entry };
+            if *mask == 0 && tag_lines.get(*at as usize).is_some_and(|line| overflow(line) > 0) {
+                vector::prefetch_read_at(tag_lines, self.second_bucket(hashes[n]));
+                elsewhere[others] = n;
+                others += 1;
+            }
+        }
+        for &n in &elsewhere[..others] {
+            let bucket = self.second_bucket(hashes[n]);
+            let mask = tag_lines.get(bucket).map_or(0, |line| vector::lanes(line, tags[n]));
+            if mask != 0 {
+                guesses[n] = bucket as u32 * LANES as u32 + mask.trailing_zeros();
+                ask(guesses[n]);
+            }
+        }
+    }
+
+    /// Asks for the tags that a look-up of this key begins with, and returns the key's hash.
+    pub fn prefetch(&self, key: &FlowKey<A>) -> u64 {
+        let hash = self.hash(key);
+        vector::prefetch_read_at(&self.tags, self.first_bucket(hash));
+        hash
+    }
+
+    /// Asks for the entry that an insert of a key with this hash will probably write.
+    pub fn prefetch_slot(&self, hash: u64) {
+        let bucket = self.first_bucket(hash);
+        let Some(line) = self.tags.get(bucket) else { return };
+        let free = self.lanes(line, FREE);
+        let lanes = if free != 0 { free } else { self.lanes(line, DEAD) };
+        let entry = bucket * LANES + lanes.trailing_zeros() as usize;
+        for line in 0..Self::ENTRY_LINES {
+            vector::prefetch_write_at(&self.entries, entry * Self::ENTRY_LINES + line);
         }
     }
 
     /// Looks up one key.
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
         self.look_up(key, self.hash(key))
+    }
+
+    /// Looks up a key with this hash.
+    pub fn find_hashed(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
+        self.look_up(key, hash)
     }
 
     /// Where a key is, if it is in the table; `hash` is the key's.
@@ -370,7 +411,7 @@ impl<A: Address> FlowTable<A> {
     fn look_up(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
         for bucket in self.way(hash) {
             let line = &self.tags[bucket];
-            let mut lanes = vector::lanes(line, tag_of(hash));
+            let mut lanes = self.lanes(line, tag_of(hash));
             while lanes != 0 {
                 let lane = lanes.trailing_zeros() as usize;
                 lanes &= lanes - 1;
@@ -419,8 +460,8 @@ impl<A: Address> FlowTable<A> {
             self.write(slot.0, rewrite, meta);
             self.count_passed(hash, slot, 1);
             self.set_lane(slot, tag_of(hash));
-            self.stripe(hash).live.fetch_add(1, Ordering::Relaxed);
         }
+        self.stripe(hashes.0).pairs.fetch_add(1, Ordering::Relaxed);
         Ok((first, second))
     }
 
@@ -445,10 +486,21 @@ impl<A: Address> FlowTable<A> {
         self.change(at.0, &Meta { generation, tally, denied: true, ..meta }, || {});
     }
 
-    /// Removes a live entry. The caller holds the session's lock.
-    pub fn remove(&self, at: EntryId) {
+    /// Removes the two entries of a connection. The caller holds the session's lock.
+    pub fn remove_pair(&self, (forward, reverse): (EntryId, EntryId)) {
+        let hashes = (self.hash(&self.key(forward)), self.hash(&self.key(reverse)));
+        // Both in one epoch, which begins when both are unlinked.
+        self.unlink(forward, hashes.0);
+        self.unlink(reverse, hashes.1);
+        let epoch = self.epochs.retire();
+        for at in [forward, reverse] {
+            self.entry(at.0)(0).store(epoch, Ordering::Release);
+        }
+        self.stripe(hashes.0).pairs.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn unlink(&self, at: EntryId, hash: u64) {
         let entry = self.entry(at.0);
-        let hash = self.hash(&self.key(at));
         let link = entry(Self::LINK).load(Ordering::Relaxed);
         entry(Self::LINK).store(link | VERSION_ONE, Ordering::Relaxed);
         fence(Ordering::Release);
@@ -456,8 +508,6 @@ impl<A: Address> FlowTable<A> {
         entry(0).store(NEVER, Ordering::Release);
         self.set_lane(at, DEAD);
         self.count_passed(hash, at, -1);
-        entry(0).store(self.epochs.retire(), Ordering::Release);
-        self.stripe(hash).live.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a packet into an entry.
@@ -548,6 +598,19 @@ impl<A: Address> FlowTable<A> {
         ((u128::from(hash) * self.buckets as u128) >> 64) as usize
     }
 
+    /// The lanes of a line that hold `tag`.
+    fn lanes(&self, line: &Line, tag: u16) -> u32 {
+        let mut mask = [0];
+        self.engine.match_tags(std::slice::from_ref(line), &[0], &[tag], &mut mask);
+        mask[0]
+    }
+
+    /// From other bits than those of the first bucket and of the tag.
+    #[inline(always)]
+    fn second_bucket(&self, hash: u64) -> usize {
+        self.first_bucket(hash.rotate_left(24))
+    }
+
     fn stripe(&self, hash: u64) -> &Stripe {
         &self.stripes[self.first_bucket(hash) % STRIPES]
     }
@@ -555,8 +618,7 @@ impl<A: Address> FlowTable<A> {
     /// The buckets where a key with this hash may be, in the order in which they are tried.
     fn way(&self, hash: u64) -> impl Iterator<Item = usize> + use<A> {
         let (first, buckets) = (self.first_bucket(hash), self.buckets);
-        // Other bits than those of the first bucket and of the tag.
-        let second = self.first_bucket(hash.rotate_left(24));
+        let second = self.second_bucket(hash);
         let wrap = move |n: usize| if n < buckets { n } else { n - buckets };
         std::iter::once(first).chain((0..buckets.min(PROBES) - 1).map(move |n| wrap(second + n)))
     }
@@ -632,8 +694,8 @@ impl<A: Address> FlowTable<A> {
                     (lane < u32::BITS).then(|| EntryId((bucket * LANES) as u32 + lane))
                 })
             };
-            let free = slots(vector::lanes(line, FREE)).find(|at| self.swap_lane(*at, FREE, CLAIMED));
-            free.or_else(|| slots(vector::lanes(line, DEAD)).find(|at| self.claim_dead(*at)))
+            let free = slots(self.lanes(line, FREE)).find(|at| self.swap_lane(*at, FREE, CLAIMED));
+            free.or_else(|| slots(self.lanes(line, DEAD)).find(|at| self.claim_dead(*at)))
         })
     }
 
@@ -751,11 +813,7 @@ fn rewrite_from<A: Address>(words: &[u64]) -> Rewrite<A> {
 /// Tags are never one of the marks.
 #[inline(always)]
 fn tag_of(hash: u64) -> u16 {
-    match hash as u16 {
-        FREE => 1,
-        DEAD | CLAIMED => 0xfffd,
-        tag => tag,
-    }
+    (hash as u16).clamp(FREE + 1, CLAIMED - 1)
 }
 
 fn overflow(line: &Line) -> u16 {

@@ -9,26 +9,28 @@
 //!
 //! What is not finished here goes through the slow path in its turn, between its neighbours.
 
-use super::{Output, Pipeline};
+use super::{Output, Pipeline, admit};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
-    flow::{FlowKey, FlowTable, NOWHERE, OpenV4, OpenV6, Tick},
+    flow::{FlowKey, NOWHERE, OpenV4, OpenV6, Tick},
     id::{Generation, PortId},
     snapshot::{GATEWAY_MAC, Hop, MAC_BITS, Row, Snapshot, mac_word},
-    stage::commit::{self, NEIGHBOR},
-    state::State,
+    stage::commit,
+    state::{Neighbors, State},
     time::Instant,
     vector::{self, Header, KeyV4, KeyV6, MOST, Scan},
+    wire::ethertype,
 };
-use std::sync::Arc;
+use std::{sync::Arc, vec::Drain};
 
 /// A worker's fast path: what it reads, and room for a batch.
 pub(super) struct FastPath {
     world: Arc<World>,
     /// The next hops in `world` are those of this version.
     neighbors: u64,
-    batch: Box<Batch>,
+    /// `None` only while it is in use.
+    batch: Option<Box<Batch>>,
 }
 
 /// What hits read. It changes between batches only.
@@ -36,22 +38,23 @@ struct World {
     state: Arc<State>,
     snapshot: Arc<Snapshot>,
     counters: Arc<WorkerCounters>,
-    /// Next hops by number.
-    next_hops: Vec<Hop>,
+    /// By the numbers of [`Adjacency`](commit::Adjacency).
+    hops: Vec<Hop>,
 }
 
-/// What a frame turned out to be, and its place in the lane of its family.
-#[derive(Clone, Copy)]
-enum Class {
-    V4(u8),
-    V6(u8),
-    Other,
-}
+/// What a frame turned out to be: its place in the lane of IPv4, or, with this bit, of IPv6.
+const V6: u8 = 0x40;
+const V4: u8 = 0;
+/// Neither.
+const OTHER: u8 = 0x80;
+const FAMILY: u8 = !(MOST as u8 - 1);
 
 struct Batch {
-    classes: [Class; MOST],
-    /// Bit `n`: frame `n` was sent to the gateway, or came from an uplink.
-    addressed: u64,
+    classes: [u8; MOST],
+    /// The family of all of them; [`OTHER`] if they differ.
+    only: u8,
+    /// Bit `n`: frame `n` was sent neither to the gateway nor to an uplink.
+    switched: u64,
     v4: Lane<KeyV4>,
     v6: Lane<KeyV6>,
 }
@@ -59,12 +62,10 @@ struct Batch {
 /// The frames of one family, in order.
 struct Lane<K> {
     count: usize,
-    /// Bit `n`: the `n`th is plain.
-    plain: u64,
+    /// Which frames of the batch they are.
+    frames: [u8; MOST],
     lens: [u16; MOST],
     origins: [u32; MOST],
-    /// When sessions by the port it came in by can be relied on from.
-    since: [Generation; MOST],
     keys: [K; MOST],
     hashes: [u64; MOST],
     guesses: [u32; MOST],
@@ -74,43 +75,85 @@ impl<K: Copy> Lane<K> {
     fn new(key: K) -> Self {
         Self {
             count: 0,
-            plain: 0,
+            frames: [0; MOST],
             lens: [0; MOST],
             origins: [0; MOST],
-            since: [Generation(0); MOST],
             keys: [key; MOST],
             hashes: [0; MOST],
             guesses: [NOWHERE; MOST],
         }
     }
 
-    /// Takes a frame up and returns its place.
     #[inline(always)]
-    fn push(&mut self, len: u16, row: &Row) -> usize {
-        let at = self.count % MOST;
+    fn put(&mut self, at: usize, frame: usize, len: u16, row: &Row) {
+        self.frames[at] = frame as u8;
         self.lens[at] = len;
         self.origins[at] = row.origin;
-        self.since[at] = row.hop.since;
-        self.count += 1;
-        at
+    }
+}
+
+/// A batch on its way through phase C.
+struct Run<'a> {
+    batch: &'a Batch,
+    ports: &'a [PortId],
+    /// Frames finished so far.
+    done: usize,
+    now: Tick,
+}
+
+impl<'a> Run<'a> {
+    /// The classes of the frames that are not finished.
+    #[inline(always)]
+    fn classes(&self) -> &'a [u8] {
+        let end = self.ports.len().min(MOST);
+        &self.batch.classes[self.done.min(end)..end]
     }
 
+    /// The frames that are not finished, in order; with the port, those that have no entry as far as one can
+    /// guess.
+    fn missing(&self) -> impl Iterator<Item = (usize, Option<PortId>)> + 'a {
+        let batch = self.batch;
+        let misses = move |class: u8| {
+            let at = usize::from(class) % MOST;
+            match class & FAMILY {
+                V4 => batch.v4.guesses[at] == NOWHERE,
+                V6 => batch.v6.guesses[at] == NOWHERE,
+                _ => true,
+            }
+        };
+        let next = (self.done..).zip(self.classes()).zip(&self.ports[self.done.min(self.ports.len())..]);
+        next.map(move |((n, class), port)| (n, misses(*class).then_some(*port)))
+    }
+
+    /// Where a frame came in.
     #[inline(always)]
-    fn is_plain(&self, at: usize) -> bool {
-        self.plain >> at & 1 == 1
+    fn port(&self, n: usize) -> PortId {
+        self.ports.get(n).copied().unwrap_or(Hop::NONE.port)
+    }
+
+    /// The classes of the frames that come next and are of one family.
+    #[inline(always)]
+    fn alike(&self, family: u8) -> &'a [u8] {
+        let classes = self.classes();
+        if self.batch.only == family {
+            return classes;
+        }
+        let end = classes.iter().position(|class| class & FAMILY != family);
+        &classes[..end.unwrap_or(classes.len())]
+    }
+}
+
+impl Batch {
+    fn new() -> Box<Self> {
+        let (v4, v6) = (Lane::new([0; 2]), Lane::new([0; 5]));
+        Box::new(Self { classes: [OTHER; MOST], only: OTHER, switched: 0, v4, v6 })
     }
 }
 
 impl FastPath {
     pub(super) fn new(state: Arc<State>, counters: Arc<WorkerCounters>) -> Self {
-        let world = World { state, snapshot: Arc::default(), counters, next_hops: Vec::new() };
-        let batch = Batch {
-            classes: [Class::Other; MOST],
-            addressed: 0,
-            v4: Lane::new([0; 2]),
-            v6: Lane::new([0; 5]),
-        };
-        Self { world: Arc::new(world), neighbors: u64::MAX, batch: Box::new(batch) }
+        let world = World { state, snapshot: Arc::default(), counters, hops: Vec::new() };
+        Self { world: Arc::new(world), neighbors: u64::MAX, batch: Some(Batch::new()) }
     }
 
     pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
@@ -132,9 +175,12 @@ impl FastPath {
             let uplink = snapshot.port(port)?;
             Some(Hop::new(port, uplink.mac, mac, uplink.mtu, snapshot.row(port).hop.since))
         };
-        let next_hops = state.neighbors.iter().map(|known| hop(known).unwrap_or(Hop::NONE)).collect();
+        let mut hops: Vec<Hop> = Vec::with_capacity(Neighbors::MAX + snapshot.rows.len());
+        hops.extend(state.neighbors.iter().map(|known| hop(known).unwrap_or(Hop::NONE)));
+        hops.resize(Neighbors::MAX, Hop::NONE);
+        hops.extend(snapshot.rows.iter().map(|row| row.hop));
         let counters = self.world.counters.clone();
-        self.world = Arc::new(World { state, snapshot, counters, next_hops });
+        self.world = Arc::new(World { state, snapshot, counters, hops });
     }
 }
 
@@ -148,35 +194,41 @@ pub(super) fn process(
 ) {
     pipeline.fast.refresh();
     let world = pipeline.fast.world.clone();
-    let tick = Tick::of(now);
-    let mut frames = frames.drain(..);
-    let mut ports = ports;
+    // Away from the pipeline, which the slow path needs as a whole.
+    let mut batch = std::mem::take(&mut pipeline.fast.batch).unwrap_or_else(Batch::new);
+    // Frames without a port are nobody's.
+    frames.truncate(ports.len());
+    let (mut frames, mut ports) = (frames.drain(..), ports);
     while !frames.as_slice().is_empty() {
-        let count = frames.as_slice().len().min(ports.len()).min(MOST);
-        let (these, later) = ports.split_at(count);
-        let batch = &mut *pipeline.fast.batch;
-        world.scan(batch, frames.as_slice(), these);
-        let mut hits = 0;
-        for (n, port) in these.iter().enumerate() {
-            let Some(frame) = frames.next() else { break };
-            let batch = &*pipeline.fast.batch;
-            let missed = match batch.classes[n] {
-                Class::V4(at) => world.finish_v4(batch, n, usize::from(at) % MOST, frame, tick, out),
-                Class::V6(at) => world.finish_v6(batch, n, usize::from(at) % MOST, frame, tick, out),
-                Class::Other => Some(frame),
-            };
-            match missed {
-                None => hits += 1,
-                Some(frame) => pipeline.slow(frame, *port, now, out),
-            }
-        }
-        world.counters.hits.add(hits);
+        let (these, later) = ports.split_at(frames.as_slice().len().min(MOST));
         ports = later;
-        if count == 0 {
-            // Frames without a port are nobody's.
-            break;
+        world.scan(&mut batch, frames.as_slice(), these);
+        pipeline.ahead.clear();
+        let mut run = Run { batch: &batch, ports: these, done: 0, now: Tick::of(now) };
+        let mut slow = 0;
+        while let Some(class) = run.classes().first() {
+            let missed = match class & FAMILY {
+                V4 => world.finish_v4(&mut run, &mut frames, out),
+                V6 => world.finish_v6(&mut run, &mut frames, out),
+                _ => frames.next(),
+            };
+            let Some(frame) = missed else { continue };
+            let (n, port) = (run.done, these[run.done]);
+            run.done += 1;
+            slow += 1;
+            if pipeline.ahead.is_behind(n) {
+                let later = run.missing().zip(frames.as_slice());
+                let later = later.filter_map(|((n, port), frame)| Some((n, frame, port?)));
+                pipeline.look_ahead(std::iter::once((n, &frame, port)).chain(later));
+            }
+            let known = pipeline.ahead.take(n);
+            let known = known.unwrap_or_else(|| (admit(&pipeline.snapshot, port, frame.bytes()), None));
+            pipeline.slow(frame, port, known, now, out);
         }
+        world.counters.hits.add((run.done - slow) as u64);
     }
+    drop(frames);
+    pipeline.fast.batch = Some(batch);
 }
 
 impl World {
@@ -184,190 +236,178 @@ impl World {
     #[inline(never)]
     fn scan(&self, batch: &mut Batch, frames: &[Frame], ports: &[PortId]) {
         let zero: &Header = &[0; HEADER];
-        let (mut v4, mut v6) = ([zero; MOST], [zero; MOST]);
-        (batch.v4.count, batch.v6.count, batch.addressed) = (0, 0, 0);
+        let mut v4 = [zero; MOST];
         let frames = &frames[..ports.len().min(frames.len()).min(MOST)];
         for frame in frames {
             vector::prefetch_write(frame.header());
         }
-        let cached = self.state.config.cache;
+        let (mut count_v4, mut count_v6, mut switched) = (0, 0, 0);
+        let (rows, cached) = (&*self.snapshot.rows, self.state.config.cache);
+        let counted = self.counters.ports.first();
         for (n, (frame, port)) in frames.iter().zip(ports).enumerate() {
-            let row = self.snapshot.row(*port);
-            let header = frame.header();
+            let row = rows.get(port.index()).unwrap_or(&Row::NONE);
+            let (header, len) = (frame.header(), frame.len() as u16);
             let (dst, src) = (le64(header, 0) & MAC_BITS, le64(header, 4) >> 16);
             let guard = if row.is_uplink { dst } else { src };
-            let addressed = row.is_uplink | (dst == const { mac_word(GATEWAY_MAC) });
-            batch.addressed |= u64::from(addressed) << n;
-            let counted = self.counters.ports.at(port.index());
+            switched |= u64::from(!row.is_uplink & (dst != const { mac_word(GATEWAY_MAC) })) << n;
+            let counted = counted.get(port.index()).unwrap_or_else(|| self.counters.ports.at(port.index()));
             counted.received.add(1);
-            counted.received_bytes.add(frame.len() as u64);
-            let len = frame.len() as u16;
-            let kind = u16::from_be_bytes([header[12], header[13]]);
-            batch.classes[n] = match kind {
-                _ if guard != row.guard || !cached => Class::Other,
-                0x0800 => {
-                    let at = batch.v4.push(len, row);
-                    v4[at] = header;
-                    Class::V4(at as u8)
-                }
-                0x86dd => {
-                    let at = batch.v6.push(len, row);
-                    v6[at] = header;
-                    Class::V6(at as u8)
-                }
-                _ => Class::Other,
+            counted.received_bytes.add(u64::from(len));
+            let kind = u16::from_le_bytes([header[12], header[13]]);
+            batch.classes[n % MOST] = if (guard != row.guard) | !cached {
+                OTHER
+            } else if kind == const { ethertype::IPV4.swap_bytes() } {
+                let at = count_v4 % MOST;
+                count_v4 += 1;
+                batch.v4.put(at, n, len, row);
+                v4[at] = header;
+                at as u8
+            } else if kind == const { ethertype::IPV6.swap_bytes() } {
+                let at = count_v6 % MOST;
+                count_v6 += 1;
+                batch.v6.put(at, n, len, row);
+                at as u8 | V6
+            } else {
+                OTHER
             };
         }
+        (batch.v4.count, batch.v6.count, batch.switched) = (count_v4, count_v6, switched);
+        batch.only = match frames.len() {
+            n if n == count_v4 => V4,
+            n if n == count_v6 => V6,
+            _ => OTHER,
+        };
         self.counters.received.add(frames.len() as u64);
         let engine = &self.state.engine;
         let lane = &mut batch.v4;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
             let scan = Scan { headers: &v4[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
-            lane.plain = engine.scan_v4(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
-            look_up(&self.state.v4, &lane.hashes[..n], &mut lane.guesses[..n]);
+            let plain = engine.scan_v4(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
+            if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
+                batch.only = OTHER;
+            }
+            self.state.v4.guess(&lane.hashes[..n], &mut lane.guesses[..n]);
         }
         let lane = &mut batch.v6;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
+            let header = |at: usize| frames.get(usize::from(lane.frames[at])).map_or(zero, Frame::header);
+            let v6: [&Header; MOST] = std::array::from_fn(header);
             let scan = Scan { headers: &v6[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
-            lane.plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
-            look_up(&self.state.v6, &lane.hashes[..n], &mut lane.guesses[..n]);
+            let plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
+            if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
+                batch.only = OTHER;
+            }
+            self.state.v6.guess(&lane.hashes[..n], &mut lane.guesses[..n]);
         }
     }
 
-    /// Phase C for an IPv4 frame; gives it back if it is no hit.
-    #[inline(always)]
-    fn finish_v4(
-        &self,
-        batch: &Batch,
-        n: usize,
-        at: usize,
-        mut frame: Frame,
-        now: Tick,
-        out: &mut Output,
-    ) -> Option<Frame> {
-        let lane = &batch.v4;
-        let open = match self.state.v4.open(lane.guesses[at], &lane.keys[at]) {
-            Some(open) => open,
-            None => match self.search_v4(lane, at) {
-                Some(open) => open,
-                None => return Some(frame),
-            },
-        };
-        let hop = self.hop(open.adjacency());
-        let len = frame.len();
-        let h = frame.header_mut();
-        let (dst, total) = (le64(h, 0) & MAC_BITS, u16::from_be_bytes([h[16], h[17]]));
-        let ok = lane.is_plain(at)
-            & !open.is_denied()
-            & (h[22] > open.hops())
-            & (total <= hop.mtu)
-            & ((batch.addressed >> n & 1 == 1) | (dst == hop.dst_mac()));
-        if !ok {
-            return Some(frame);
-        }
-        if open.generation() != self.snapshot.generation {
-            if !self.stands((lane.since[at], hop.since), open.tally(), open.generation()) {
+    /// Phase C for IPv4, up to a frame that is none or no hit, which is given back.
+    #[inline(never)]
+    fn finish_v4(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
+        let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
+        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let classes = run.alike(V4);
+        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
+            run.done = n;
+            let at = usize::from(*class) % MOST;
+            let Some(open) = table.open(lane.guesses[at], &lane.keys[at]).or_else(|| self.search_v4(lane, at))
+            else {
+                return Some(frame);
+            };
+            let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
+            let len = frame.len();
+            let h = frame.header_mut();
+            let total = u16::from_be_bytes([h[16], h[17]]);
+            let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
+            if to_peer || h[22] <= open.hops() || total > hop.mtu {
                 return Some(frame);
             }
-            open.stamp(self.snapshot.generation);
+            if !open.stands(generation) {
+                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
+                    return Some(frame);
+                }
+                open.stamp(generation);
+            }
+            let tally = open.tally() as usize;
+            let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
+                return Some(frame);
+            };
+            set_macs(h, hop, open.is_switched());
+            // TTL, protocol and header checksum, then the addresses and ports.
+            let [low, high] = open.rewrite;
+            let old = u32::from_le_bytes([h[22], h[23], h[24], h[25]]);
+            let sum = add(!(old >> 16) & 0xffff, low as u32 & 0xffff);
+            let new = ((old & 0xffff) - u32::from(open.hops())) | !sum << 16;
+            put64(h, 22, low & !0xffff_ffff | u64::from(new));
+            put64(h, 30, high);
+            mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u32 & 0xffff);
+            open.touch(run.now, len as u64);
+            tally.packets.add(1);
+            tally.bytes.add(len as u64);
+            out.push(hop.port, frame);
         }
-        let Some(tally) = self.counters.tallies.get(open.tally() as usize) else { return Some(frame) };
-        set_macs(h, hop, open.is_switched());
-        // TTL, protocol and header checksum, then the addresses and ports.
-        let [low, high] = open.rewrite;
-        let old = u32::from_le_bytes([h[22], h[23], h[24], h[25]]);
-        let sum = add(!(old >> 16) & 0xffff, low as u32 & 0xffff);
-        let new = ((old & 0xffff) - u32::from(open.hops())) | !sum << 16;
-        put64(h, 22, low & !0xffff_ffff | u64::from(new));
-        put64(h, 30, high);
-        mend_transport(
-            h,
-            if h[23] == UDP { 34 + 6 } else { 34 + 16 },
-            h[23] == UDP,
-            (low >> 16) as u32 & 0xffff,
-        );
-        open.touch(now, len as u64);
-        tally.packets.add(1);
-        tally.bytes.add(len as u64);
-        out.push(hop.port, frame);
+        run.done += classes.len().min(1);
         None
     }
 
     /// The same for IPv6.
-    #[inline(always)]
-    fn finish_v6(
-        &self,
-        batch: &Batch,
-        n: usize,
-        at: usize,
-        mut frame: Frame,
-        now: Tick,
-        out: &mut Output,
-    ) -> Option<Frame> {
-        let lane = &batch.v6;
-        let open = match self.state.v6.open(lane.guesses[at], &lane.keys[at]) {
-            Some(open) => open,
-            None => match self.search_v6(lane, at) {
-                Some(open) => open,
-                None => return Some(frame),
-            },
-        };
-        let hop = self.hop(open.adjacency());
-        let len = frame.len();
-        let h = frame.header_mut();
-        let (dst, payload) = (le64(h, 0) & MAC_BITS, u16::from_be_bytes([h[18], h[19]]));
-        let ok = lane.is_plain(at)
-            & !open.is_denied()
-            & (h[21] > open.hops())
-            & (u32::from(payload) + 40 <= u32::from(hop.mtu))
-            & ((batch.addressed >> n & 1 == 1) | (dst == hop.dst_mac()));
-        if !ok {
-            return Some(frame);
-        }
-        if open.generation() != self.snapshot.generation {
-            if !self.stands((lane.since[at], hop.since), open.tally(), open.generation()) {
+    #[inline(never)]
+    fn finish_v6(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
+        let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
+        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let classes = run.alike(V6);
+        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
+            run.done = n;
+            let at = usize::from(*class) % MOST;
+            let Some(open) = table.open(lane.guesses[at], &lane.keys[at]).or_else(|| self.search_v6(lane, at))
+            else {
+                return Some(frame);
+            };
+            let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
+            let len = frame.len();
+            let h = frame.header_mut();
+            let total = u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
+            let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
+            if to_peer || h[21] <= open.hops() || total > u32::from(hop.mtu) {
                 return Some(frame);
             }
-            open.stamp(self.snapshot.generation);
+            if !open.stands(generation) {
+                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
+                    return Some(frame);
+                }
+                open.stamp(generation);
+            }
+            let tally = open.tally() as usize;
+            let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
+                return Some(frame);
+            };
+            set_macs(h, hop, open.is_switched());
+            let proto = h[20];
+            h[21] -= open.hops();
+            let [a, b, c, d, rest] = open.rewrite;
+            put64(h, 22, a);
+            put64(h, 30, b);
+            put64(h, 38, c);
+            put64(h, 46, d);
+            h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
+            mend_transport(h, 54, proto, (rest >> 16) as u32 & 0xffff);
+            open.touch(run.now, len as u64);
+            tally.packets.add(1);
+            tally.bytes.add(len as u64);
+            out.push(hop.port, frame);
         }
-        let Some(tally) = self.counters.tallies.get(open.tally() as usize) else { return Some(frame) };
-        set_macs(h, hop, open.is_switched());
-        h[21] -= open.hops();
-        let [a, b, c, d, rest] = open.rewrite;
-        put64(h, 22, a);
-        put64(h, 30, b);
-        put64(h, 38, c);
-        put64(h, 46, d);
-        h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
-        mend_transport(
-            h,
-            if h[20] == UDP { 54 + 6 } else { 54 + 16 },
-            h[20] == UDP,
-            (rest >> 16) as u32 & 0xffff,
-        );
-        open.touch(now, len as u64);
-        tally.packets.add(1);
-        tally.bytes.add(len as u64);
-        out.push(hop.port, frame);
+        run.done += classes.len().min(1);
         None
     }
 
-    /// Where an adjacency leads.
-    #[inline(always)]
-    fn hop(&self, adjacency: u32) -> &Hop {
-        if adjacency & NEIGHBOR == 0 {
-            &self.snapshot.row(PortId(adjacency)).hop
-        } else {
-            self.next_hops.get((adjacency & !NEIGHBOR) as usize).unwrap_or(&Hop::NONE)
-        }
-    }
-
-    /// Whether a session of an older generation is certain to be judged alike now.
+    /// Whether a session of an older generation, a packet of which came in by `port` and goes out by `hop`, is
+    /// certain to be judged alike now.
     #[cold]
     #[inline(never)]
-    fn stands(&self, since: (Generation, Generation), tally: u32, generation: Generation) -> bool {
+    fn stands(&self, port: PortId, hop: &Hop, tally: u32, generation: Generation) -> bool {
+        let since = (self.snapshot.row(port).hop.since, hop.since);
         // An entry of a newer snapshot than this worker's is not this worker's to judge.
         generation < self.snapshot.generation
             && commit::stands(&self.state, &self.snapshot, since, tally, generation)
@@ -377,28 +417,30 @@ impl World {
     #[cold]
     #[inline(never)]
     fn search_v4(&self, lane: &Lane<KeyV4>, at: usize) -> Option<OpenV4<'_>> {
-        let key = &lane.keys[at];
-        let found = self.state.v4.place_of(&FlowKey::of_v4(key), lane.hashes[at]);
-        found.filter(|_| lane.is_plain(at)).and_then(|place| self.state.v4.open(place, key))
+        let place = self.state.v4.place_of(&FlowKey::of_v4(&lane.keys[at]), lane.hashes[at])?;
+        self.state.v4.open(place, &lane.keys[at])
     }
 
     #[cold]
     #[inline(never)]
     fn search_v6(&self, lane: &Lane<KeyV6>, at: usize) -> Option<OpenV6<'_>> {
-        let key = &lane.keys[at];
-        let found = self.state.v6.place_of(&FlowKey::of_v6(key), lane.hashes[at]);
-        found.filter(|_| lane.is_plain(at)).and_then(|place| self.state.v6.open(place, key))
+        let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at])?;
+        self.state.v6.open(place, &lane.keys[at])
     }
 }
 
-/// Phase B.
-#[inline(always)]
-fn look_up<A: crate::wire::Address>(table: &FlowTable<A>, hashes: &[u64], guesses: &mut [u32]) {
-    hashes.iter().for_each(|hash| table.prefetch(*hash));
-    table.guess(hashes, guesses);
+/// Leaves frames that are not plain to the slow path. Whether there are any.
+fn set_aside(classes: &mut [u8; MOST], frames: &[u8], plain: u64) -> bool {
+    let mut others = !plain & (u64::MAX >> (MOST - frames.len().clamp(1, MOST)));
+    let any = others != 0;
+    while others != 0 {
+        let at = others.trailing_zeros() as usize;
+        others &= others - 1;
+        classes[usize::from(frames[at]) % MOST] = OTHER;
+    }
+    any
 }
 
-const UDP: u8 = 17;
 
 #[inline(always)]
 fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {
@@ -410,16 +452,28 @@ fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {
     }
 }
 
-/// Mends the checksum at `at` (RFC 1624). A UDP checksum of zero means none and stays; one that comes out as
-/// zero is sent as all ones (RFC 768).
+/// Mends the checksum of the TCP or UDP header at `at` (RFC 1624). A UDP checksum of zero means none and stays;
+/// one that comes out as zero is sent as all ones (RFC 768).
 #[inline(always)]
-fn mend_transport(h: &mut Header, at: usize, is_udp: bool, delta: u32) {
-    let Some(field) = h.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) else { return };
-    let old = u32::from(u16::from_le_bytes(*field));
+fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
+    // TCP is 6 and UDP 17. They come in any order, so this is worked out, not branched on.
+    let is_udp = usize::from(proto >> 4) & 1;
+    let at = (at + 16 - 10 * is_udp) % HEADER;
+    let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
     let new = !add(!old & 0xffff, delta) as u16;
-    let new = if is_udp & (new == 0) { 0xffff } else { new };
-    let new = if is_udp & (old == 0) { 0 } else { new };
-    *field = new.to_le_bytes();
+    let new = if (new == 0) | (old == 0) { zero(is_udp == 1, old, new) } else { new };
+    [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
+}
+
+/// The checksum to be sent when that before or after is zero.
+#[cold]
+#[inline(never)]
+fn zero(is_udp: bool, old: u32, new: u16) -> u16 {
+    match (is_udp, old) {
+        (true, 0) => 0,
+        (true, _) => 0xffff,
+        (false, _) => new,
+    }
 }
 
 /// One's complement addition of two 16-bit numbers.

@@ -11,6 +11,7 @@
 //! denied, TTL above what the way takes, size within the MTU of the way out. All else takes the slow path,
 //! which does the same with the session's record in hand.
 
+mod ahead;
 mod fast;
 mod local;
 mod output;
@@ -22,10 +23,10 @@ use crate::{
     buf::{Frame, Pool},
     counters::WorkerCounters,
     flow::{FlowTable, Meta, Scope},
-    id::{NeighborId, PortId},
+    id::PortId,
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
-        commit::{self, NEIGHBOR},
+        commit::{self, Adjacency},
         spoof_guard,
     },
     state::State,
@@ -33,7 +34,7 @@ use crate::{
     verdict::DropReason,
     wire::{self, L3, Mac, Packet, ParseError, Proto, tcp_flags},
 };
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// One worker's pipeline.
 pub struct Pipeline {
@@ -43,6 +44,7 @@ pub struct Pipeline {
     pool: Pool,
     errors: slow::ErrorBudget,
     fast: fast::FastPath,
+    ahead: ahead::Ahead,
     /// Where the next session looks for a place.
     hint: u32,
 }
@@ -67,7 +69,9 @@ impl Pipeline {
     pub fn new(state: Arc<State>, counters: Arc<WorkerCounters>, pool: Pool) -> Self {
         let errors = slow::ErrorBudget::new(state.config.errors_per_second);
         let fast = fast::FastPath::new(state.clone(), counters.clone());
-        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint: 0 }
+        let hint = state.hints.fetch_add(1, Ordering::Relaxed);
+        let ahead = ahead::Ahead::default();
+        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, ahead, hint }
     }
 
     /// Uses another snapshot from the next batch on.
@@ -110,15 +114,18 @@ impl Pipeline {
 
     /// Where an adjacency leads in this snapshot.
     fn resolve(&self, adjacency: u32) -> Result<Way, DropReason> {
-        if adjacency & NEIGHBOR == 0 {
-            let port = self.snapshot.port(PortId(adjacency)).ok_or(DropReason::NoEndpoint)?;
-            return Ok(Way { port: port.id, mtu: port.mtu, dst_mac: port.mac, src_mac: GATEWAY_MAC });
+        match Adjacency::of(adjacency) {
+            Adjacency::Port(port) => {
+                let port = self.snapshot.port(port).ok_or(DropReason::NoEndpoint)?;
+                Ok(Way { port: port.id, mtu: port.mtu, dst_mac: port.mac, src_mac: GATEWAY_MAC })
+            }
+            Adjacency::NextHop(id) => {
+                let (port, mac) = self.state.neighbors.get(id).ok_or(DropReason::NoRoute)?;
+                let dst_mac = mac.ok_or(DropReason::NeighborUnresolved)?;
+                let port = self.snapshot.port(port).ok_or(DropReason::NoRoute)?;
+                Ok(Way { port: port.id, mtu: port.mtu, dst_mac, src_mac: port.mac })
+            }
         }
-        let (port, mac) =
-            self.state.neighbors.get(NeighborId(adjacency & !NEIGHBOR)).ok_or(DropReason::NoRoute)?;
-        let dst_mac = mac.ok_or(DropReason::NeighborUnresolved)?;
-        let port = self.snapshot.port(port).ok_or(DropReason::NoRoute)?;
-        Ok(Way { port: port.id, mtu: port.mtu, dst_mac, src_mac: port.mac })
     }
 
     /// Whether the frame was sent to the gateway, or straight to where it goes. What an uplink brings was

@@ -5,35 +5,47 @@ use crate::{buf::Frame, id::PortId};
 /// Collects what a batch sends, so that every port is handed its frames at once and in order.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// Where a port's queue is; `u32::MAX` before its first frame.
-    slots: Vec<u32>,
-    queues: Vec<(PortId, Vec<Frame>)>,
-    /// Queues that hold frames.
-    busy: Vec<u32>,
+    /// By port.
+    queues: Vec<Vec<Frame>>,
+    /// Ports whose queues hold frames, and room for one more than there are queues.
+    busy: Vec<PortId>,
+    /// How many of them there are.
+    count: usize,
 }
 
 impl Output {
     /// Appends a frame for a port.
+    #[inline(always)]
     pub fn push(&mut self, port: PortId, frame: Frame) {
-        if self.slots.len() <= port.index() {
-            self.slots.resize(port.index() + 1, u32::MAX);
+        let Some(queue) = self.queues.get_mut(port.index()).filter(|queue| queue.len() < queue.capacity()) else {
+            return self.push_anywhere(port, frame);
+        };
+        // Written in any case, and kept if the queue was empty: whether it was is anybody's guess.
+        if let Some(next) = self.busy.get_mut(self.count) {
+            *next = port;
         }
-        let slot = &mut self.slots[port.index()];
-        if *slot == u32::MAX {
-            *slot = self.queues.len() as u32;
-            self.queues.push((port, Vec::new()));
+        self.count += usize::from(queue.is_empty());
+        queue.push(frame);
+    }
+
+    /// The same where there is no room yet.
+    #[cold]
+    #[inline(never)]
+    fn push_anywhere(&mut self, port: PortId, frame: Frame) {
+        if port.index() >= self.queues.len() {
+            self.queues.resize_with(port.index() + 1, Vec::new);
+            self.busy.resize(self.queues.len() + 1, PortId(0));
         }
-        let queue = &mut self.queues[*slot as usize].1;
-        if queue.is_empty() {
-            self.busy.push(*slot);
-        }
+        let queue = &mut self.queues[port.index()];
+        self.busy[self.count] = port;
+        self.count += usize::from(queue.is_empty());
         queue.push(frame);
     }
 
     /// Hands every port's frames to `send`, which takes them all.
     pub fn drain(&mut self, mut send: impl FnMut(PortId, &mut Vec<Frame>)) {
-        for slot in self.busy.drain(..) {
-            let (port, frames) = &mut self.queues[slot as usize];
+        for port in &self.busy[..std::mem::take(&mut self.count)] {
+            let frames = &mut self.queues[port.index()];
             send(*port, frames);
             frames.clear();
         }

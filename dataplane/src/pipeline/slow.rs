@@ -4,7 +4,7 @@
 //! asks for it, its flags noted, forwarded by the same rewrite as a hit. A packet of no session walks the
 //! stages; if they let it pass, its session is committed and it goes on as a packet of that session.
 
-use super::{Arrival, Output, Pipeline, Tables, Way, admit, changes_state, has_session};
+use super::{Arrival, Output, Pipeline, Tables, Way, ahead::Opening, changes_state, has_session};
 use crate::{
     buf::Frame,
     flow::{Direction, FlowKey, Found, Tick},
@@ -12,8 +12,8 @@ use crate::{
     rewrite::{Rewrite, Tuple},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
-        self, First, Stop,
-        commit::{self, Committed, Judged},
+        self, First, Path, Stop,
+        commit::{self, Committed, Judged, Order},
         router, segment, spoof_guard, tier0,
     },
     state::State,
@@ -37,10 +37,17 @@ enum Known {
 }
 
 impl Pipeline {
-    /// Finishes a frame that the fast path did not.
+    /// Finishes a frame that the fast path did not. It may have been looked at ahead.
     #[inline(never)]
-    pub(super) fn slow(&mut self, frame: Frame, port: PortId, now: Instant, out: &mut Output) {
-        let packet = match admit(&self.snapshot, port, frame.bytes()) {
+    pub(super) fn slow(
+        &mut self,
+        frame: Frame,
+        port: PortId,
+        (packet, opening): (Result<Packet, DropReason>, Option<Opening>),
+        now: Instant,
+        out: &mut Output,
+    ) {
+        let packet = match packet {
             Ok(packet) => packet,
             Err(reason) => return self.drop_frame(port, reason, frame),
         };
@@ -49,30 +56,34 @@ impl Pipeline {
             return self.local(arrival, now, out);
         }
         match arrival.packet.l3 {
-            L3::V4 => self.routed::<u32>(arrival, now, out),
-            L3::V6 => self.routed::<u128>(arrival, now, out),
+            L3::V4 => self.routed::<u32>(arrival, opening, now, out),
+            L3::V6 => self.routed::<u128>(arrival, opening, now, out),
             L3::Arp | L3::Other => {
                 self.drop_frame(arrival.port, DropReason::UnsupportedProtocol, arrival.frame);
             }
         }
     }
 
-    fn routed<A: Address>(&mut self, mut arrival: Arrival, now: Instant, out: &mut Output)
-    where
+    fn routed<A: Address>(
+        &mut self,
+        mut arrival: Arrival,
+        mut opening: Option<Opening>,
+        now: Instant,
+        out: &mut Output,
+    ) where
         State: Tables<A>,
     {
         let scope = commit::scope(&self.snapshot, arrival.port);
         let key = FlowKey::<A>::of(&arrival.packet, scope).filter(|_| has_session(&arrival.packet));
-        let mut opened = false;
         for _ in 0..TRIES {
-            let found = key.as_ref().and_then(|key| self.state.table().find(key));
-            if let Some(found) = found {
-                // The packet that opened the connection is none that found it open.
-                if !opened {
-                    match self.hit(arrival, &found, now, out) {
-                        Some(back) => arrival = back,
-                        None => return,
-                    }
+            // What was asked ahead may open the connection, which finds out whether another packet has done so
+            // since; but it may not refuse a packet that has a session by now.
+            if !matches!(opening, Some(Ok(_)))
+                && let Some(found) = key.as_ref().and_then(|key| self.state.table().find(key))
+            {
+                match self.hit(arrival, &found, now, out) {
+                    Some(back) => arrival = back,
+                    None => return,
                 }
                 match self.known(arrival, &found, now, out) {
                     Known::Done => return,
@@ -81,10 +92,14 @@ impl Pipeline {
                         return self.stop(back, Stop::TimeExceeded(router), now, out);
                     }
                 }
+                opening = None;
                 continue;
             }
-            match self.open(&arrival, now) {
-                Ok(()) => opened = true,
+            let asked = opening.take().unwrap_or_else(|| self.ask_stages(&arrival.packet, arrival.port));
+            let committed = asked.and_then(|(first, path)| self.commit(&arrival, &first, &path, now));
+            match committed {
+                Ok(Committed::New(found)) => return self.opened(arrival, &found, now, out),
+                Ok(Committed::Lost) => {}
                 Err(stop) => return self.stop(arrival, stop, now, out),
             }
         }
@@ -208,10 +223,10 @@ impl Pipeline {
         Known::Done
     }
 
-    /// Takes a packet of no session through the stages and commits what they decide.
-    fn open(&mut self, arrival: &Arrival, now: Instant) -> Result<(), Stop> {
-        let (packet, snap) = (&arrival.packet, &self.snapshot);
-        if let Some(PortRole::Endpoint(from)) = snap.port(arrival.port).map(|p| &p.role) {
+    /// Takes a packet of no session through the stages. Changes nothing.
+    pub(super) fn ask_stages(&self, packet: &Packet, port: PortId) -> Opening {
+        let snap = &*self.snapshot;
+        if let Some(PortRole::Endpoint(from)) = snap.port(port).map(|p| &p.role) {
             spoof_guard::address(from, packet.src)?;
         }
         if let Some(reason) = refusal(snap, packet) {
@@ -219,7 +234,7 @@ impl Pipeline {
         }
         let tuple = Tuple::of(packet);
         let first = First {
-            ingress: arrival.port,
+            ingress: port,
             tuple,
             ttl: packet.ttl,
             dst_mac: packet.dst_mac,
@@ -231,12 +246,46 @@ impl Pipeline {
         if packet.ip_len() > usize::from(mtu) {
             return Err(DropReason::TooBig.into());
         }
-        let tally = self.state.tallies.intern(commit::tally_key(&path));
-        self.hint = self.hint.wrapping_add(1);
-        if commit::commit(&self.state, snap, &first, &path, tally, self.hint, now)? == Committed::New {
+        Ok((first, path))
+    }
+
+    /// Makes the session that the stages agreed to.
+    fn commit<A: Address>(
+        &mut self,
+        arrival: &Arrival,
+        first: &First,
+        path: &Path,
+        now: Instant,
+    ) -> Result<Committed<A>, Stop>
+    where
+        State: Tables<A>,
+    {
+        debug_assert_eq!(arrival.port, first.ingress);
+        let state = &*self.state;
+        let tally = state.tallies.intern(commit::tally_key(path));
+        let order = Order { tally, hint: self.hint, now };
+        let (committed, hint) = commit::commit(state.table(), state, &self.snapshot, first, path, order)?;
+        self.hint = hint;
+        if let Committed::New(_) = committed {
             self.counters.tallies.at(tally as usize).connections.add(1);
         }
-        Ok(())
+        Ok(committed)
+    }
+
+    /// Sends the packet on that opened a session.
+    fn opened<A: Address>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output)
+    where
+        State: Tables<A>,
+    {
+        let Arrival { mut frame, packet, port } = arrival;
+        self.state.table().touch(found.entry, Tick::of(now), !changes_state(&packet), frame.len());
+        match self.resolve(found.meta.adjacency) {
+            Ok(way) => {
+                found.rewrite.apply(frame.bytes_mut(), &packet, found.meta.hops);
+                self.forward(frame, &found.meta, &way, out);
+            }
+            Err(reason) => self.drop_frame(port, reason, frame),
+        }
     }
 
     /// A packet went no further than this.

@@ -8,8 +8,9 @@ use crate::{
 };
 use std::net::IpAddr;
 
-/// Where frames go next.
+/// Where frames go next. Half a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(align(32))]
 pub struct Hop {
     /// Destination MAC, then the first two bytes of the source MAC, as they stand in a frame.
     pub macs: u64,

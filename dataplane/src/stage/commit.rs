@@ -9,13 +9,13 @@ use super::{First, Next, Path, Source, Stop, router, tier0};
 use crate::{
     counters::TallyKey,
     flow::{
-        Binding, Bound, Denial, FlowKey, FlowTable, Judgement, Meta, Passed, Place, Record, Scope, Session,
+        Binding, Bound, Denial, FlowKey, FlowTable, Found, Judgement, Meta, Passed, Place, Record, Scope, Session,
         SessionId, State as ConnectionState, Taken, Tick, Track, Usage,
     },
     id::{Generation, NeighborId, PortId, RuleId},
     rewrite::{Rewrite, Tuple},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
-    state::State,
+    state::{Neighbors, State},
     table::ports::PortClaim,
     time::Instant,
     verdict::DropReason,
@@ -23,52 +23,68 @@ use crate::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-/// An adjacency with this bit is a next hop beyond an uplink, else a port.
-pub const NEIGHBOR: u32 = PortId::MAX;
+/// Where packets go, as a number that an entry has room for: next hops beyond uplinks come first, then ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Adjacency {
+    /// To a workload's port.
+    Port(PortId),
+    /// To a next hop beyond an uplink.
+    NextHop(NeighborId),
+}
+
+impl Adjacency {
+    /// As a number of 24 bits.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Port(port) => port.0 + Neighbors::MAX as u32,
+            Self::NextHop(id) => id.0,
+        }
+    }
+
+    /// What a number stands for.
+    pub fn of(number: u32) -> Self {
+        match number.checked_sub(Neighbors::MAX as u32) {
+            Some(port) => Self::Port(PortId(port)),
+            None => Self::NextHop(NeighborId(number)),
+        }
+    }
+}
 
 /// Source ports tried when a connection's answers would clash with another's.
 const TRIES: u32 = 64;
 
 /// What came of a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Committed {
-    /// A new session.
-    New,
-    /// Another worker was faster: the connection has a session already.
+pub enum Committed<A> {
+    /// A new session, and the entry of the packet that opened it.
+    New(Found<A>),
+    /// Another packet was faster: the connection has a session already.
     Lost,
 }
 
-/// Makes the session of a path. `hint` says where to look for a place for it first.
+/// What a commit goes by beside the path.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// What the session's packets are counted under.
+    pub tally: u32,
+    /// Where to look for a place for the session first.
+    pub hint: u32,
+    /// When it begins.
+    pub now: Instant,
+}
+
+/// Makes the session of a path, of the table's family. Returns where the next may look for a place, too.
 ///
 /// # Errors
 /// Something finite ran out; nothing was changed.
-pub fn commit(
-    state: &State,
-    snap: &Snapshot,
-    first: &First,
-    path: &Path,
-    tally: u32,
-    hint: u32,
-    now: Instant,
-) -> Result<Committed, DropReason> {
-    if first.tuple.src.is_ipv4() {
-        commit_in(&state.v4, state, snap, first, path, tally, hint, now)
-    } else {
-        commit_in(&state.v6, state, snap, first, path, tally, hint, now)
-    }
-}
-
-#[allow(clippy::too_many_arguments, reason = "what one decision is made of")]
-fn commit_in<A: Address>(
+pub fn commit<A: Address>(
     table: &FlowTable<A>,
     state: &State,
     snap: &Snapshot,
     first: &First,
     path: &Path,
-    tally: u32,
-    hint: u32,
-    now: Instant,
-) -> Result<Committed, DropReason> {
+    order: Order,
+) -> Result<(Committed<A>, u32), DropReason> {
     let tuple = first.tuple;
     let (mut source, claim) = match path.source {
         Source::Keep => ((tuple.src, tuple.sport), None),
@@ -79,9 +95,9 @@ fn commit_in<A: Address>(
             ((address, claim.port()), Some(claim))
         }
     };
-    let mut place = state.sessions.claim(hint).ok_or(DropReason::SessionTableFull)?;
-    let metas = metas(state, snap, path, tally, place.id());
-    let Some(metas) = metas else {
+    let mut place = state.sessions.claim(order.hint).ok_or(DropReason::SessionTableFull)?;
+    let hint = place.hint(&state.sessions);
+    let Some(metas) = metas(state, snap, path, order.tally, place.id()) else {
         place.free();
         return Err(DropReason::NeighborUnresolved);
     };
@@ -97,7 +113,7 @@ fn commit_in<A: Address>(
         let inserted = table.insert_pair(
             (&forward.0, &forward.1, &metas.0),
             (&reverse.0, &reverse.1, &metas.1),
-            Tick::of(now),
+            Tick::of(order.now),
         );
         match inserted {
             Ok(entries) => {
@@ -111,13 +127,14 @@ fn commit_in<A: Address>(
                     identities: path.identities,
                     denied: None,
                     track: Track::default(),
-                    began: now,
+                    began: order.now,
                 });
                 claim.map(PortClaim::keep);
-                return Ok(Committed::New);
+                let found = Found { entry: entries.0, rewrite: forward.1, meta: metas.0 };
+                return Ok((Committed::New(found), hint));
             }
             Err(Taken::Forward(_)) => {
-                outcome = Ok(Committed::Lost);
+                outcome = Ok((Committed::Lost, hint));
                 break;
             }
             Err(Taken::Full) => {
@@ -133,6 +150,17 @@ fn commit_in<A: Address>(
     outcome
 }
 
+/// The key that answers to a connection by this path will probably have: that of its own source port, if its
+/// source is translated and the port is not in use.
+pub fn expected_reply<A: Address>(snap: &Snapshot, first: &First, path: &Path) -> Option<FlowKey<A>> {
+    let address = match path.source {
+        Source::Keep => first.tuple.src,
+        Source::Hairpin(address) | Source::Egress(address) => address,
+    };
+    let reply = reply((address, first.tuple.sport), path, first.tuple.proto);
+    FlowKey::reverse(&reply, scope(snap, path.out.port()))
+}
+
 /// The connection that a record and its entries are of. The caller holds the record's place.
 pub fn session(state: &State, record: &Record) -> Option<Session> {
     if record.is_v4 { session_in(&state.v4, state, record) } else { session_in(&state.v6, state, record) }
@@ -141,10 +169,9 @@ pub fn session(state: &State, record: &Record) -> Option<Session> {
 fn session_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) -> Option<Session> {
     let (original, reply) = (table.key(record.entries.0).tuple(), table.key(record.entries.1).tuple());
     let meta = table.meta(record.entries.0);
-    let out = if meta.adjacency & NEIGHBOR == 0 {
-        PortId(meta.adjacency)
-    } else {
-        state.neighbors.get(NeighborId(meta.adjacency & !NEIGHBOR))?.0
+    let out = match Adjacency::of(meta.adjacency) {
+        Adjacency::Port(port) => port,
+        Adjacency::NextHop(id) => state.neighbors.get(id)?.0,
     };
     let rule = || state.tallies.key(meta.tally).and_then(|key| key.egress_rule.or(key.ingress_rule));
     let denied = record.denied.map(|denial| match denial {
@@ -249,17 +276,15 @@ pub fn denied_key(reason: DropReason, rule: RuleId) -> TallyKey {
 
 /// The scope of packets that come in by a port.
 pub fn scope(snap: &Snapshot, port: PortId) -> Scope {
-    match snap.port(port).map(|p| &p.role) {
-        Some(PortRole::Uplink(_)) => Scope::UPLINKS,
-        _ => Scope::port(port),
-    }
+    if snap.row(port).is_uplink { Scope::UPLINKS } else { Scope::port(port) }
 }
 
 fn adjacency(state: &State, next: &Next) -> Option<u32> {
-    match next {
-        Next::Port(port) => Some(port.0),
-        Next::Neighbor(neighbor) => state.neighbors.intern(neighbor).map(|id| NEIGHBOR | id.0),
-    }
+    let adjacency = match next {
+        Next::Port(port) => Adjacency::Port(*port),
+        Next::Neighbor(neighbor) => Adjacency::NextHop(state.neighbors.intern(neighbor)?),
+    };
+    Some(adjacency.number())
 }
 
 /// The tuple that answers will have.
@@ -381,10 +406,9 @@ pub fn sweep<A: Address>(
         let uplinks = || snap.tier0.uplinks.iter().map(|port| since(*port)).max();
         let outside = || uplinks().unwrap_or(Generation(u32::MAX));
         let from = passed.key.scope().to_port().map_or_else(outside, since);
-        let to = if passed.meta.adjacency & NEIGHBOR == 0 {
-            since(PortId(passed.meta.adjacency))
-        } else {
-            outside()
+        let to = match Adjacency::of(passed.meta.adjacency) {
+            Adjacency::Port(port) => since(port),
+            Adjacency::NextHop(_) => outside(),
         };
         if stands(state, snap, (from, to), passed.meta.tally, passed.meta.generation) {
             table.stamp_passed(passed, snap.generation);
@@ -480,6 +504,5 @@ fn end_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) {
         let reply = table.key(record.entries.1).tuple();
         state.nat.pool(reply.dst, reply.proto).give_back(reply.dport);
     }
-    table.remove(record.entries.0);
-    table.remove(record.entries.1);
+    table.remove_pair(record.entries);
 }

@@ -3,26 +3,37 @@
 
 use super::{Judged, Stop};
 use crate::{
-    id::RuleId,
+    id::{IdentityId, RuleId},
     rewrite::Tuple,
-    snapshot::{EndpointPort, Snapshot},
-    table::classifier::Action,
+    snapshot::{EndpointPort, Firewall, Snapshot},
+    table::classifier::{Action, RuleSet},
     verdict::DropReason,
 };
 
 /// Judges what leaves a workload; `tuple` has the member as its destination.
 pub fn egress(snap: &Snapshot, from: &EndpointPort, tuple: &Tuple) -> Judged {
-    match &from.egress {
-        Some(rules) => Judged::Rule(rules.decide(snap.identities.of(tuple.dst), tuple.proto, tuple.dport)),
-        None => Judged::NoFirewall,
-    }
+    by_rules(from.egress.as_deref(), snap.index.of(tuple.dst).identity, tuple)
 }
 
 /// Judges what reaches a workload; `tuple` has the real client as its source.
 pub fn ingress(snap: &Snapshot, to: &EndpointPort, tuple: &Tuple) -> Judged {
-    match &to.ingress {
-        _ if to.node.contains(&tuple.src) => Judged::OwnNode,
-        Some(rules) => Judged::Rule(rules.decide(snap.identities.of(tuple.src), tuple.proto, tuple.dport)),
+    if to.node.contains(&tuple.src) {
+        return Judged::OwnNode;
+    }
+    by_rules(to.ingress.as_deref(), snap.index.of(tuple.src).identity, tuple)
+}
+
+fn by_rules(rules: Option<&RuleSet>, peer: IdentityId, tuple: &Tuple) -> Judged {
+    match rules {
+        Some(rules) => Judged::Rule(rules.decide(peer, tuple.proto, tuple.dport)),
+        None => Judged::NoFirewall,
+    }
+}
+
+/// Asks one firewall about a new connection with a peer of this identity.
+pub(super) fn judge(snap: &Snapshot, firewall: Option<Firewall>, peer: IdentityId, tuple: &Tuple) -> Judged {
+    match firewall {
+        Some(firewall) => Judged::Rule(snap.index.decide(firewall, peer, tuple.proto, tuple.dport)),
         None => Judged::NoFirewall,
     }
 }

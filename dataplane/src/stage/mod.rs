@@ -25,7 +25,7 @@ use crate::{
     flow::{Binding, Bound},
     id::{IdentityId, PortId, RuleId, ServerId, Tier1Id},
     rewrite::Tuple,
-    snapshot::{EndpointPort, Neighbor, PortEntry, PortRole, Snapshot},
+    snapshot::{Facts, Neighbor, PortRow, Role, Snapshot},
     table::classifier::Decision,
     verdict::DropReason,
     wire::Mac,
@@ -218,50 +218,60 @@ pub fn walk(
     binding: Option<&Binding>,
     seen: &mut impl Observer,
 ) -> Result<Path, Stop> {
-    let port = snap.port(first.ingress).ok_or(DropReason::NotReady)?;
-    match &port.role {
-        PortRole::Endpoint(from) => from_endpoint(snap, first, port, from, binding, seen),
-        PortRole::Uplink(_) => from_uplink(snap, first, port, binding, seen),
+    let port = snap.index.port(first.ingress).ok_or(DropReason::NotReady)?;
+    match port.role {
+        Role::Uplink => from_uplink(snap, first, binding, seen),
+        Role::Endpoint | Role::Absent => from_endpoint(snap, first, port, binding, seen),
     }
+}
+
+/// The virtual server and member of a connection, and what is known of the member's address.
+struct Balanced {
+    bound: Bound,
+    facts: Facts,
 }
 
 fn from_endpoint(
     snap: &Snapshot,
     first: &First,
-    port: &PortEntry,
-    from: &EndpointPort,
+    from: &PortRow,
     binding: Option<&Binding>,
     seen: &mut impl Observer,
 ) -> Result<Path, Stop> {
+    let index = &*snap.index;
     let mut tuple = first.tuple;
-    spoof_guard::address(from, tuple.src)?;
+    let src = index.of(tuple.src);
+    if !index.holds(snap, first.ingress, tuple.src, &src) {
+        return Err(DropReason::SpoofedAddress.into());
+    }
     router::check_destination(tuple.dst)?;
-    seen.see(Event::Arrived(port.id), &tuple);
+    seen.see(Event::Arrived(first.ingress), &tuple);
 
-    let bound = dlb::balance(snap, first, binding)?;
-    if let Some(bound) = bound {
-        (tuple.dst, tuple.dport) = (bound.member.ip(), bound.member.port());
-        seen.see(Event::Balanced { server: bound.server, member: bound.member }, &tuple);
+    let mut dst = index.of(tuple.dst);
+    let mut bound = None;
+    if let Some(balanced) = dlb::balance(snap, first, &dst, binding)? {
+        let member = balanced.bound.member;
+        (tuple.dst, tuple.dport) = (member.ip(), member.port());
+        dst = balanced.facts;
+        bound = Some(balanced.bound);
+        seen.see(Event::Balanced { server: balanced.bound.server, member }, &tuple);
     }
 
-    let same_pod = from.addresses.contains(&tuple.dst);
-    let judged = if same_pod { Judged::SamePod } else { dfw::egress(snap, from, &tuple) };
-    seen.see(Event::Judged { egress: true, port: port.id, judged }, &tuple);
+    let same_pod = index.holds(snap, first.ingress, tuple.dst, &dst);
+    let judged = if same_pod { Judged::SamePod } else { dfw::judge(snap, from.egress, dst.identity, &tuple) };
+    seen.see(Event::Judged { egress: true, port: first.ingress, judged }, &tuple);
     let egress_rule = judged.allowed(DropReason::EgressDenied)?;
 
-    let tier0s = tier0::is_own(snap, tuple.dst);
-    let answers = || {
-        tier0s || snap.servers.addresses.contains_key(&tuple.dst) || router::is_gateway(snap, from, tuple.dst)
-    };
-    if first.echo && answers() {
+    let is_gateway = || from.segment.is_some_and(|segment| router::is_gateway(snap, segment, tuple.dst));
+    if first.echo && (dst.is_tier0() || dst.server().is_some() || is_gateway()) {
         return Err(Stop::EchoReply);
     }
-    if tier0s {
+    if dst.is_tier0() {
         return Err(DropReason::NoEndpoint.into());
     }
     let mut path = Path {
-        out: Next::Port(port.id),
-        back: Next::Port(port.id),
+        out: Next::Port(first.ingress),
+        back: Next::Port(first.ingress),
         bound,
         source: Source::Keep,
         dst: (tuple.dst, tuple.dport),
@@ -269,33 +279,36 @@ fn from_endpoint(
         switched: false,
         egress_rule,
         ingress_rule: None,
-        identities: (snap.identities.of(tuple.dst), snap.identities.of(tuple.src)),
+        identities: (dst.identity, src.identity),
     };
     let mut routers = router::Hops::new(first.ttl);
-    let Some(to) = snap.endpoint(tuple.dst) else {
+    let Some((to, dest)) = dst.port().and_then(|id| Some((id, index.port(id)?))) else {
         // Out into the world.
-        router::not_ours(snap, tuple.dst)?;
+        router::not_ours_of(tuple.dst, &dst)?;
         let tier1 = router::leave(snap, from, tuple.dst, &mut routers)?;
         seen.see(Event::Routed { tier1 }, &tuple);
-        let neighbor = tier0::next_hop(snap, tuple.dst, first.hash, None)
+        let neighbor = index
+            .next_hop(tuple.dst, &dst, first.hash, None)
             .ok_or_else(|| Stop::NoRoute(tier0::address(snap, tuple.dst)))?;
-        if let Some(address) = egress_address(snap, from, &tuple, binding)? {
+        if let Some(address) = egress_address(from, &tuple, binding)? {
             path.source = Source::Egress(address);
             tuple.src = address;
             seen.see(Event::SourceTranslated { to: address }, &tuple);
         }
-        routers.pass(tier0::address(snap, tuple.dst))?;
+        routers.pass(|| tier0::address(snap, tuple.dst))?;
         seen.see(Event::Tier0 { neighbor: Some(neighbor) }, &tuple);
         path.out = Next::Neighbor(neighbor);
         path.hops = routers.count();
         return Ok(path);
     };
 
-    path.out = Next::Port(to.id);
-    let PortRole::Endpoint(dest) = &to.role else { return Err(DropReason::NoEndpoint.into()) };
+    path.out = Next::Port(to);
+    if dest.role != Role::Endpoint {
+        return Err(DropReason::NoEndpoint.into());
+    }
     path.switched = bound.is_none() && first.dst_mac != crate::snapshot::GATEWAY_MAC;
     if path.switched {
-        if dest.segment != from.segment || first.dst_mac != to.mac {
+        if dest.segment != from.segment || first.dst_mac != dest.mac {
             return Err(DropReason::UnknownMac.into());
         }
     } else {
@@ -311,22 +324,30 @@ fn from_endpoint(
     let judged = if same_pod {
         Judged::SamePod
     } else {
-        dfw::ingress(snap, dest, &Tuple { src: first.tuple.src, ..tuple })
+        dfw_ingress(snap, (to, dest), (first.tuple.src, &src), &tuple)
     };
-    seen.see(Event::Judged { egress: false, port: to.id, judged }, &tuple);
+    seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
     path.ingress_rule = judged.allowed(DropReason::IngressDenied)?;
-    seen.see(Event::Delivered(to.id), &tuple);
+    seen.see(Event::Delivered(to), &tuple);
     Ok(path)
 }
 
-/// The egress address of a new connection; a living one keeps being translated or not, as it began.
-fn egress_address(
+/// Judges what reaches a workload from `src`, the real client, of which `facts` are known.
+fn dfw_ingress(
     snap: &Snapshot,
-    from: &EndpointPort,
+    (to, dest): (PortId, &PortRow),
+    (src, facts): (IpAddr, &Facts),
     tuple: &Tuple,
-    binding: Option<&Binding>,
-) -> Result<Option<IpAddr>, Stop> {
-    let now = snat::egress_address(snap, from, tuple.dst);
+) -> Judged {
+    if snap.index.is_node_of(snap, to, src, facts) {
+        return Judged::OwnNode;
+    }
+    dfw::judge(snap, dest.ingress, facts.identity, tuple)
+}
+
+/// The egress address of a new connection; a living one keeps being translated or not, as it began.
+fn egress_address(from: &PortRow, tuple: &Tuple, binding: Option<&Binding>) -> Result<Option<IpAddr>, Stop> {
+    let now = snat::egress_address(from, tuple.dst);
     match binding.map(|b| b.translated.then_some(b.source.0)) {
         None => Ok(now),
         Some(None) => Ok(None),
@@ -338,44 +359,50 @@ fn egress_address(
 fn from_uplink(
     snap: &Snapshot,
     first: &First,
-    port: &PortEntry,
     binding: Option<&Binding>,
     seen: &mut impl Observer,
 ) -> Result<Path, Stop> {
+    let index = &*snap.index;
     let mut tuple = first.tuple;
     router::check_destination(tuple.dst)?;
-    tier0::reverse_path(snap, tuple.src)?;
-    seen.see(Event::ReversePathChecked(port.id), &tuple);
-    if tier0::is_own(snap, tuple.dst) {
+    let src = index.of(tuple.src);
+    tier0::reverse_path_of(tuple.src, &src)?;
+    seen.see(Event::ReversePathChecked(first.ingress), &tuple);
+    let mut dst = index.of(tuple.dst);
+    if dst.is_tier0() {
         return Err(if first.echo { Stop::EchoReply } else { DropReason::NoEndpoint.into() });
     }
     let mut routers = router::Hops::new(first.ttl);
-    routers.pass(tier0::address(snap, tuple.src))?;
+    routers.pass(|| tier0::address(snap, tuple.src))?;
     seen.see(Event::Tier0 { neighbor: None }, &tuple);
 
-    let bound = vip::balance(snap, first, binding)?;
-    if let Some(bound) = bound {
-        (tuple.dst, tuple.dport) = (bound.member.ip(), bound.member.port());
-        seen.see(Event::Balanced { server: bound.server, member: bound.member }, &tuple);
+    let mut bound = None;
+    if let Some(balanced) = vip::balance(snap, first, &dst, binding)? {
+        let member = balanced.bound.member;
+        (tuple.dst, tuple.dport) = (member.ip(), member.port());
+        dst = balanced.facts;
+        bound = Some(balanced.bound);
+        seen.see(Event::Balanced { server: balanced.bound.server, member }, &tuple);
     }
-    if bound.is_none() && snap.egress.contains_key(&tuple.dst) {
+    if bound.is_none() && dst.is_egress() {
         return Err(DropReason::NoNatSession.into());
     }
-    let Some(to) = snap.endpoint(tuple.dst) else {
-        router::not_ours(snap, tuple.dst)?;
+    let Some((to, dest)) = dst.port().and_then(|id| Some((id, index.port(id)?))) else {
+        router::not_ours_of(tuple.dst, &dst)?;
         return Err(DropReason::Transit.into());
     };
-    let PortRole::Endpoint(dest) = &to.role else { return Err(DropReason::NoEndpoint.into()) };
+    if dest.role != Role::Endpoint {
+        return Err(DropReason::NoEndpoint.into());
+    }
     let tier1 = router::enter(snap, dest, tuple.dst, &mut routers)?;
     seen.see(Event::Routed { tier1 }, &tuple);
-    let judged = dfw::ingress(snap, dest, &tuple);
-    seen.see(Event::Judged { egress: false, port: to.id, judged }, &tuple);
+    let judged = dfw_ingress(snap, (to, dest), (tuple.src, &src), &tuple);
+    seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
     let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
-    let back =
-        tier0::next_hop(snap, first.tuple.src, first.hash, Some(port.id)).ok_or(DropReason::NoRoute)?;
-    seen.see(Event::Delivered(to.id), &tuple);
+    let back = index.next_hop(tuple.src, &src, first.hash, Some(first.ingress)).ok_or(DropReason::NoRoute)?;
+    seen.see(Event::Delivered(to), &tuple);
     Ok(Path {
-        out: Next::Port(to.id),
+        out: Next::Port(to),
         back: Next::Neighbor(back),
         bound,
         source: Source::Keep,
@@ -384,6 +411,6 @@ fn from_uplink(
         switched: false,
         egress_rule: None,
         ingress_rule,
-        identities: (snap.identities.of(tuple.dst), snap.identities.of(tuple.src)),
+        identities: (dst.identity, src.identity),
     })
 }

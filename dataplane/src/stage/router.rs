@@ -4,9 +4,9 @@
 
 use super::{Event, Observer, Stop, tier0};
 use crate::{
-    id::Tier1Id,
+    id::{SegmentId, Tier1Id},
     rewrite::Tuple,
-    snapshot::{EndpointPort, GATEWAY_V6, Snapshot},
+    snapshot::{EndpointPort, Facts, GATEWAY_V6, PortRow, Snapshot},
     verdict::DropReason,
 };
 use std::net::IpAddr;
@@ -24,13 +24,13 @@ impl Hops {
         Self { ttl, passed: 0 }
     }
 
-    /// The packet meets a router with this address.
+    /// The packet meets a router; its address is asked for only if the packet goes no further.
     ///
     /// # Errors
     /// Its TTL ends there.
-    pub fn pass(&mut self, router: IpAddr) -> Result<(), Stop> {
+    pub fn pass(&mut self, router: impl FnOnce() -> IpAddr) -> Result<(), Stop> {
         self.passed += 1;
-        if self.ttl > self.passed { Ok(()) } else { Err(Stop::TimeExceeded(router)) }
+        if self.ttl > self.passed { Ok(()) } else { Err(Stop::TimeExceeded(router())) }
     }
 
     /// Routers met.
@@ -63,9 +63,9 @@ pub fn is_martian(addr: IpAddr) -> bool {
     }
 }
 
-/// Whether `addr` is the gateway of the port's segment.
-pub fn is_gateway(snap: &Snapshot, from: &EndpointPort, addr: IpAddr) -> bool {
-    snap.segment(from.segment).is_some_and(|s| match addr {
+/// Whether `addr` is the gateway of a segment.
+pub fn is_gateway(snap: &Snapshot, segment: SegmentId, addr: IpAddr) -> bool {
+    snap.segment(segment).is_some_and(|s| match addr {
         IpAddr::V4(a) => s.gateway_v4.is_some_and(|g| g.addr() == a),
         IpAddr::V6(a) => a == GATEWAY_V6,
     })
@@ -76,29 +76,31 @@ pub fn is_gateway(snap: &Snapshot, from: &EndpointPort, addr: IpAddr) -> bool {
 /// # Errors
 /// [`DropReason::NoEndpoint`].
 pub fn not_ours(snap: &Snapshot, dst: IpAddr) -> Result<(), DropReason> {
+    not_ours_of(dst, &snap.index.of(dst))
+}
+
+/// The same when `facts` are known of the destination.
+pub(super) fn not_ours_of(dst: IpAddr, facts: &Facts) -> Result<(), DropReason> {
     let link_local = matches!(dst, IpAddr::V6(a) if a.is_unicast_link_local());
-    if link_local || snap.owned.get(dst).is_some() || snap.egress.contains_key(&dst) {
-        return Err(DropReason::NoEndpoint);
-    }
-    Ok(())
+    if link_local || facts.is_reserved() { Err(DropReason::NoEndpoint) } else { Ok(()) }
 }
 
 /// Routes from one workload to another.
 ///
 /// # Errors
 /// The TTL ends on the way.
-pub fn east_west(
+pub(super) fn east_west(
     snap: &Snapshot,
-    from: &EndpointPort,
-    to: &EndpointPort,
+    from: &PortRow,
+    to: &PortRow,
     hops: &mut Hops,
     tuple: &Tuple,
     seen: &mut impl Observer,
 ) -> Result<(), Stop> {
     let first = leave(snap, from, tuple.dst, hops)?;
     seen.see(Event::Routed { tier1: first }, tuple);
-    if tier1(snap, to)? != first {
-        hops.pass(tier0::address(snap, tuple.dst))?;
+    if to.tier1.ok_or(DropReason::NotReady)? != first {
+        hops.pass(|| tier0::address(snap, tuple.dst))?;
         seen.see(Event::Tier0 { neighbor: None }, tuple);
         let second = enter(snap, to, tuple.dst, hops)?;
         seen.see(Event::Routed { tier1: second }, tuple);
@@ -110,29 +112,29 @@ pub fn east_west(
 ///
 /// # Errors
 /// The TTL ends there.
-pub fn leave(snap: &Snapshot, from: &EndpointPort, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
-    hops.pass(gateway(snap, from, dst))?;
-    Ok(tier1(snap, from)?)
+pub(super) fn leave(snap: &Snapshot, from: &PortRow, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
+    hops.pass(|| gateway_of(snap, from.segment, dst))?;
+    Ok(from.tier1.ok_or(DropReason::NotReady)?)
 }
 
 /// A packet for `dst` passes the destination's Tier-1 on the way in.
 ///
 /// # Errors
 /// The TTL ends there.
-pub fn enter(snap: &Snapshot, to: &EndpointPort, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
+pub(super) fn enter(snap: &Snapshot, to: &PortRow, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
     leave(snap, to, dst, hops)
-}
-
-fn tier1(snap: &Snapshot, port: &EndpointPort) -> Result<Tier1Id, DropReason> {
-    snap.segment(port.segment).map(|s| s.tier1).ok_or(DropReason::NotReady)
 }
 
 /// The address the router speaks from on this port's segment, in the family of `like`; unspecified when it has
 /// none.
 pub fn gateway(snap: &Snapshot, port: &EndpointPort, like: IpAddr) -> IpAddr {
+    gateway_of(snap, Some(port.segment), like)
+}
+
+fn gateway_of(snap: &Snapshot, segment: Option<SegmentId>, like: IpAddr) -> IpAddr {
     if like.is_ipv6() {
         return GATEWAY_V6.into();
     }
-    let gateway = snap.segment(port.segment).and_then(|s| s.gateway_v4);
+    let gateway = segment.and_then(|s| snap.segment(s)).and_then(|s| s.gateway_v4);
     gateway.map_or(std::net::Ipv4Addr::UNSPECIFIED, |g| g.addr()).into()
 }

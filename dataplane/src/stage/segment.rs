@@ -105,7 +105,7 @@ fn workload_arp(snap: &Snapshot, port: &PortEntry, from: &EndpointPort, arp: Arp
 
 /// The MAC of who has an address in the segment, and whether that is the gateway.
 fn holder(snap: &Snapshot, from: &EndpointPort, target: IpAddr) -> Option<(Mac, bool)> {
-    if super::router::is_gateway(snap, from, target) {
+    if super::router::is_gateway(snap, from.segment, target) {
         return Some((GATEWAY_MAC, true));
     }
     let peer = snap.endpoint(target)?;

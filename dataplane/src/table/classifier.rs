@@ -7,15 +7,23 @@
 //! ```
 //!
 //! Rules are ordered and the first that matches decides. Identities that every clause treats alike share a
-//! row, ports that every clause treats alike share a column, so a look-up costs one hash probe, one binary
-//! search and one load, however many rules there are. [`RuleSet::decide_linear`] is the slow oracle.
+//! row, ports that every clause treats alike share a column, so a look-up costs one probe, one search among few
+//! and one load, however many rules there are. [`RuleSet::decide_linear`] is the slow oracle.
+//!
+//! Rows and columns are a [`Shape`], and rule sets of the same shape share it ([`Shapes`]): of a thousand
+//! namespaces with the same policy each has cells of its own, a line of the caches or two, and no more.
 
+use super::exact::Exact;
 use crate::{
     id::{IdentityId, RuleId},
     wire::Proto,
 };
 use foldhash::{HashMap, HashMapExt};
-use std::{collections::BTreeSet, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 /// What a rule does with a packet it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,16 +110,48 @@ pub struct Decision {
 /// The last rule, the default, matches everything.
 #[derive(Debug, Clone)]
 pub struct RuleSet {
+    shape: Arc<Shape>,
+    /// rows x columns.
+    cells: Box<[Decision]>,
     rules: Vec<Rule>,
     default: Decision,
-    /// Identities that have a row other than 0.
-    rows: HashMap<IdentityId, u32>,
-    /// For each protocol that some clause names: where its columns begin.
-    columns: Vec<(Proto, Vec<(u16, u32)>)>,
-    width: usize,
-    /// rows x columns; column 0 is every protocol that no clause names.
-    cells: Vec<Decision>,
 }
+
+/// Which cell decides.
+#[derive(Debug)]
+pub struct Shape {
+    /// The row of identities that some clause names, where it is not 0.
+    rows: Exact<u32, u32>,
+    /// From which protocol and port on which column holds; columns that decide alike
+    /// in every row are one.
+    columns: Box<[(ServiceKey, u32)]>,
+    width: u32,
+}
+
+/// Protocol and port as one number, in order.
+type ServiceKey = u32;
+
+fn service_key(proto: Proto, port: u16) -> ServiceKey {
+    u32::from(proto.0) << 16 | u32::from(port)
+}
+
+impl Shape {
+    /// The cell that decides for a connection with `peer` to `port`.
+    pub(crate) fn cell(&self, peer: IdentityId, proto: Proto, port: u16) -> usize {
+        let row = self.rows.get(peer.0);
+        let key = service_key(proto, port);
+        // The first column begins at 0, so one is reached.
+        let reached = self.columns.partition_point(|(start, _)| *start <= key);
+        let (_, column) = self.columns[reached - 1];
+        (row * self.width + column) as usize
+    }
+}
+
+/// Shapes by what is in them: identities in order, each with its row, and the columns.
+#[derive(Debug, Default)]
+pub struct Shapes(HashMap<ShapeKey, Arc<Shape>>);
+
+type ShapeKey = (Vec<(u32, u32)>, Vec<(ServiceKey, u32)>);
 
 impl PartialEq for RuleSet {
     fn eq(&self, other: &Self) -> bool {
@@ -120,44 +160,31 @@ impl PartialEq for RuleSet {
     }
 }
 
+// Lets an `Arc` of it be compared by address first.
+impl Eq for RuleSet {}
+
 impl RuleSet {
     /// Compiles `rules`, in order, and what happens when none matches.
     pub fn new(rules: Vec<Rule>, default: Decision) -> Self {
-        let columns = columns(&rules);
-        let width = 1 + columns.iter().map(|(_, starts)| starts.len()).sum::<usize>();
+        Self::sharing(rules, default, &mut Shapes::default())
+    }
 
-        // Identities with the same set of clauses share a row.
+    /// The same for one of many, which may have the same shape.
+    pub fn sharing(rules: Vec<Rule>, default: Decision, shapes: &mut Shapes) -> Self {
         let clauses: Vec<(usize, &Clause)> =
             rules.iter().enumerate().flat_map(|(r, rule)| rule.clauses.iter().map(move |c| (r, c))).collect();
-        let mut signatures: HashMap<IdentityId, Vec<u32>> = HashMap::new();
-        for (c, (_, clause)) in clauses.iter().enumerate() {
-            if let Peers::Identities(ids) = &clause.peers {
-                for id in ids {
-                    signatures.entry(*id).or_default().push(c as u32);
-                }
-            }
-        }
-        let mut row_of: HashMap<Vec<u32>, u32> = HashMap::new();
-        row_of.insert(Vec::new(), 0);
-        let mut row_members: Vec<Vec<u32>> = vec![Vec::new()];
-        let mut rows = HashMap::new();
-        for (id, signature) in signatures {
-            let row = *row_of.entry(signature.clone()).or_insert_with(|| {
-                row_members.push(signature);
-                row_members.len() as u32 - 1
-            });
-            rows.insert(id, row);
-        }
+        let columns = columns(&rules);
+        let width = 1 + columns.values().copied().max().unwrap_or(0);
+        let (rows, row_clauses) = rows(&clauses);
 
         let any: Vec<u32> = (0..clauses.len() as u32)
             .filter(|&c| matches!(clauses[c as usize].1.peers, Peers::Any))
             .collect();
-        let mut cells = vec![default; width * row_members.len()];
-        for (row, members) in row_members.iter().enumerate() {
-            let mut here: Vec<u32> = members.iter().chain(&any).copied().collect();
+        let mut cells = vec![default; width as usize * row_clauses.len()];
+        for (cells, naming) in cells.chunks_mut(width as usize).zip(&row_clauses) {
+            let mut here: Vec<u32> = naming.iter().chain(&any).copied().collect();
             // Later clauses first, so that the first rule to match is the last to write.
             here.sort_unstable_by(|a, b| b.cmp(a));
-            let cells = &mut cells[row * width..(row + 1) * width];
             for c in here {
                 let (rule, clause) = clauses[c as usize];
                 let decision = Decision { rule: rules[rule].id, action: rules[rule].action };
@@ -165,23 +192,37 @@ impl RuleSet {
                     cells.fill(decision);
                 }
                 for service in &clause.services {
-                    for column in columns_of(&columns, service) {
-                        cells[column] = decision;
+                    let [first, last] = [service.ports.start(), service.ports.end()];
+                    if first <= last {
+                        let covered = columns
+                            .range(service_key(service.proto, *first)..=service_key(service.proto, *last));
+                        covered.for_each(|(_, column)| cells[*column as usize] = decision);
                     }
                 }
             }
         }
-        Self { rules, default, rows, columns, width, cells }
+        let (columns, cells) = merged(columns, width as usize, &cells);
+        let width = (cells.len() / row_clauses.len()) as u32;
+        let key: ShapeKey = (rows, columns);
+        let shape = match shapes.0.get(&key) {
+            Some(shape) => shape.clone(),
+            None => {
+                let shape =
+                    Shape { rows: key.0.iter().copied().collect(), columns: key.1.clone().into(), width };
+                shapes.0.entry(key).or_insert(Arc::new(shape)).clone()
+            }
+        };
+        Self { shape, cells, rules, default }
     }
 
     /// The rule that decides for a connection with `peer` to `port`.
     pub fn decide(&self, peer: IdentityId, proto: Proto, port: u16) -> Decision {
-        let row = self.rows.get(&peer).map_or(0, |&r| r as usize);
-        let column = self.columns.iter().find(|(p, _)| *p == proto).map_or(0, |(_, starts)| {
-            let after = starts.partition_point(|(start, _)| *start <= port);
-            starts[after - 1].1 as usize
-        });
-        self.cells[row * self.width + column]
+        self.cells[self.shape.cell(peer, proto, port)]
+    }
+
+    /// Which cell decides, and the cells.
+    pub(crate) fn compiled(&self) -> (&Arc<Shape>, &[Decision]) {
+        (&self.shape, &self.cells)
     }
 
     /// The same by walking the rules in order: the oracle of [`RuleSet::decide`].
@@ -194,9 +235,9 @@ impl RuleSet {
 
     /// Ports of a protocol from which on a decision may differ from the one before; always begins with 0.
     pub fn boundaries(&self, proto: Proto) -> impl Iterator<Item = u16> {
-        let starts = self.columns.iter().find(|(p, _)| *p == proto).map(|(_, starts)| starts.as_slice());
-        let none = if starts.is_none() { Some(0) } else { None };
-        none.into_iter().chain(starts.unwrap_or_default().iter().map(|(start, _)| *start))
+        let of_proto = move |key: ServiceKey| (key >> 16 == u32::from(proto.0)).then_some(key as u16);
+        let starts = self.shape.columns.iter().filter_map(move |(key, _)| of_proto(*key));
+        std::iter::once(0).chain(starts.filter(|start| *start != 0))
     }
 
     /// The rules in order, without the default.
@@ -210,38 +251,79 @@ impl RuleSet {
     }
 }
 
-/// For each protocol named, the ports at which the set of matching services changes; always begins with 0.
-fn columns(rules: &[Rule]) -> Vec<(Proto, Vec<(u16, u32)>)> {
-    let mut bounds: Vec<(Proto, BTreeSet<u16>)> = Vec::new();
+/// Where the set of services that match changes, with a column for each stretch: 0 where no clause names the
+/// protocol.
+fn columns(rules: &[Rule]) -> BTreeMap<ServiceKey, u32> {
+    let mut columns = BTreeMap::from([(0, 0)]);
     for service in rules.iter().flat_map(|r| &r.clauses).flat_map(|c| &c.services) {
-        let at = bounds.iter().position(|(p, _)| *p == service.proto).unwrap_or_else(|| {
-            bounds.push((service.proto, BTreeSet::from([0])));
-            bounds.len() - 1
-        });
-        bounds[at].1.insert(*service.ports.start());
-        bounds[at].1.extend(service.ports.end().checked_add(1));
+        // A named protocol ends where the next one begins.
+        columns.entry((u32::from(service.proto.0) + 1) << 16).or_insert(0);
+        columns.insert(service_key(service.proto, 0), 1);
+        columns.insert(service_key(service.proto, *service.ports.start()), 1);
+        if let Some(after) = service.ports.end().checked_add(1) {
+            columns.insert(service_key(service.proto, after), 1);
+        }
     }
-    let mut next = 1;
-    bounds
-        .into_iter()
-        .map(|(proto, starts)| {
-            let starts: Vec<(u16, u32)> = starts.into_iter().zip(next..).collect();
-            next += starts.len() as u32;
-            (proto, starts)
-        })
-        .collect()
+    let mut next = 0;
+    for column in columns.values_mut().filter(|column| **column != 0) {
+        next += 1;
+        *column = next;
+    }
+    columns
 }
 
-fn columns_of<'a>(
-    columns: &'a [(Proto, Vec<(u16, u32)>)],
-    service: &'a Service,
-) -> impl Iterator<Item = usize> + 'a {
-    columns
-        .iter()
-        .filter(|(proto, _)| *proto == service.proto)
-        .flat_map(|(_, starts)| starts)
-        .filter(|(start, _)| service.ports.contains(start))
-        .map(|(_, column)| *column as usize)
+/// Lets columns that decide alike in every row be one: mostly few are left, and the cells of a rule set lie in
+/// one cache line. Where columns begin stays.
+fn merged(
+    columns: BTreeMap<ServiceKey, u32>,
+    width: usize,
+    cells: &[Decision],
+) -> (Vec<(ServiceKey, u32)>, Box<[Decision]>) {
+    let mut distinct: Vec<usize> = Vec::new();
+    let mut seen: HashMap<Vec<Decision>, u32> = HashMap::new();
+    let merge = (0..width).map(|column| {
+        let decisions = cells.iter().skip(column).step_by(width).copied().collect();
+        *seen.entry(decisions).or_insert_with(|| {
+            distinct.push(column);
+            distinct.len() as u32 - 1
+        })
+    });
+    let merge: Vec<u32> = merge.collect();
+    let columns = columns.into_iter().map(|(start, column)| (start, merge[column as usize])).collect();
+    let cells = cells.chunks(width).flat_map(|row| distinct.iter().map(|column| row[*column])).collect();
+    (columns, cells)
+}
+
+/// Identities in order, each with its row, and for each row the clauses that name its identities: identities that
+/// the same clauses name share one, and those that none names have row 0.
+fn rows(clauses: &[(usize, &Clause)]) -> (Vec<(u32, u32)>, Vec<Vec<u32>>) {
+    let mut named: Vec<(u32, u32)> = Vec::new();
+    for (c, (_, clause)) in clauses.iter().enumerate() {
+        if let Peers::Identities(ids) = &clause.peers {
+            named.extend(ids.iter().map(|id| (id.0, c as u32)));
+        }
+    }
+    // Each clause's identities are in order already, which this sort makes use of.
+    named.sort();
+    let mut row_of: HashMap<Vec<u32>, u32> = HashMap::new();
+    let mut row_clauses = vec![Vec::new()];
+    let mut rows = Vec::new();
+    let mut signature = Vec::new();
+    for same in named.chunk_by(|a, b| a.0 == b.0) {
+        signature.clear();
+        signature.extend(same.iter().map(|(_, clause)| *clause));
+        let row = match row_of.get(&signature) {
+            Some(row) => *row,
+            None => {
+                let row = row_clauses.len() as u32;
+                row_of.insert(signature.clone(), row);
+                row_clauses.push(signature.clone());
+                row
+            }
+        };
+        rows.push((same[0].0, row));
+    }
+    (rows, row_clauses)
 }
 
 #[cfg(test)]

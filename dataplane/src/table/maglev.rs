@@ -3,16 +3,16 @@
 //! Every member claims slots of a table of prime size in its own permutation, in turn, until the table is
 //! full: members get equal shares to within one slot a round, and a changed member moves few flows of others.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 /// The sizes a table can have: primes, a hundred times the members if possible. They are few, because flows move
 /// when the size changes, whoever the members are.
 const SIZES: [u32; 5] = [251, 1021, 4093, 16_381, 65_521];
 
-/// A table from a flow's hash to the index of a member.
+/// A table from a flow's hash to the index of a member. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Maglev {
-    slots: Box<[u16]>,
+    slots: Arc<[u16]>,
 }
 
 impl Maglev {
@@ -48,9 +48,18 @@ impl Maglev {
 
     /// The index of the member that takes a flow with this hash.
     pub fn pick(&self, hash: u64) -> usize {
-        let at = (u128::from(hash) * self.slots.len() as u128) >> 64;
-        usize::from(self.slots[at as usize])
+        usize::from(self.slots[share(hash, self.slots.len())])
     }
+
+    /// The member of each slot; [`share`] picks the slot of a flow.
+    pub(crate) fn slots(&self) -> &Arc<[u16]> {
+        &self.slots
+    }
+}
+
+/// Which of `count` equal shares a hash falls into.
+pub(crate) fn share(hash: u64, count: usize) -> usize {
+    ((u128::from(hash) * count as u128) >> 64) as usize
 }
 
 /// The same on every machine and run, so that a rebuilt table agrees with the one before.
@@ -80,7 +89,7 @@ mod tests {
 
     fn shares(m: &Maglev, n: usize) -> Vec<usize> {
         let mut shares = vec![0; n];
-        for &s in &m.slots {
+        for &s in &*m.slots {
             shares[usize::from(s)] += 1;
         }
         shares
@@ -102,7 +111,7 @@ mod tests {
         let all = members(10);
         let before = Maglev::new(&all).unwrap();
         let after = Maglev::new(&all[..9]).unwrap();
-        let moved = before.slots.iter().zip(&after.slots).filter(|(b, a)| b != a && **b != 9).count();
+        let moved = before.slots.iter().zip(&*after.slots).filter(|(b, a)| b != a && **b != 9).count();
         assert!(moved * 100 / before.slots.len() < 25, "{moved} of {}", before.slots.len());
     }
 }

@@ -1,70 +1,111 @@
 //! Free ports of one egress address and protocol.
 //!
-//! A bitmap in two levels: a claim looks at one word of the summary and one of the map from a rotating start,
-//! so it costs the same with one port free as with all of them. A [`PortClaim`] is owned and gives its port
-//! back when dropped; running out is an ordinary answer.
+//! ```text
+//!   pool ─▶ 16 blocks of 4,096 ports ─▶ one bit a word that has a free port ─▶ 64 words, one bit a port
+//! ```
+//!
+//! A claim of the port a connection asks for is one atomic step on its word. When that port is taken, a look at
+//! the blocks' summaries leads to a word with a free one: 17 words at most, with one port free as with all of
+//! them; only the answer "none" costs a look at everything. Nothing is locked, workers meet only in a word or a
+//! summary, and every free port can be claimed by every worker. A [`PortClaim`] is owned and
+//! gives its port back when dropped; running out is an ordinary answer.
 
+use crossbeam::utils::CachePadded;
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// The first port that is handed out; those below are for well-known services (RFC 6056, 3.2).
 pub const FIRST: u16 = 1024;
-const WORDS: usize = 1024;
+const WORDS: usize = 64;
+const BLOCK: usize = WORDS * 64;
+const BLOCKS: usize = (u16::MAX as usize + 1) / BLOCK;
 
 /// The ports of one address and protocol, shared by all workers.
 pub struct PortPool {
-    map: Mutex<Map>,
+    blocks: [CachePadded<Block>; BLOCKS],
 }
 
-struct Map {
+/// A sixteenth of the ports.
+struct Block {
+    /// One bit a word of `free`: it may have a free port. Clear for no longer than a claim or a return takes
+    /// while it has one.
+    some: AtomicU64,
     /// One bit a port; set = free.
-    free: [u64; WORDS],
-    /// One bit a word of `free` that is not zero.
-    some: [u64; WORDS / 64],
-    left: u32,
-    next: u16,
+    free: [AtomicU64; WORDS],
 }
 
 impl PortPool {
-    /// All ports from [`FIRST`] on are free. `start` is where the search for a free one begins.
-    pub fn new(start: u16) -> Arc<Self> {
-        let mut map = Map { free: [u64::MAX; WORDS], some: [u64::MAX; WORDS / 64], left: 0, next: start };
-        for word in 0..usize::from(FIRST) / 64 {
-            map.free[word] = 0;
-            map.some[word / 64] &= !(1 << (word % 64));
-        }
-        map.left = 65_536 - u32::from(FIRST);
-        Arc::new(Self { map: Mutex::new(map) })
+    /// All ports from [`FIRST`] on are free.
+    pub fn new() -> Self {
+        let block = |b: usize| {
+            let reserved = |w: usize| b * BLOCK + w * 64 < usize::from(FIRST);
+            let free = std::array::from_fn(|w| AtomicU64::new(if reserved(w) { 0 } else { u64::MAX }));
+            let some = (0..WORDS).filter(|w| !reserved(*w)).fold(0, |some, w| some | 1 << w);
+            CachePadded::new(Block { some: AtomicU64::new(some), free })
+        };
+        Self { blocks: std::array::from_fn(block) }
     }
 
     /// Claims `wanted` if it is free, else any free port; `None` when all are in use.
-    pub fn claim(self: &Arc<Self>, wanted: u16) -> Option<PortClaim> {
-        let mut map = self.lock();
-        let port = if map.is_free(wanted) { wanted } else { map.any_free()? };
-        map.take(port);
-        Some(PortClaim { pool: Some(self.clone()), port })
+    pub fn claim(&self, wanted: u16) -> Option<PortClaim<'_>> {
+        self.claim_counting(wanted, &mut 0)
+    }
+
+    /// Counts the words it looks at.
+    fn claim_counting(&self, wanted: u16, words: &mut usize) -> Option<PortClaim<'_>> {
+        *words += 1;
+        let (block, word, bit) = place(wanted);
+        if self.blocks[block].take(word, 1 << bit) {
+            return Some(self.claimed(block, wanted));
+        }
+        // Where the search begins differs from port to port, so that workers rarely meet.
+        let start = place(wanted.wrapping_mul(24_571).wrapping_add(FIRST));
+        let from = |n: usize| (start.0 + n) % BLOCKS;
+        for block in (0..BLOCKS).map(from) {
+            loop {
+                *words += 1;
+                let some = self.blocks[block].some.load(Ordering::Acquire).rotate_right(start.1 as u32);
+                if some == 0 {
+                    break;
+                }
+                let word = (start.1 + some.trailing_zeros() as usize) % WORDS;
+                *words += 1;
+                if let Some(port) = self.blocks[block].take_any(word) {
+                    return Some(self.claimed(block, (block * BLOCK + word * 64) as u16 + port));
+                }
+            }
+        }
+        // A word whose last port was claimed and given back at once may lack its summary bit for a moment.
+        for (block, word) in (0..BLOCKS).flat_map(|b| (0..WORDS).map(move |w| (b, w))) {
+            *words += 1;
+            if let Some(port) = self.blocks[block].take_any(word) {
+                return Some(self.claimed(block, (block * BLOCK + word * 64) as u16 + port));
+            }
+        }
+        None
+    }
+
+    fn claimed(&self, block: usize, port: u16) -> PortClaim<'_> {
+        PortClaim { block: Some(&self.blocks[block]), port }
     }
 
     /// Frees a port that was kept ([`PortClaim::keep`]).
     pub fn give_back(&self, port: u16) {
-        self.lock().give_back(port);
+        let (block, word, bit) = place(port);
+        self.blocks[block].give_back(word, bit);
     }
 
     /// Ports that are free.
     pub fn free(&self) -> u32 {
-        self.lock().left
+        let words = self.blocks.iter().flat_map(|b| &b.free);
+        words.map(|w| w.load(Ordering::Relaxed).count_ones()).sum()
     }
 
     /// Ports that are in use.
     pub fn used(&self) -> u32 {
         65_536 - u32::from(FIRST) - self.free()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Map> {
-        // Every change of the map is complete before it can panic.
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,57 +115,62 @@ impl fmt::Debug for PortPool {
     }
 }
 
-impl Map {
-    fn is_free(&self, port: u16) -> bool {
-        self.free[usize::from(port) / 64] >> (port % 64) & 1 == 1
-    }
+/// Block, word and bit of a port.
+fn place(port: u16) -> (usize, usize, u32) {
+    let at = usize::from(port);
+    (at / BLOCK, at / 64 % WORDS, u32::from(port % 64))
+}
 
-    fn any_free(&self) -> Option<u16> {
-        let start = usize::from(self.next);
-        // The start's word from the start's bit on, then the following words, then the start's word again.
-        let (word, bit) = (start / 64, start % 64);
-        let here = self.free[word] & (u64::MAX << bit);
-        if here != 0 {
-            return Some((word * 64) as u16 + here.trailing_zeros() as u16);
+impl Block {
+    /// Takes the port of this bit, if it is free.
+    fn take(&self, word: usize, bit: u64) -> bool {
+        // Whoever claims a port sees all that its last owner did.
+        let before = self.free[word].fetch_and(!bit, Ordering::AcqRel);
+        if before == bit {
+            self.emptied(word);
         }
-        let (group, at) = ((word + 1) % WORDS / 64, (word + 1) % 64);
-        (0..=WORDS / 64).find_map(|n| {
-            let g = (group + n) % (WORDS / 64);
-            let some = if n == 0 { self.some[g] & (u64::MAX << at) } else { self.some[g] };
-            (some != 0).then(|| {
-                let word = g * 64 + some.trailing_zeros() as usize;
-                (word * 64) as u16 + self.free[word].trailing_zeros() as u16
-            })
-        })
+        before & bit != 0
     }
 
-    fn take(&mut self, port: u16) {
-        let word = usize::from(port) / 64;
-        self.free[word] &= !(1 << (port % 64));
-        if self.free[word] == 0 {
-            self.some[word / 64] &= !(1 << (word % 64));
+    /// Takes any free port of a word.
+    fn take_any(&self, word: usize) -> Option<u16> {
+        loop {
+            let free = self.free[word].load(Ordering::Acquire);
+            if free == 0 {
+                self.emptied(word);
+                return None;
+            }
+            let bit = free.trailing_zeros();
+            if self.take(word, 1 << bit) {
+                return Some(bit as u16);
+            }
         }
-        self.left -= 1;
-        // A step that is odd and not near a power of two spreads consecutive claims over the range.
-        self.next = port.wrapping_add(24_571);
     }
 
-    fn give_back(&mut self, port: u16) {
-        let word = usize::from(port) / 64;
-        self.free[word] |= 1 << (port % 64);
-        self.some[word / 64] |= 1 << (word % 64);
-        self.left += 1;
+    /// A word has nothing left: its summary bit goes, unless a port comes back meanwhile. Whoever gives one back
+    /// changes the word first and sets the bit then; here the bit goes first and the word is read then.
+    fn emptied(&self, word: usize) {
+        self.some.fetch_and(!(1 << word), Ordering::AcqRel);
+        if self.free[word].load(Ordering::Acquire) != 0 {
+            self.some.fetch_or(1 << word, Ordering::AcqRel);
+        }
+    }
+
+    fn give_back(&self, word: usize, bit: u32) {
+        if self.free[word].fetch_or(1 << bit, Ordering::AcqRel) == 0 {
+            self.some.fetch_or(1 << word, Ordering::AcqRel);
+        }
     }
 }
 
 /// A port in use by one session. Dropping it frees the port.
-pub struct PortClaim {
+pub struct PortClaim<'a> {
     /// `None` once the port is somebody else's to give back.
-    pool: Option<Arc<PortPool>>,
+    block: Option<&'a Block>,
     port: u16,
 }
 
-impl PortClaim {
+impl PortClaim<'_> {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
@@ -133,20 +179,21 @@ impl PortClaim {
     /// Leaves the port in use, to be given back with [`PortPool::give_back`].
     pub fn keep(self) -> u16 {
         let mut this = self;
-        this.pool = None;
+        this.block = None;
         this.port
     }
 }
 
-impl Drop for PortClaim {
+impl Drop for PortClaim<'_> {
     fn drop(&mut self) {
-        if let Some(pool) = &self.pool {
-            pool.give_back(self.port);
+        if let Some(block) = self.block {
+            let (_, word, bit) = place(self.port);
+            block.give_back(word, bit);
         }
     }
 }
 
-impl fmt::Debug for PortClaim {
+impl fmt::Debug for PortClaim<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PortClaim({})", self.port)
     }
@@ -156,12 +203,14 @@ impl fmt::Debug for PortClaim {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const PORTS: usize = 64_512;
 
     #[test]
     fn every_port_once_then_none_then_again() {
-        let pool = PortPool::new(40_000);
-        let mut claims: Vec<PortClaim> = (0..64_512).map(|n| pool.claim(n as u16).unwrap()).collect();
+        let pool = PortPool::new();
+        let mut claims: Vec<PortClaim<'_>> = (0..PORTS).map(|n| pool.claim(n as u16).unwrap()).collect();
         let mut ports: Vec<u16> = claims.iter().map(PortClaim::port).collect();
         ports.sort_unstable();
         assert_eq!(ports, (FIRST..=u16::MAX).collect::<Vec<_>>());
@@ -170,11 +219,71 @@ mod tests {
         assert_eq!(pool.claim(80).unwrap().port(), freed);
     }
 
+    /// Whichever ports are wanted and whichever are left, a claim looks at as many words with the last port as
+    /// with the first: 17 summaries and words of a search, and the wanted one.
+    #[test]
+    fn a_claim_costs_the_same_however_full_the_pool() {
+        let orders: [fn(usize) -> u16; 4] = [
+            |_| 0,                                             // every claim is a search
+            |n| (n / 2) as u16,                                // each port is wanted twice
+            |n| u16::MAX - n as u16,                           // what is left lies at one end
+            |n| (n as u32).wrapping_mul(2_654_435_761) as u16, // scattered
+        ];
+        for (order, wanted) in orders.into_iter().enumerate() {
+            let pool = PortPool::new();
+            let mut claims = Vec::new();
+            let mut all = Vec::new();
+            for n in 0..PORTS {
+                let mut words = 0;
+                claims.push(pool.claim_counting(wanted(n), &mut words).unwrap());
+                all.push(words);
+            }
+            let longest = all.iter().max();
+            assert!(longest <= Some(&(1 + BLOCKS + 1)), "order {order}: {longest:?} words");
+            let nearly_full = PORTS / 100 * 98..PORTS / 100 * 99;
+            let mean = all[nearly_full.clone()].iter().sum::<usize>() as f64 / nearly_full.len() as f64;
+            assert!(mean <= (1 + BLOCKS + 1) as f64, "order {order}: {mean} words at 99 %");
+        }
+    }
+
+    #[test]
+    fn workers_share_every_port() {
+        let pool = PortPool::new();
+        let held: Vec<PortClaim<'_>> = std::thread::scope(|s| {
+            let worker = |w: u16| {
+                let pool = &pool;
+                move || {
+                    let mut held = Vec::new();
+                    let mut wanted = w;
+                    // Some are given back meanwhile, so that words empty and fill up under other workers.
+                    while let Some(claim) = pool.claim(wanted) {
+                        held.push(claim);
+                        wanted = wanted.wrapping_mul(31).wrapping_add(7919);
+                        if wanted.is_multiple_of(4) {
+                            held.swap_remove(usize::from(wanted) % held.len());
+                        }
+                    }
+                    held
+                }
+            };
+            let workers: Vec<_> = (0..4).map(|w| s.spawn(worker(w * 17))).collect();
+            workers.into_iter().flat_map(|w| w.join().unwrap()).collect()
+        });
+        let ports: BTreeSet<u16> = held.iter().map(PortClaim::port).collect();
+        assert_eq!(ports.len(), held.len(), "handed out twice");
+        // A worker that gave some back after others had ended leaves them; they can be had.
+        let rest: Vec<PortClaim<'_>> = std::iter::from_fn(|| pool.claim(1)).collect();
+        assert_eq!(held.len() + rest.len(), PORTS);
+        drop((held, rest));
+        assert_eq!(pool.used(), 0);
+        assert_eq!(std::iter::from_fn(|| pool.claim(9)).collect::<Vec<_>>().len(), PORTS);
+    }
+
     proptest! {
         #[test]
-        fn agrees_with_a_set(ops in prop::collection::vec((any::<bool>(), any::<u16>()), 1..400), start: u16) {
-            let pool = PortPool::new(start);
-            let mut held: BTreeMap<u16, PortClaim> = BTreeMap::new();
+        fn agrees_with_a_set(ops in prop::collection::vec((any::<bool>(), any::<u16>()), 1..400)) {
+            let pool = PortPool::new();
+            let mut held: BTreeMap<u16, PortClaim<'_>> = BTreeMap::new();
             for (claim, port) in ops {
                 if claim {
                     let got = pool.claim(port).unwrap();

@@ -29,7 +29,7 @@ mod steps;
 #[cfg(not(shuttle))]
 mod tests;
 
-pub use prefetch::{prefetch_read, prefetch_write};
+pub use prefetch::{prefetch_read, prefetch_read_at, prefetch_write, prefetch_write_at};
 
 use crate::buf::HEADER;
 

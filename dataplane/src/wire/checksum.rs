@@ -39,24 +39,17 @@ fn fold(mut sum: u64) -> u16 {
 pub struct Delta(pub u16);
 
 impl Delta {
+    /// The change of several fields at once: as many 16-bit fields before as after, their sums not folded.
+    #[must_use]
+    pub fn of_sums(before: u64, fields: u64, after: u64) -> Self {
+        // The complement of a field is what it lacks to 0xffff.
+        Self(fold(fields * 0xffff - before + after))
+    }
+
     /// The change of one 16-bit field.
     #[must_use]
     pub fn and16(self, old: u16, new: u16) -> Self {
         Self(fold(u64::from(self.0) + u64::from(!old) + u64::from(new)))
-    }
-
-    /// The change of an address of either family; both must be of one.
-    #[must_use]
-    pub fn and_addr(self, old: std::net::IpAddr, new: std::net::IpAddr) -> Self {
-        use std::net::IpAddr::{V4, V6};
-        let halves = |d: Self, old: u128, new: u128, n: u32| {
-            (0..n).fold(d, |d, i| d.and16((old >> (16 * i)) as u16, (new >> (16 * i)) as u16))
-        };
-        match (old, new) {
-            (V4(a), V4(b)) => halves(self, a.to_bits().into(), b.to_bits().into(), 2),
-            (V6(a), V6(b)) => halves(self, a.to_bits(), b.to_bits(), 8),
-            _ => self,
-        }
     }
 
     /// The checksum after the change.

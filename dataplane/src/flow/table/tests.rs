@@ -69,10 +69,8 @@ fn agrees_with_maps<A: Address>(ops: &[Op]) {
             Op::Remove(f) => {
                 if let Some(gone) = live.remove(&f) {
                     answers.remove(&gone.answers);
-                    for entry in [gone.entries.0, gone.entries.1] {
-                        table.remove(entry);
-                        held.insert(entry.0);
-                    }
+                    table.remove_pair(gone.entries);
+                    held.extend([gone.entries.0.0, gone.entries.1.0]);
                 }
             }
             Op::Update(f) => {
@@ -127,8 +125,7 @@ fn agrees_with_maps<A: Address>(ops: &[Op]) {
         }
     }
     for l in live.values() {
-        table.remove(l.entries.0);
-        table.remove(l.entries.1);
+        table.remove_pair(l.entries);
     }
     assert_eq!((table.live(), overflows(&table)), (0, 0), "nothing is left");
 }
@@ -164,9 +161,7 @@ fn a_full_table_refuses_and_has_room_again_after_a_batch_boundary() {
         (0..).map_while(|n| insert(&table, &key(n, false), &key(n, true), 1).ok()).collect();
     assert!(held.len() > 100 && overflows(&table) > 0, "{} pairs", held.len());
     let next = held.len() as u16;
-    let (f, r) = held.swap_remove(3);
-    table.remove(f);
-    table.remove(r);
+    table.remove_pair(held.swap_remove(3));
     let mut refused = (0..8).map(|n| insert(&table, &key(next + n, false), &key(next + n, true), 1));
     assert!(refused.all(|result| result == Err(Taken::Full)), "a worker may still hold the two slots");
     epochs.begin(0);
@@ -214,8 +209,7 @@ fn stress<A: Address>() {
                     let mut place = place.lock().unwrap();
                     if let Some((f, r, _)) = place.take() {
                         exists[usize::from(n)].store(false, Ordering::SeqCst);
-                        table.remove(f);
-                        table.remove(r);
+                        table.remove_pair((f, r));
                     }
                 }
                 3 => {
@@ -253,8 +247,7 @@ fn stress<A: Address>() {
         (0..THREADS).for_each(|index| drop(scope.spawn(move || worker(index))));
     });
     for (f, r, _) in places.iter().filter_map(|place| place.lock().unwrap().take()) {
-        table.remove(f);
-        table.remove(r);
+        table.remove_pair((f, r));
     }
     assert_eq!((table.live(), overflows(&table)), (0, 0), "nothing is left");
     for n in 0..PAIRS {

@@ -1,0 +1,130 @@
+//! Looking ahead: what the next packets without an entry will need, worked out and asked for together, so that
+//! opening a connection does not wait for memory step by step.
+//!
+//! Only what changes nothing is done ahead: parsing, a look-up, the stages. A packet's turn comes in order, and
+//! what was worked out for it is checked then: the commit looks the key up again.
+
+use super::{Pipeline, Tables, admit, has_session};
+use crate::{
+    buf::Frame,
+    flow::{FlowKey, FlowTable},
+    id::PortId,
+    stage::{First, Path, Stop, commit},
+    state::State,
+    verdict::DropReason,
+    wire::{Address, L3, Packet},
+};
+
+/// Packets looked at ahead.
+pub(super) const AHEAD: usize = 16;
+
+/// A packet that the slow path will take.
+pub(super) struct Prepared {
+    /// Which frame of the batch it is.
+    n: usize,
+    port: PortId,
+    packet: Result<Packet, DropReason>,
+    /// What the stages say, if it belonged to no session when it was looked at.
+    opening: Option<Opening>,
+    /// Of its key, and of the one that answers to it are expected to have.
+    hashes: Option<(u64, u64)>,
+}
+
+/// What the stages say of a packet that belongs to no session.
+pub(super) type Opening = Result<(First, Path), Stop>;
+
+/// The packets that were looked at, in order.
+#[derive(Default)]
+pub(super) struct Ahead {
+    prepared: Vec<Prepared>,
+    taken: usize,
+}
+
+impl Ahead {
+    /// Whether nothing is known of frame `n` or later ones.
+    pub(super) fn is_behind(&self, n: usize) -> bool {
+        self.prepared.last().is_none_or(|last| last.n < n)
+    }
+
+    /// What is known of frame `n`, and what the stages say of it. To be asked in order.
+    pub(super) fn take(&mut self, n: usize) -> Option<(Result<Packet, DropReason>, Option<Opening>)> {
+        while self.prepared.get(self.taken).is_some_and(|p| p.n < n) {
+            self.taken += 1;
+        }
+        let prepared = self.prepared.get_mut(self.taken).filter(|p| p.n == n)?;
+        Some((prepared.packet, prepared.opening.take()))
+    }
+
+    /// Forgets everything: another batch begins.
+    pub(super) fn clear(&mut self) {
+        self.prepared.clear();
+        self.taken = 0;
+    }
+}
+
+impl Pipeline {
+    /// Looks at frames of the batch that the slow path will take: at most [`AHEAD`].
+    #[inline(never)]
+    pub(super) fn look_ahead<'a>(&mut self, frames: impl Iterator<Item = (usize, &'a Frame, PortId)>) {
+        let mut ahead = std::mem::take(&mut self.ahead);
+        ahead.clear();
+        for (n, frame, port) in frames.take(AHEAD) {
+            let packet = admit(&self.snapshot, port, frame.bytes());
+            let hash = match &packet {
+                Ok(p) if p.l3 == L3::V4 => self.ask_for_key::<u32>(p, port),
+                Ok(p) if p.l3 == L3::V6 => self.ask_for_key::<u128>(p, port),
+                _ => None,
+            };
+            ahead.prepared.push(Prepared { n, port, packet, opening: None, hashes: hash.map(|hash| (hash, 0)) });
+        }
+        for prepared in &mut ahead.prepared {
+            match &prepared.packet {
+                Ok(p) if p.l3 == L3::V4 => self.open_ahead::<u32>(prepared),
+                Ok(_) => self.open_ahead::<u128>(prepared),
+                Err(_) => {}
+            }
+        }
+        for prepared in &ahead.prepared {
+            let (Some(Ok(_)), Some((forward, reverse))) = (&prepared.opening, prepared.hashes) else { continue };
+            match &prepared.packet {
+                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, forward, reverse),
+                _ => ask_for_slots(&self.state.v6, forward, reverse),
+            }
+        }
+        self.ahead = ahead;
+    }
+
+    /// The hash of a packet's key, whose tags are asked for.
+    fn ask_for_key<A: Address>(&self, packet: &Packet, port: PortId) -> Option<u64>
+    where
+        State: Tables<A>,
+    {
+        let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
+        Some(self.state.table().prefetch(&key))
+    }
+
+    /// Asks the stages about a packet that belongs to no session, and for the tags of the answers.
+    fn open_ahead<A: Address>(&self, prepared: &mut Prepared)
+    where
+        State: Tables<A>,
+    {
+        let (Ok(packet), Some((hash, reverse))) = (&prepared.packet, &mut prepared.hashes) else { return };
+        let (table, snap): (&FlowTable<A>, _) = (self.state.table(), &*self.snapshot);
+        let key = FlowKey::<A>::of(packet, commit::scope(snap, prepared.port));
+        if key.is_none_or(|key| table.find_hashed(&key, *hash).is_some()) {
+            return;
+        }
+        let opening = self.ask_stages(packet, prepared.port);
+        if let Ok((first, path)) = &opening
+            && let Some(answers) = commit::expected_reply::<A>(snap, first, path)
+        {
+            *reverse = table.prefetch(&answers);
+        }
+        prepared.opening = Some(opening);
+    }
+}
+
+fn ask_for_slots<A: Address>(table: &FlowTable<A>, forward: u64, reverse: u64) {
+    table.prefetch_slot(forward);
+    table.prefetch_slot(reverse);
+}

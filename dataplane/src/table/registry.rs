@@ -1,0 +1,158 @@
+//! Things that packets meet for the first time, each made once and never moved or removed.
+//!
+//! A hash trie that only grows: a look-up takes no lock and follows a few pointers, each to a place written
+//! once; only making something new takes the lock. Its size is that of what was ever met, so whoever makes
+//! things bounds them.
+
+use super::exact::Key;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// What things are known by: enough for an address, rule ids or the like, and a number beside it.
+pub type RegistryKey = (u128, u32);
+
+const HEADS_LOG2: u32 = 10;
+const CHILDREN_LOG2: u32 = 2;
+
+/// The registry.
+#[derive(Debug)]
+pub struct Registry<V> {
+    heads: Box<[Place<V>]>,
+    making: Mutex<()>,
+}
+
+/// Where a node is or will be; filled under the lock.
+#[derive(Debug)]
+struct Place<V>(OnceLock<Box<Node<V>>>);
+
+#[derive(Debug)]
+struct Node<V> {
+    key: RegistryKey,
+    value: V,
+    children: [Place<V>; 1 << CHILDREN_LOG2],
+}
+
+impl<V> Default for Place<V> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<V> Place<V> {
+    fn fill(&self, key: RegistryKey, value: V) -> &V {
+        &self.0.get_or_init(|| Box::new(Node { key, value, children: Default::default() })).value
+    }
+}
+
+impl<V> Default for Registry<V> {
+    fn default() -> Self {
+        Self { heads: (0..1 << HEADS_LOG2).map(|_| Place::default()).collect(), making: Mutex::new(()) }
+    }
+}
+
+impl<V> Registry<V> {
+    /// What is registered under a key.
+    pub fn get(&self, key: RegistryKey) -> Option<&V> {
+        self.find(key).ok()
+    }
+
+    /// What is registered under a key, made if need be.
+    pub fn get_or_make(&self, key: RegistryKey, make: impl FnOnce() -> V) -> &V {
+        match self.find(key) {
+            Ok(value) => value,
+            Err(_) => {
+                let _making = self.lock();
+                match self.find(key) {
+                    Ok(value) => value,
+                    Err(place) => place.fill(key, make()),
+                }
+            }
+        }
+    }
+
+    /// The same when `make` may decline; then nothing is registered.
+    pub fn get_or_try(&self, key: RegistryKey, make: impl FnOnce() -> Option<V>) -> Option<&V> {
+        match self.find(key) {
+            Ok(value) => Some(value),
+            Err(_) => {
+                let _making = self.lock();
+                match self.find(key) {
+                    Ok(value) => Some(value),
+                    Err(place) => Some(place.fill(key, make()?)),
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // Nothing is half done under the lock.
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value, or the free place where it belongs.
+    fn find(&self, key: RegistryKey) -> Result<&V, &Place<V>> {
+        let mut hash = key.0.mix() ^ u64::from(key.1).mix();
+        let mut place = &self.heads[(hash >> (64 - HEADS_LOG2)) as usize];
+        hash = hash.rotate_left(HEADS_LOG2);
+        while let Some(node) = place.0.get() {
+            if node.key == key {
+                return Ok(&node.value);
+            }
+            hash = hash.rotate_left(CHILDREN_LOG2);
+            place = &node.children[hash as usize % (1 << CHILDREN_LOG2)];
+        }
+        Err(place)
+    }
+
+    /// Everything, in no order.
+    pub fn all(&self) -> Vec<(RegistryKey, &V)> {
+        let mut all = Vec::new();
+        let mut open: Vec<&Place<V>> = self.heads.iter().collect();
+        while let Some(place) = open.pop() {
+            if let Some(node) = place.0.get() {
+                all.push((node.key, &node.value));
+                open.extend(&node.children);
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    #[test]
+    fn everything_is_made_once_and_found_again() {
+        let registry = Registry::default();
+        let keys: Vec<RegistryKey> = (0..20_000u32).map(|n| (u128::from(n / 3), n % 3)).collect();
+        for key in &keys {
+            assert_eq!(registry.get(*key), None);
+            assert_eq!(registry.get_or_make(*key, || *key), key);
+            assert_eq!(registry.get_or_make(*key, || (0, 9)), key, "made twice");
+        }
+        let all: BTreeMap<_, _> = registry.all().into_iter().map(|(k, v)| (k, *v)).collect();
+        assert_eq!(all, keys.iter().map(|k| (*k, *k)).collect());
+        assert_eq!(registry.get_or_try((7, 7), || None), None);
+        assert_eq!(registry.get((7, 7)), None, "what was declined is not there");
+    }
+
+    #[test]
+    fn threads_agree_on_what_was_made() {
+        let registry = Registry::default();
+        let made = AtomicU32::new(0);
+        let numbers = |_| {
+            let make = || made.fetch_add(1, Ordering::Relaxed);
+            (0..5000u32).map(|n| *registry.get_or_make((n.into(), 1), make)).collect::<Vec<_>>()
+        };
+        let all: Vec<Vec<u32>> = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..4).map(|n| s.spawn(move || numbers(n))).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(all.iter().all(|numbers| *numbers == all[0]));
+        assert_eq!(made.load(Ordering::Relaxed), 5000);
+    }
+}
