@@ -9,7 +9,10 @@ use crate::wire::{
     checksum::{self, Delta},
     put16,
 };
-use std::{hash::BuildHasher, net::IpAddr};
+use std::{
+    hash::{BuildHasher, Hasher},
+    net::IpAddr,
+};
 
 /// One side of a connection's packets: where from, where to, by which protocol. An ICMP echo's identifier
 /// stands as the source port of requests and as the destination port of replies.
@@ -36,7 +39,13 @@ impl Tuple {
     /// A hash that is the same for every packet of a connection, given the tuple of its first: it picks members
     /// and routes.
     pub fn flow_hash(&self, seed: u64) -> u64 {
-        foldhash::fast::FixedState::with_seed(seed).hash_one(self)
+        let (src, dst) = (bits(self.src), bits(self.dst));
+        let ports = u64::from(self.sport) << 24 | u64::from(self.dport) << 8 | u64::from(self.proto.0);
+        let mut hasher = foldhash::fast::FixedState::with_seed(seed).build_hasher();
+        hasher.write_u128(src);
+        hasher.write_u128(dst);
+        hasher.write_u64(ports);
+        hasher.finish()
     }
 
     /// The tuple of an answer.
@@ -145,4 +154,11 @@ impl<A: Address> Rewrite<A> {
 fn halves<A: Address>(address: A) -> u64 {
     let bits = address.bits();
     (0..A::LEN as u32 / 2).map(|n| (bits >> (16 * n)) as u64 & 0xffff).sum()
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(a) => a.to_bits().into(),
+        IpAddr::V6(a) => a.to_bits(),
+    }
 }

@@ -133,8 +133,11 @@ pub enum Taken<A> {
     Full,
 }
 
-/// No entry has this place.
+/// No entry has this place: a key may be further along its way.
 pub const NOWHERE: u32 = u32::MAX;
+
+/// No entry has this place: a key was not in the table when it was looked for.
+pub const ABSENT: u32 = u32::MAX - 1;
 
 /// A table of flow entries for one address family, shared by all workers.
 pub struct FlowTable<A> {
@@ -335,7 +338,8 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// Where the keys with these hashes may be, by their tags: at most 64. The entries are asked for, to be
-    /// written. A guess may be wrong, [`NOWHERE`] included: that a key is not there only a look-up can tell.
+    /// written. A guess may be wrong, [`NOWHERE`] included: what is not
+    /// [`ABSENT`] only a look-up can tell.
     #[inline]
     pub fn guess(&self, hashes: &[u64], guesses: &mut [u32]) {
         let (mut at, mut tags, mut masks) = ([0; vector::MOST], [0; vector::MOST], [0; vector::MOST]);
@@ -357,11 +361,15 @@ impl<A: Address> FlowTable<A> {
         for (n, ((guess, at), mask)) in guesses.iter_mut().zip(&at[..count]).zip(&masks).enumerate() {
             let entry = at * LANES as u32 + mask.trailing_zeros();
             ask(entry);
-            *guess = if *mask == 0 { NOWHERE } else { entry };
-            if *mask == 0 && tag_lines.get(*at as usize).is_some_and(|line| overflow(line) > 0) {
-                vector::prefetch_read_at(tag_lines, self.second_bucket(hashes[n]));
-                elsewhere[others] = n;
-                others += 1;
+            *guess = entry;
+            if *mask == 0 {
+                let ends = tag_lines.get(*at as usize).is_none_or(|line| overflow(line) == 0);
+                *guess = if ends { ABSENT } else { NOWHERE };
+                if !ends {
+                    vector::prefetch_read_at(tag_lines, self.second_bucket(hashes[n]));
+                    elsewhere[others] = n;
+                    others += 1;
+                }
             }
         }
         for &n in &elsewhere[..others] {
@@ -385,8 +393,8 @@ impl<A: Address> FlowTable<A> {
     pub fn prefetch_slot(&self, hash: u64) {
         let bucket = self.first_bucket(hash);
         let Some(line) = self.tags.get(bucket) else { return };
-        let free = self.lanes(line, FREE);
-        let lanes = if free != 0 { free } else { self.lanes(line, DEAD) };
+        let free = vector::lanes(line, FREE);
+        let lanes = if free != 0 { free } else { vector::lanes(line, DEAD) };
         let entry = bucket * LANES + lanes.trailing_zeros() as usize;
         for line in 0..Self::ENTRY_LINES {
             vector::prefetch_write_at(&self.entries, entry * Self::ENTRY_LINES + line);
@@ -411,7 +419,7 @@ impl<A: Address> FlowTable<A> {
     fn look_up(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
         for bucket in self.way(hash) {
             let line = &self.tags[bucket];
-            let mut lanes = self.lanes(line, tag_of(hash));
+            let mut lanes = vector::lanes(line, tag_of(hash));
             while lanes != 0 {
                 let lane = lanes.trailing_zeros() as usize;
                 lanes &= lanes - 1;
@@ -427,7 +435,7 @@ impl<A: Address> FlowTable<A> {
         None
     }
 
-    /// Adds the two entries of a connection, or neither.
+    /// Adds the two entries of a connection, or neither. `hashes` are those of their keys.
     ///
     /// # Errors
     /// One of the keys is taken, or there is no room near one of them.
@@ -435,9 +443,10 @@ impl<A: Address> FlowTable<A> {
         &self,
         forward: (&FlowKey<A>, &Rewrite<A>, &Meta),
         reverse: (&FlowKey<A>, &Rewrite<A>, &Meta),
+        hashes: (u64, u64),
         now: Tick,
     ) -> Result<(EntryId, EntryId), Taken<A>> {
-        let hashes = (self.hash(forward.0), self.hash(reverse.0));
+        debug_assert_eq!(hashes, (self.hash(forward.0), self.hash(reverse.0)));
         let _locks = self.lock_pair(hashes);
         if let Some(found) = self.look_up(forward.0, hashes.0) {
             return Err(Taken::Forward(found));
@@ -589,20 +598,14 @@ impl<A: Address> FlowTable<A> {
         let _ = output.compare_exchange(passed.output, new, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn hash(&self, key: &FlowKey<A>) -> u64 {
+    /// The hash of a key.
+    pub fn hash(&self, key: &FlowKey<A>) -> u64 {
         if A::LEN == 4 { self.engine.hash_v4(&key.v4()) } else { self.engine.hash_v6(key.v6()) }
     }
 
     #[inline(always)]
     fn first_bucket(&self, hash: u64) -> usize {
         ((u128::from(hash) * self.buckets as u128) >> 64) as usize
-    }
-
-    /// The lanes of a line that hold `tag`.
-    fn lanes(&self, line: &Line, tag: u16) -> u32 {
-        let mut mask = [0];
-        self.engine.match_tags(std::slice::from_ref(line), &[0], &[tag], &mut mask);
-        mask[0]
     }
 
     /// From other bits than those of the first bucket and of the tag.
@@ -687,15 +690,18 @@ impl<A: Address> FlowTable<A> {
     fn claim(&self, hash: u64) -> Option<EntryId> {
         self.way(hash).find_map(|bucket| {
             let line = &self.tags[bucket];
-            let slots = |mut lanes: u32| {
-                std::iter::from_fn(move || {
-                    let lane = lanes.trailing_zeros();
-                    lanes &= lanes.wrapping_sub(1);
-                    (lane < u32::BITS).then(|| EntryId((bucket * LANES) as u32 + lane))
-                })
+            let claim = |mut lanes: u32, claims: &dyn Fn(EntryId) -> bool| {
+                while lanes != 0 {
+                    let at = EntryId((bucket * LANES) as u32 + lanes.trailing_zeros());
+                    lanes &= lanes - 1;
+                    if claims(at) {
+                        return Some(at);
+                    }
+                }
+                None
             };
-            let free = slots(self.lanes(line, FREE)).find(|at| self.swap_lane(*at, FREE, CLAIMED));
-            free.or_else(|| slots(self.lanes(line, DEAD)).find(|at| self.claim_dead(*at)))
+            let free = claim(vector::lanes(line, FREE), &|at| self.swap_lane(at, FREE, CLAIMED));
+            free.or_else(|| claim(vector::lanes(line, DEAD), &|at| self.claim_dead(at)))
         })
     }
 

@@ -5,7 +5,7 @@ use crate::sync::explore;
 use shuttle::{current, thread};
 use std::collections::BTreeSet;
 
-const ITERATIONS: usize = 8000;
+const ITERATIONS: usize = 4000;
 
 /// A version that notes when it is freed, and by whom.
 struct Version {

@@ -26,12 +26,13 @@ pub(super) struct Prepared {
     packet: Result<Packet, DropReason>,
     /// What the stages say, if it belonged to no session when it was looked at.
     opening: Option<Opening>,
-    /// Of its key, and of the one that answers to it are expected to have.
-    hashes: Option<(u64, u64)>,
+    /// Of its key, if it has one.
+    hash: Option<u64>,
 }
 
-/// What the stages say of a packet that belongs to no session.
-pub(super) type Opening = Result<(First, Path), Stop>;
+/// What the stages say of a packet that belongs to no session; and the hashes of its key and of the one that
+/// answers to it are expected to have.
+pub(super) type Opening = Result<(First, Path, (u64, u64)), Stop>;
 
 /// The packets that were looked at, in order.
 #[derive(Default)]
@@ -75,7 +76,7 @@ impl Pipeline {
                 Ok(p) if p.l3 == L3::V6 => self.ask_for_key::<u128>(p, port),
                 _ => None,
             };
-            ahead.prepared.push(Prepared { n, port, packet, opening: None, hashes: hash.map(|hash| (hash, 0)) });
+            ahead.prepared.push(Prepared { n, port, packet, opening: None, hash });
         }
         for prepared in &mut ahead.prepared {
             match &prepared.packet {
@@ -85,10 +86,10 @@ impl Pipeline {
             }
         }
         for prepared in &ahead.prepared {
-            let (Some(Ok(_)), Some((forward, reverse))) = (&prepared.opening, prepared.hashes) else { continue };
+            let Some(Ok((_, _, hashes))) = &prepared.opening else { continue };
             match &prepared.packet {
-                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, forward, reverse),
-                _ => ask_for_slots(&self.state.v6, forward, reverse),
+                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, *hashes),
+                _ => ask_for_slots(&self.state.v6, *hashes),
             }
         }
         self.ahead = ahead;
@@ -108,23 +109,17 @@ impl Pipeline {
     where
         State: Tables<A>,
     {
-        let (Ok(packet), Some((hash, reverse))) = (&prepared.packet, &mut prepared.hashes) else { return };
-        let (table, snap): (&FlowTable<A>, _) = (self.state.table(), &*self.snapshot);
-        let key = FlowKey::<A>::of(packet, commit::scope(snap, prepared.port));
-        if key.is_none_or(|key| table.find_hashed(&key, *hash).is_some()) {
+        let (Ok(packet), Some(hash)) = (&prepared.packet, prepared.hash) else { return };
+        let table: &FlowTable<A> = self.state.table();
+        let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
+        if key.is_none_or(|key| table.find_hashed(&key, hash).is_some()) {
             return;
         }
-        let opening = self.ask_stages(packet, prepared.port);
-        if let Ok((first, path)) = &opening
-            && let Some(answers) = commit::expected_reply::<A>(snap, first, path)
-        {
-            *reverse = table.prefetch(&answers);
-        }
-        prepared.opening = Some(opening);
+        prepared.opening = Some(self.ask_stages::<A>(packet, prepared.port, hash));
     }
 }
 
-fn ask_for_slots<A: Address>(table: &FlowTable<A>, forward: u64, reverse: u64) {
+fn ask_for_slots<A: Address>(table: &FlowTable<A>, (forward, reverse): (u64, u64)) {
     table.prefetch_slot(forward);
     table.prefetch_slot(reverse);
 }

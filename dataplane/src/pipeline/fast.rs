@@ -13,7 +13,7 @@ use super::{Output, Pipeline, admit};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
-    flow::{FlowKey, NOWHERE, OpenV4, OpenV6, Tick},
+    flow::{ABSENT, FlowKey, NOWHERE, OpenV4, OpenV6, Tick},
     id::{Generation, PortId},
     snapshot::{GATEWAY_MAC, Hop, MAC_BITS, Row, Snapshot, mac_word},
     stage::commit,
@@ -116,8 +116,8 @@ impl<'a> Run<'a> {
         let misses = move |class: u8| {
             let at = usize::from(class) % MOST;
             match class & FAMILY {
-                V4 => batch.v4.guesses[at] == NOWHERE,
-                V6 => batch.v6.guesses[at] == NOWHERE,
+                V4 => matches!(batch.v4.guesses[at], ABSENT | NOWHERE),
+                V6 => matches!(batch.v6.guesses[at], ABSENT | NOWHERE),
                 _ => true,
             }
         };
@@ -312,7 +312,8 @@ impl World {
         for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
             run.done = n;
             let at = usize::from(*class) % MOST;
-            let Some(open) = table.open(lane.guesses[at], &lane.keys[at]).or_else(|| self.search_v4(lane, at))
+            let open = table.open(lane.guesses[at], &lane.keys[at]);
+            let Some(open) = open.or_else(|| self.search_v4(lane, at))
             else {
                 return Some(frame);
             };
@@ -361,7 +362,8 @@ impl World {
         for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
             run.done = n;
             let at = usize::from(*class) % MOST;
-            let Some(open) = table.open(lane.guesses[at], &lane.keys[at]).or_else(|| self.search_v6(lane, at))
+            let open = table.open(lane.guesses[at], &lane.keys[at]);
+            let Some(open) = open.or_else(|| self.search_v6(lane, at))
             else {
                 return Some(frame);
             };
@@ -417,6 +419,9 @@ impl World {
     #[cold]
     #[inline(never)]
     fn search_v4(&self, lane: &Lane<KeyV4>, at: usize) -> Option<OpenV4<'_>> {
+        if lane.guesses[at] == ABSENT {
+            return None;
+        }
         let place = self.state.v4.place_of(&FlowKey::of_v4(&lane.keys[at]), lane.hashes[at])?;
         self.state.v4.open(place, &lane.keys[at])
     }
@@ -424,6 +429,9 @@ impl World {
     #[cold]
     #[inline(never)]
     fn search_v6(&self, lane: &Lane<KeyV6>, at: usize) -> Option<OpenV6<'_>> {
+        if lane.guesses[at] == ABSENT {
+            return None;
+        }
         let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at])?;
         self.state.v6.open(place, &lane.keys[at])
     }

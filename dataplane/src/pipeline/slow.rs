@@ -73,13 +73,13 @@ impl Pipeline {
     ) where
         State: Tables<A>,
     {
-        let scope = commit::scope(&self.snapshot, arrival.port);
-        let key = FlowKey::<A>::of(&arrival.packet, scope).filter(|_| has_session(&arrival.packet));
+        let (packet, scope) = (arrival.packet, commit::scope(&self.snapshot, arrival.port));
+        let key = || FlowKey::<A>::of(&packet, scope).filter(|_| has_session(&packet));
         for _ in 0..TRIES {
             // What was asked ahead may open the connection, which finds out whether another packet has done so
             // since; but it may not refuse a packet that has a session by now.
             if !matches!(opening, Some(Ok(_)))
-                && let Some(found) = key.as_ref().and_then(|key| self.state.table().find(key))
+                && let Some(found) = key().and_then(|key| self.state.table().find(&key))
             {
                 match self.hit(arrival, &found, now, out) {
                     Some(back) => arrival = back,
@@ -95,8 +95,11 @@ impl Pipeline {
                 opening = None;
                 continue;
             }
-            let asked = opening.take().unwrap_or_else(|| self.ask_stages(&arrival.packet, arrival.port));
-            let committed = asked.and_then(|(first, path)| self.commit(&arrival, &first, &path, now));
+            let asked = opening.take().unwrap_or_else(|| {
+                let hash = key().map_or(0, |key| self.state.table().hash(&key));
+                self.ask_stages::<A>(&arrival.packet, arrival.port, hash)
+            });
+            let committed = asked.and_then(|(first, path, hashes)| self.commit(&first, &path, hashes, now));
             match committed {
                 Ok(Committed::New(found)) => return self.opened(arrival, &found, now, out),
                 Ok(Committed::Lost) => {}
@@ -224,12 +227,15 @@ impl Pipeline {
     }
 
     /// Takes a packet of no session through the stages. Changes nothing.
-    pub(super) fn ask_stages(&self, packet: &Packet, port: PortId) -> Opening {
+    pub(super) fn ask_stages<A: Address>(&self, packet: &Packet, port: PortId, hash: u64) -> Opening
+    where
+        State: Tables<A>,
+    {
         let snap = &*self.snapshot;
-        if let Some(PortRole::Endpoint(from)) = snap.port(port).map(|p| &p.role) {
-            spoof_guard::address(from, packet.src)?;
-        }
         if let Some(reason) = refusal(snap, packet) {
+            if let Some(PortRole::Endpoint(from)) = snap.port(port).map(|p| &p.role) {
+                spoof_guard::address(from, packet.src)?;
+            }
             return Err(reason.into());
         }
         let tuple = Tuple::of(packet);
@@ -246,24 +252,25 @@ impl Pipeline {
         if packet.ip_len() > usize::from(mtu) {
             return Err(DropReason::TooBig.into());
         }
-        Ok((first, path))
+        let answers = commit::expected_reply::<A>(snap, &first, &path);
+        let answers = answers.map_or(0, |key| self.state.table().prefetch(&key));
+        Ok((first, path, (hash, answers)))
     }
 
     /// Makes the session that the stages agreed to.
     fn commit<A: Address>(
         &mut self,
-        arrival: &Arrival,
         first: &First,
         path: &Path,
+        hashes: (u64, u64),
         now: Instant,
     ) -> Result<Committed<A>, Stop>
     where
         State: Tables<A>,
     {
-        debug_assert_eq!(arrival.port, first.ingress);
         let state = &*self.state;
         let tally = state.tallies.intern(commit::tally_key(path));
-        let order = Order { tally, hint: self.hint, now };
+        let order = Order { hashes, tally, hint: self.hint, now };
         let (committed, hint) = commit::commit(state.table(), state, &self.snapshot, first, path, order)?;
         self.hint = hint;
         if let Committed::New(_) = committed {

@@ -65,6 +65,8 @@ pub enum Committed<A> {
 /// What a commit goes by beside the path.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
+    /// The hashes of the opening packet's key, and of the key that answers are expected to have.
+    pub hashes: (u64, u64),
     /// What the session's packets are counted under.
     pub tally: u32,
     /// Where to look for a place for the session first.
@@ -110,9 +112,12 @@ pub fn commit<A: Address>(
         }
         let reply = reply(source, path, tuple.proto);
         let Some((forward, reverse)) = entries::<A>(snap, first.ingress, &tuple, &reply, path) else { break };
+        let expected = attempt == 0 && source.1 == tuple.sport;
+        let answers = if expected { order.hashes.1 } else { table.hash(&reverse.0) };
         let inserted = table.insert_pair(
             (&forward.0, &forward.1, &metas.0),
             (&reverse.0, &reverse.1, &metas.1),
+            (order.hashes.0, answers),
             Tick::of(order.now),
         );
         match inserted {

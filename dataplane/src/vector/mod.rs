@@ -24,6 +24,8 @@ mod avx512;
 mod portable;
 mod prefetch;
 #[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "x86_64")]
+mod sse2;
 mod steps;
 #[cfg(test)]
 #[cfg(not(shuttle))]
@@ -214,9 +216,13 @@ impl Engine {
     }
 }
 
-/// The lanes of a line that hold `tag`, in portable Rust.
+/// The lanes of a line that hold `tag`, for one line at a time.
+#[inline]
 pub fn lanes(line: &Line, tag: u16) -> u32 {
-    portable::lanes(line, tag)
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    return sse2::lanes(line, tag);
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    return portable::lanes(line, tag);
 }
 
 /// Spreads one seed over several (splitmix64).

@@ -84,7 +84,6 @@ mod slices {
 
 mod tags {
     use super::*;
-    use std::sync::atomic::AtomicU64;
 
     fn line(tags: [u16; 32]) -> Line {
         let (words, _) = tags.as_chunks::<4>();

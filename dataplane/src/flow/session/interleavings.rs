@@ -4,7 +4,7 @@ use super::{tests::record, *};
 use crate::sync::{Arc, explore};
 use shuttle::thread;
 
-const ITERATIONS: usize = 6000;
+const ITERATIONS: usize = 4000;
 
 /// Workers take places, keep a record there, and give them back; one looks through all of them.
 fn claim_and_free(capacity: usize, workers: u32) {

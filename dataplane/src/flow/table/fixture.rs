@@ -63,7 +63,8 @@ pub(super) fn insert<A: Address>(
     generation: u32,
 ) -> Result<(EntryId, EntryId), Taken<A>> {
     let (f, r) = (value(forward, generation), value(reverse, generation));
-    table.insert_pair((forward, &f.0, &f.1), (reverse, &r.0, &r.1), Tick(7))
+    let hashes = (table.hash(forward), table.hash(reverse));
+    table.insert_pair((forward, &f.0, &f.1), (reverse, &r.0, &r.1), hashes, Tick(7))
 }
 
 pub(super) fn overflows<A: Address>(table: &FlowTable<A>) -> u32 {
