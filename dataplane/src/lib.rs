@@ -10,12 +10,13 @@
 //!        spoof guard ─ segment ─ DLB ─ DFW ─ router ─ SNAT ─ VIP ─ Tier-0 ─ DFW ─ commit
 //! ```
 //!
-//! Imports run one way: `id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow <- snapshot <- state <- stage
+//! Imports run one way: `sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- state <- stage
 //! <- pipeline <- worker`; `port` uses only `buf`, `id` and `verdict`.
 
 pub mod buf;
 pub mod counters;
 pub mod flow;
+mod handover;
 pub mod id;
 pub mod pages;
 pub mod pipeline;
@@ -24,6 +25,7 @@ pub mod rewrite;
 pub mod snapshot;
 pub mod stage;
 pub mod state;
+mod sync;
 pub mod table;
 pub mod time;
 pub mod trace;

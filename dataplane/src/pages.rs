@@ -8,6 +8,7 @@
     reason = "memory straight from the system, as zeroed and aligned as no collection gives it"
 )]
 
+use crate::sync::AtomicU64;
 use bytemuck::Zeroable;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use std::{
@@ -17,7 +18,6 @@ use std::{
     ops::Deref,
     ptr::{self, NonNull},
     slice,
-    sync::atomic::AtomicU64,
 };
 
 /// A cache line of words that several threads read and write.
@@ -26,7 +26,23 @@ use std::{
 pub struct Line(pub [AtomicU64; 8]);
 
 // SAFETY: zero is a valid word, and eight of them leave no padding.
+#[cfg(not(shuttle))]
 unsafe impl Zeroable for Line {}
+
+/// Lines, all zero at first.
+#[cfg(not(shuttle))]
+pub(crate) type Lines = Pages<Line>;
+#[cfg(shuttle)]
+pub(crate) type Lines = Box<[Line]>;
+
+/// This many lines.
+pub(crate) fn lines(len: usize) -> Lines {
+    #[cfg(not(shuttle))]
+    return Pages::new(len);
+    // Words that are watched are more than their bits.
+    #[cfg(shuttle)]
+    return (0..len).map(|_| Line::default()).collect();
+}
 
 /// The size of a huge page.
 const HUGE: usize = 2 << 20;
@@ -114,6 +130,7 @@ impl<T> fmt::Debug for Pages<T> {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use std::sync::atomic::Ordering;

@@ -10,7 +10,7 @@ use crate::{
     id::{NeighborId, PortId},
     snapshot::Neighbor,
     table::{
-        ports::PortPool,
+        ports::{self, PortPool},
         registry::{Registry, RegistryKey},
     },
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use crate::{
 };
 use std::{
     net::IpAddr,
+    ops::RangeInclusive,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -43,6 +44,9 @@ pub struct Config {
     pub cache: bool,
     /// Which instructions read and hash headers; `None`, or what this processor has not: the best it has.
     pub isa: Option<Isa>,
+    /// Source ports that connections are translated to, of each egress address and protocol. Whoever uses others
+    /// of an egress address for something else leaves them out here.
+    pub nat_ports: RangeInclusive<u16>,
     /// ICMP errors, and resets that refuse a connection, that a worker may send a second.
     pub errors_per_second: u32,
 }
@@ -57,6 +61,7 @@ impl Default for Config {
             seed: 0,
             cache: true,
             isa: None,
+            nat_ports: ports::ALL,
             errors_per_second: 1000,
         }
     }
@@ -112,7 +117,7 @@ impl State {
             engine,
             sessions: Sessions::new(config.sessions),
             epochs,
-            nat: NatPools::default(),
+            nat: NatPools::new(config.nat_ports.clone()),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),
             hints: AtomicU32::default(),
@@ -132,9 +137,10 @@ fn key(address: IpAddr, number: u32) -> RegistryKey {
 }
 
 /// The ports of every egress address in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NatPools {
     pools: Registry<NatPool>,
+    ports: RangeInclusive<u16>,
 }
 
 #[derive(Debug)]
@@ -145,9 +151,13 @@ struct NatPool {
 }
 
 impl NatPools {
+    fn new(ports: RangeInclusive<u16>) -> Self {
+        Self { pools: Registry::default(), ports }
+    }
+
     /// The ports of an address for a protocol.
     pub fn pool(&self, address: IpAddr, proto: Proto) -> &PortPool {
-        let make = || NatPool { address, proto, ports: PortPool::new() };
+        let make = || NatPool { address, proto, ports: PortPool::new(self.ports.clone()) };
         &self.pools.get_or_make(key(address, proto.0.into()), make).ports
     }
 

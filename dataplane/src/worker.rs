@@ -5,13 +5,14 @@
 //! ```
 //!
 //! A worker owns the receivers of its ports and a sender of every port. It never waits: [`Worker::poll`] does
-//! what there is to do and says when it wants to be called again. Snapshots are picked up between batches; the
-//! publisher keeps the ones before until no worker uses them and frees them away from the packet path.
+//! what there is to do and says when it wants to be called again. Snapshots are picked up between batches and never
+//! freed in the packet path (`handover`).
 
 use crate::{
     buf::{Frame, Pool},
     counters::{Counters, WorkerCounters},
     flow::{Session, SessionId, Usage},
+    handover::{Handover, Numbered},
     id::{Generation, PortId},
     pipeline::{Output, Pipeline},
     port::{Opened, Port, Receive, Transmit, Waker},
@@ -27,7 +28,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -54,11 +55,7 @@ struct Shared {
     state: Arc<State>,
     pool: Pool,
     counters: Vec<Arc<WorkerCounters>>,
-    /// The number of the newest snapshot, looked at once a batch.
-    generation: AtomicU32,
-    newest: Mutex<Arc<Snapshot>>,
-    /// Snapshots that a worker may still use.
-    retired: Mutex<Vec<Arc<Snapshot>>>,
+    snapshots: Handover<Snapshot>,
     workers: Vec<WorkerHandle>,
     /// Which worker receives from which port.
     owners: Mutex<Vec<(PortId, usize)>>,
@@ -83,6 +80,12 @@ impl Shared {
                 waker.wake();
             }
         }
+    }
+}
+
+impl Numbered for Snapshot {
+    fn number(&self) -> u32 {
+        self.generation.0
     }
 }
 
@@ -118,9 +121,7 @@ impl Dataplane {
         let shared = Arc::new(Shared {
             pool,
             counters: (0..workers).map(|_| Arc::default()).collect(),
-            generation: AtomicU32::new(0),
-            newest: Mutex::default(),
-            retired: Mutex::default(),
+            snapshots: Handover::default(),
             workers: senders.into_iter().map(handle).collect(),
             owners: Mutex::default(),
             state,
@@ -135,29 +136,23 @@ impl Dataplane {
 
     /// Publishes a snapshot: workers use it from their next batch on. Returns its generation.
     pub fn publish(&self, snapshot: Snapshot) -> Generation {
-        let mut newest = lock(&self.shared.newest);
-        let snapshot = Arc::new(snapshot.succeed(&newest));
-        for hops in snapshot.tier0.routes.iter().map(|(_, hops)| hops) {
-            for hop in hops {
-                // Known before the first packet needs it, so that it has been asked for by then.
-                let _ = self.shared.state.neighbors.intern_routed(hop);
+        let published = self.shared.snapshots.publish(|before| {
+            let snapshot = snapshot.succeed(before);
+            for hops in snapshot.tier0.routes.iter().map(|(_, hops)| hops) {
+                for hop in hops {
+                    // Known before the first packet needs it, so that it has been asked for by then.
+                    let _ = self.shared.state.neighbors.intern_routed(hop);
+                }
             }
-        }
-        let generation = snapshot.generation;
-        let before = std::mem::replace(&mut *newest, snapshot);
-        self.shared.generation.store(generation.0, Ordering::Release);
-        drop(newest);
-        let mut retired = lock(&self.shared.retired);
-        retired.push(before);
-        retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        drop(retired);
+            snapshot
+        });
         self.shared.wake_all();
-        generation
+        published.generation
     }
 
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        lock(&self.shared.newest).clone()
+        self.shared.snapshots.newest()
     }
 
     /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
@@ -260,7 +255,7 @@ impl Dataplane {
 
 impl fmt::Debug for Dataplane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let generation = Generation(self.shared.generation.load(Ordering::Relaxed));
+        let generation = Generation(self.shared.snapshots.number());
         write!(f, "Dataplane({} workers, {generation:?})", self.shared.workers.len())
     }
 }
@@ -383,9 +378,8 @@ impl Worker {
     }
 
     fn take_snapshot(&mut self) {
-        let newest = self.shared.generation.load(Ordering::Acquire);
-        if newest != self.pipeline.snapshot().generation.0 {
-            self.pipeline.set_snapshot(lock(&self.shared.newest).clone());
+        if let Some(snapshot) = self.shared.snapshots.other_than(self.pipeline.snapshot().number()) {
+            self.pipeline.set_snapshot(snapshot);
         }
     }
 

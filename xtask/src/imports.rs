@@ -1,7 +1,7 @@
 //! The rule that imports run one way, checked on the source text.
 //!
 //! ```text
-//!   dataplane:  id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow <- snapshot <- state <- stage <- pipeline <- worker
+//!   dataplane:  sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- state <- stage <- pipeline <- worker
 //!               port uses only buf, id and verdict; counters and trace stand beside the order
 //!   packages:   dataplane <- drivers control <- supernet <- lab; testkit in tests only
 //! ```
@@ -17,12 +17,12 @@ use std::{
 
 /// Modules of the dataplane, lowest first. A module may import its own row and the rows before it.
 const ORDER: [&[&str]; 11] = [
-    &["id", "time", "pages"],
+    &["sync", "id", "time", "pages"],
     &["buf"],
     &["wire"],
     &["vector"],
     &["table", "rewrite", "verdict"],
-    &["flow"],
+    &["flow", "handover"],
     &["snapshot"],
     &["state"],
     &["stage"],

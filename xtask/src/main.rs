@@ -1,4 +1,5 @@
-//! Chores of this repository: `cargo xtask test`, `cargo xtask imports`, `cargo xtask instructions [--accept]`,
+//! Chores of this repository: `cargo xtask test`, `cargo xtask imports`, `cargo xtask interleavings`,
+//! `cargo xtask instructions [--accept]`,
 //! `cargo xtask fuzz TARGET [SECONDS]`.
 //!
 //! No dependencies, so that it builds in a second on a fresh machine.
@@ -20,6 +21,7 @@ cargo xtask test                     install what the tests need, then run every
 cargo xtask imports                  check that modules import one way only
 cargo xtask instructions             count instructions, and compare with benches/instructions.toml
 cargo xtask instructions --accept    count instructions, and write that file
+cargo xtask interleavings            run threads of the tables in many orders
 cargo xtask fuzz TARGET [SECONDS]    fuzz one target, 60 seconds unless told otherwise
 ";
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["imports"] => matches!(check_imports(), Outcome::Passed),
         ["instructions"] => alone(instructions::check()),
         ["instructions", "--accept"] => alone(instructions::accept()),
+        ["interleavings"] => matches!(interleavings(), Outcome::Passed),
         ["fuzz", target] => fuzz(target, "60"),
         ["fuzz", target, seconds] if seconds.parse::<u32>().is_ok() => fuzz(target, seconds),
         ["help" | "--help" | "-h"] => {
@@ -64,6 +67,7 @@ fn test() -> bool {
             cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"])
         }
     });
+    steps.run("interleavings", interleavings);
     steps.run("network policy corpus", || cargo(&["test", "--test", "netpol_corpus", "--", "--nocapture"]));
     steps.run("doc tests", || cargo(&["test", "--workspace", "--no-fail-fast", "--doc"]));
     steps.run("fuzz targets build", || cargo(&["check", "--manifest-path", "fuzz/Cargo.toml", "--bins"]));
@@ -103,6 +107,15 @@ fn check_imports() -> Outcome {
         }
         Err(e) => Outcome::Failed(e),
     }
+}
+
+/// Runs the tests whose threads shuttle schedules.
+fn interleavings() -> Outcome {
+    // What is compiled with other flags goes elsewhere, so that neither build undoes the other.
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let test = ["test", "--package", "supernet-dataplane", "--lib", "interleavings"];
+    let target = target.join("shuttle");
+    cargo_with(&test, &[("RUSTFLAGS", OsStr::new("--cfg shuttle")), ("CARGO_TARGET_DIR", target.as_os_str())])
 }
 
 fn fuzz(target: &str, seconds: &str) -> bool {

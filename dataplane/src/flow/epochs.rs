@@ -4,8 +4,8 @@
 //! unlinked in epoch *e* is unreachable once every worker has seen *e* or rests: what it read before the
 //! unlinking it has let go of.
 
+use crate::sync::{AtomicU64, Ordering, fence};
 use crossbeam::utils::CachePadded;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The epoch, and how far each worker has seen it.
 #[derive(Debug)]
@@ -14,7 +14,11 @@ pub struct Epochs {
     seen: Box<[CachePadded<AtomicU64>]>,
 }
 
-const RESTING: u64 = u64::MAX;
+/// No worker ever sees this epoch.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// Past every epoch there is.
+const RESTING: u64 = NEVER - 1;
 
 impl Epochs {
     /// For this many workers, all resting.
@@ -49,6 +53,7 @@ impl Epochs {
 }
 
 #[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
 

@@ -13,17 +13,12 @@ use super::{Direction, EntryId, Track};
 use crate::{
     id::{Generation, IdentityId, PortId, RuleId, ServerId},
     rewrite::Tuple,
+    sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock},
     time::Instant,
     verdict::DropReason,
 };
 use crossbeam::utils::CachePadded;
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::net::{IpAddr, SocketAddr};
 
 /// A session's place. At most 2^28 of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -342,10 +337,9 @@ fn add(left: &AtomicU32, n: u32) {
     left.store(left.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
-/// Every change of the records is complete before it can panic.
-fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
-    records.lock().unwrap_or_else(PoisonError::into_inner)
-}
+#[cfg(test)]
+#[cfg(shuttle)]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {
@@ -353,7 +347,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn record(n: u32) -> Record {
+    pub(super) fn record(n: u32) -> Record {
         let denials = [None, Some(Denial::Egress), Some(Denial::Ingress), Some(Denial::NoRoute)];
         Record {
             entries: (EntryId(n), EntryId(!n)),

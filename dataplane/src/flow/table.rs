@@ -20,35 +20,30 @@
 //!
 //! An IPv4 entry is one cache line, an IPv6 entry two. Memory is taken from the system as it is touched.
 
-use super::{Epochs, FlowKey, SessionId, key::ports_from, key::ports_word};
+use super::{Epochs, FlowKey, SessionId, epochs::NEVER, key::ports_from, key::ports_word};
 use crate::{
     id::Generation,
-    pages::{Line, Pages},
+    pages::{Line, Lines, lines},
     rewrite::Rewrite,
+    sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, fence, lock, spin_loop},
     time::{Duration, Instant},
     vector::{self, Engine, KeyV4, KeyV6, LANES},
     wire::{Address, checksum::Delta},
 };
 use crossbeam::utils::CachePadded;
-use std::{
-    marker::PhantomData,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
-    },
-};
+use std::marker::PhantomData;
 
 const FREE: u16 = 0;
 const DEAD: u16 = 0xffff;
 const CLAIMED: u16 = 0xfffe;
 
 /// Buckets there are at least.
-const BUCKETS: usize = 8;
+const BUCKETS: usize = if cfg!(shuttle) { 3 } else { 8 };
 
 /// Buckets on the way of a key at most: its first, its second, and those after the second.
 const PROBES: usize = 64;
 
-const STRIPES: usize = 256;
+const STRIPES: usize = if cfg!(shuttle) { 4 } else { 256 };
 
 /// Entries for a hundred lanes.
 const LOAD: usize = 85;
@@ -148,8 +143,8 @@ pub const ABSENT: u32 = u32::MAX - 1;
 pub struct FlowTable<A> {
     engine: Engine,
     buckets: usize,
-    tags: Pages<Line>,
-    entries: Pages<Line>,
+    tags: Lines,
+    entries: Lines,
     stripes: Box<[CachePadded<Stripe>]>,
     epochs: Arc<Epochs>,
     family: PhantomData<A>,
@@ -319,8 +314,8 @@ impl<A: Address> FlowTable<A> {
         Self {
             engine,
             buckets,
-            tags: Pages::new(buckets),
-            entries: Pages::new(buckets * LANES * Self::ENTRY_LINES),
+            tags: lines(buckets),
+            entries: lines(buckets * LANES * Self::ENTRY_LINES),
             stripes: (0..STRIPES).map(|_| CachePadded::default()).collect(),
             epochs,
             family: PhantomData,
@@ -542,7 +537,7 @@ impl<A: Address> FlowTable<A> {
         entry(Self::LINK).store(link | VERSION_ONE, Ordering::Relaxed);
         fence(Ordering::Release);
         // In no epoch at all until the entry is unlinked.
-        entry(0).store(u64::MAX, Ordering::Release);
+        entry(0).store(NEVER, Ordering::Release);
         self.set_lane(at, DEAD);
         self.count_passed(hash, at, -1);
     }
@@ -671,7 +666,7 @@ impl<A: Address> FlowTable<A> {
                 if matches!((tag >> (at % LANES % 4 * 16)) as u16, DEAD | CLAIMED | FREE) {
                     return None;
                 }
-                std::hint::spin_loop();
+                spin_loop();
                 continue;
             }
             let same = (0..FlowKey::<A>::WORDS).all(|n| entry(n).load(Ordering::Relaxed) == key.words()[n]);
@@ -780,7 +775,7 @@ impl<A: Address> FlowTable<A> {
         let stripe = |hash| self.first_bucket(hash) % STRIPES;
         let (a, b) = (stripe(hashes.0), stripe(hashes.1));
         // Always the lower first, so that two inserts never wait for each other.
-        let lock = |n: usize| self.stripes[n].lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = |n: usize| lock(&self.stripes[n].lock);
         let first = lock(a.min(b));
         (first, (a != b).then(|| lock(a.max(b))))
     }
@@ -887,4 +882,10 @@ fn set_lane(line: &Line, lane: usize, change: impl Fn(u16) -> Option<u16>) -> bo
 }
 
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
+#[cfg(shuttle)]
+mod interleavings;
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests;

@@ -13,11 +13,16 @@
 use crossbeam::utils::CachePadded;
 use std::{
     fmt,
+    ops::RangeInclusive,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 /// The first port that is handed out; those below are for well-known services (RFC 6056, 3.2).
 pub const FIRST: u16 = 1024;
+
+/// The ports that are handed out.
+pub const ALL: RangeInclusive<u16> = FIRST..=u16::MAX;
+
 const WORDS: usize = 64;
 const BLOCK: usize = WORDS * 64;
 const BLOCKS: usize = (u16::MAX as usize + 1) / BLOCK;
@@ -25,6 +30,8 @@ const BLOCKS: usize = (u16::MAX as usize + 1) / BLOCK;
 /// The ports of one address and protocol, shared by all workers.
 pub struct PortPool {
     blocks: [CachePadded<Block>; BLOCKS],
+    /// Ports there are, free or not.
+    all: u32,
 }
 
 /// A sixteenth of the ports.
@@ -36,22 +43,21 @@ struct Block {
     free: [AtomicU64; WORDS],
 }
 
-impl Default for PortPool {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl PortPool {
-    /// All ports from [`FIRST`] on are free.
-    pub fn new() -> Self {
+    /// These ports are free, and no others are handed out; [`ALL`] of them unless there is a reason.
+    pub fn new(ports: RangeInclusive<u16>) -> Self {
+        let (first, last) = (usize::from(*ports.start()), usize::from(*ports.end()));
+        // Bits of a word from `from` on.
+        let above =
+            |from: usize, at: usize| u64::MAX.checked_shl(from.saturating_sub(at) as u32).unwrap_or(0);
         let block = |b: usize| {
-            let reserved = |w: usize| b * BLOCK + w * 64 < usize::from(FIRST);
-            let free = std::array::from_fn(|w| AtomicU64::new(if reserved(w) { 0 } else { u64::MAX }));
-            let some = (0..WORDS).filter(|w| !reserved(*w)).fold(0, |some, w| some | 1 << w);
+            let at = |w: usize| b * BLOCK + w * 64;
+            let bits = |w: usize| above(first, at(w)) & !above(last + 1, at(w));
+            let some = (0..WORDS).filter(|w| bits(*w) != 0).fold(0, |some, w| some | 1 << w);
+            let free = std::array::from_fn(|w| AtomicU64::new(bits(w)));
             CachePadded::new(Block { some: AtomicU64::new(some), free })
         };
-        Self { blocks: std::array::from_fn(block) }
+        Self { blocks: std::array::from_fn(block), all: ports.count() as u32 }
     }
 
     /// Claims `wanted` if it is free, else any free port; `None` when all are in use.
@@ -111,7 +117,7 @@ impl PortPool {
 
     /// Ports that are in use.
     pub fn used(&self) -> u32 {
-        65_536 - u32::from(FIRST) - self.free()
+        self.all - self.free()
     }
 }
 
@@ -215,7 +221,7 @@ mod tests {
 
     #[test]
     fn every_port_once_then_none_then_again() {
-        let pool = PortPool::new();
+        let pool = PortPool::new(ALL);
         let mut claims: Vec<PortClaim<'_>> = (0..PORTS).map(|n| pool.claim(n as u16).unwrap()).collect();
         let mut ports: Vec<u16> = claims.iter().map(PortClaim::port).collect();
         ports.sort_unstable();
@@ -236,7 +242,7 @@ mod tests {
             |n| (n as u32).wrapping_mul(2_654_435_761) as u16, // scattered
         ];
         for (order, wanted) in orders.into_iter().enumerate() {
-            let pool = PortPool::new();
+            let pool = PortPool::new(ALL);
             let mut claims = Vec::new();
             let mut all = Vec::new();
             for n in 0..PORTS {
@@ -254,7 +260,7 @@ mod tests {
 
     #[test]
     fn workers_share_every_port() {
-        let pool = PortPool::new();
+        let pool = PortPool::new(ALL);
         let held: Vec<PortClaim<'_>> = std::thread::scope(|s| {
             let worker = |w: u16| {
                 let pool = &pool;
@@ -287,8 +293,21 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_pool_of_some_ports_hands_out_those_and_no_others(start: u16, count in 0..200u16, wanted: u16) {
+            let ports = start..=start.saturating_add(count);
+            let pool = PortPool::new(ports.clone());
+            let held: Vec<PortClaim<'_>> = std::iter::from_fn(|| pool.claim(wanted)).collect();
+            prop_assert!(!ports.contains(&wanted) || held[0].port() == wanted);
+            let got: BTreeSet<u16> = held.iter().map(PortClaim::port).collect();
+            prop_assert_eq!(got, ports.collect::<BTreeSet<_>>());
+            prop_assert_eq!((pool.used() as usize, pool.free()), (held.len(), 0));
+            drop(held);
+            prop_assert_eq!(pool.used(), 0);
+        }
+
+        #[test]
         fn agrees_with_a_set(ops in prop::collection::vec((any::<bool>(), any::<u16>()), 1..400)) {
-            let pool = PortPool::new();
+            let pool = PortPool::new(ALL);
             let mut held: BTreeMap<u16, PortClaim<'_>> = BTreeMap::new();
             for (claim, port) in ops {
                 if claim {

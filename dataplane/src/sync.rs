@@ -1,0 +1,49 @@
+//! Atomics, fences and locks of what threads share without one lock around it all: the flow tables, the sessions
+//! and the hand-over of snapshots.
+//!
+//! They are the standard library's. Under `--cfg shuttle` they are those of [shuttle](https://docs.rs/shuttle),
+//! which runs threads one step at a time in an order of its choice, so that tests can go through orders which no
+//! machine would ever show. Shuttle takes every access as sequentially consistent: what a weaker ordering allows
+//! beyond that, it does not find.
+
+#[cfg(not(shuttle))]
+pub(crate) use std::{
+    hint::spin_loop,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, fence},
+    },
+};
+
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    hint::spin_loop,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, fence},
+    },
+};
+
+pub(crate) use std::sync::{Arc, PoisonError, atomic::Ordering};
+
+/// Runs threads in many orders: half of the iterations in random ones, half with few changes of thread at
+/// places that are chosen at random (probabilistic concurrency testing). What fails is printed with its schedule
+/// and seed.
+#[cfg(test)]
+#[cfg(shuttle)]
+pub(crate) fn explore(iterations: usize, threads: impl Fn() + Send + Sync + Copy + 'static) {
+    use shuttle::{Config, FailurePersistence, Runner, scheduler::*};
+    let mut config = Config::new();
+    config.stack_size = 1 << 18;
+    config.failure_persistence = FailurePersistence::Print;
+    config.silence_warnings = true;
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    eprintln!("seed {seed}; another is taken from SHUTTLE_RANDOM_SEED");
+    Runner::new(RandomScheduler::new_from_seed(seed, iterations / 2), config.clone()).run(threads);
+    Runner::new(PctScheduler::new_from_seed(seed, 4, iterations / 2), config).run(threads);
+}
+
+/// Locks what no panic leaves half changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
