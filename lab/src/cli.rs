@@ -355,7 +355,8 @@ pub(crate) enum Row {
     NewConnections,
     /// One packet of a hundred opens a connection, the others hit
     NewSparse,
-    /// One packet of a hundred, and of ten, opens a connection, and as many time out
+    /// One packet of a hundred, and of ten, opens a connection, and as many time out; with and without a pod
+    /// that comes or goes every 100 ms
     Churn,
     /// A pod that nobody talks to comes or goes every 100 ms while packets hit
     Publication,

@@ -99,15 +99,22 @@ impl<A: Address> FlowKey<A> {
     /// The tuple of packets with this key; echo replies of their family's ICMP.
     pub fn tuple(&self) -> Tuple {
         let w = &self.words;
-        let (src, dst, origin, ports) = if A::LEN == 4 {
-            (A::from_wire([w[0] >> 32, 0]), A::from_wire([w[1] & 0xffff_ffff, 0]), w[0], w[1] >> 32)
+        let (src, dst, ports) = if A::LEN == 4 {
+            (A::from_wire([w[0] >> 32, 0]), A::from_wire([w[1] & 0xffff_ffff, 0]), w[1] >> 32)
         } else {
-            (A::from_wire([w[0], w[1]]), A::from_wire([w[2], w[3]]), w[4], w[4] >> 32)
+            (A::from_wire([w[0], w[1]]), A::from_wire([w[2], w[3]]), w[4] >> 32)
         };
-        let icmp = if A::LEN == 4 { Proto::ICMP } else { Proto::ICMPV6 };
-        let proto = if origin as u8 == ECHO_REPLY { icmp } else { Proto(origin as u8) };
         let (sport, dport) = ports_from(ports);
-        Tuple { src: src.ip(), dst: dst.ip(), proto, sport, dport }
+        Tuple { src: src.ip(), dst: dst.ip(), proto: self.proto(), sport, dport }
+    }
+
+    /// The protocol of packets with this key; echo replies are of their family's ICMP.
+    pub fn proto(&self) -> Proto {
+        let icmp = if A::LEN == 4 { Proto::ICMP } else { Proto::ICMPV6 };
+        match if A::LEN == 4 { self.words[0] } else { self.words[4] } as u8 {
+            ECHO_REPLY => icmp,
+            proto => Proto(proto),
+        }
     }
 
     /// Where packets with this key come in.

@@ -403,7 +403,7 @@ pub fn sweep<A: Address>(
     passed: &Passed<A>,
     now: Instant,
 ) {
-    let proto = passed.key.tuple().proto;
+    let proto = passed.key.proto();
     let silent = passed.last.until(Tick::of(now)) > state.config.timeouts.least();
     let mut stale = passed.meta.generation < snap.generation && proto != Proto::TCP;
     if stale && state.config.cache && !passed.meta.denied {

@@ -259,7 +259,10 @@ fn measure(machine: &Machine, case: &Case, figures: Option<Figures>) -> Result<R
                     load.add_fresh(lane)?;
                     let mix =
                         Mix { apart, fresh, buckets: load.buckets(), sweep_timed: row == cli::Row::Churn };
-                    measure::mixed(machine, lane, mix, time)?
+                    match row {
+                        cli::Row::Churn => measure::churn(machine, &load, lane, mix, time)?,
+                        _ => measure::mixed(machine, lane, mix, time)?,
+                    }
                 }
                 (_, lanes) => measure::established(machine, lanes, Work::Forward, time)?,
             }

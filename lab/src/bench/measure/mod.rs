@@ -18,7 +18,7 @@ mod publication;
 pub(super) use hits::{Work, established};
 pub(super) use new::{Mix, mixed, new_connections};
 pub(super) use ports::ring_to_ring;
-pub(super) use publication::publication;
+pub(super) use publication::{churn, publication};
 
 use super::{
     NotMeasured, alloc, clock,

@@ -4,6 +4,7 @@ use super::{
     Clock, Duration, Histogram, Lane, Machine, Measured, NotMeasured, Part, RING, RINGS, Sample, alloc, at,
     clock, difference,
     hits::{Work, ring},
+    new::{Mix, mixed},
     on_threads, quantiles, refills, sum_up,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,26 +22,8 @@ pub(in crate::bench) fn publication(
 ) -> Result<Measured, NotMeasured> {
     let news = load.follow(lane);
     let time = (time / 2).max(5 * PUBLISH_EVERY);
-    let over = AtomicBool::new(false);
-    let publish = || {
-        machine.pin(1);
-        let mut published = 0;
-        while !over.load(Ordering::Relaxed) {
-            load.publish(published % 2 == 0, &news)?;
-            published += 1;
-            std::thread::sleep(PUBLISH_EVERY);
-        }
-        Ok::<u64, NotMeasured>(published)
-    };
-    let (quiet, busy, published) = std::thread::scope(|scope| {
-        let quiet = batches(machine, lane, time);
-        let publisher = scope.spawn(publish);
-        let busy = batches(machine, lane, time);
-        over.store(true, Ordering::Relaxed);
-        (quiet, busy, publisher.join())
-    });
-    // A thread that panicked has said so.
-    let published = published.unwrap_or(Ok(0))?;
+    let quiet = batches(machine, lane, time);
+    let (busy, published) = while_publishing(machine, load, &news, || batches(machine, lane, time))?;
     let Some((part, in_batches)) = busy else {
         return Err(NotMeasured::NotHits { packets: 0, hits: 0, dropped: 0 });
     };
@@ -58,6 +41,50 @@ pub(in crate::bench) fn publication(
         publications: Some(published),
         ..measured
     })
+}
+
+/// Measures packets of open connections with new ones among them while others time out, and the same while a
+/// snapshot is published now and then.
+pub(in crate::bench) fn churn(
+    machine: &Machine,
+    load: &Load,
+    lane: &mut Lane,
+    mix: Mix,
+    time: Duration,
+) -> Result<Measured, NotMeasured> {
+    let news = load.follow(lane);
+    let time = (time / 2).max(5 * PUBLISH_EVERY);
+    let quiet = mixed(machine, lane, mix, time)?;
+    let (busy, published) = while_publishing(machine, load, &news, || mixed(machine, lane, mix, time))?;
+    Ok(Measured { quiet_batch_ns: quiet.batch_ns, publications: Some(published), ..busy? })
+}
+
+/// Does some work while another thread publishes. Returns how often that was.
+fn while_publishing<T>(
+    machine: &Machine,
+    load: &Load,
+    news: &AtomicBool,
+    work: impl FnOnce() -> T,
+) -> Result<(T, u64), NotMeasured> {
+    let over = AtomicBool::new(false);
+    let publish = || {
+        machine.pin(1);
+        let mut published = 0;
+        while !over.load(Ordering::Relaxed) {
+            load.publish(published % 2 == 0, news)?;
+            published += 1;
+            std::thread::sleep(PUBLISH_EVERY);
+        }
+        Ok::<u64, NotMeasured>(published)
+    };
+    let (done, published) = std::thread::scope(|scope| {
+        let publisher = scope.spawn(publish);
+        let done = work();
+        over.store(true, Ordering::Relaxed);
+        (done, publisher.join())
+    });
+    // A thread that panicked has said so.
+    Ok((done, published.unwrap_or(Ok(0))?))
 }
 
 /// Runs hits batch by batch for some time.
