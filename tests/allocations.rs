@@ -9,8 +9,10 @@ use std::{
 use supernet_dataplane::{
     id::PortId,
     port::memory::{MemoryGuest, memory},
-    snapshot::ServerKind,
-    state::Config,
+    rewrite::Tuple,
+    snapshot::{GATEWAY_MAC, ServerKind, Snapshot},
+    stage::{self, First, Next, Source},
+    state::{Config, State},
     time::{Duration, Instant},
     wire::{Proto, tcp_flags::*},
     worker::{BATCH, Dataplane, Worker},
@@ -160,4 +162,39 @@ fn a_hit_neither_allocates_nor_frees() {
     assert_eq!(net.dataplane.counters().hits, hits + (ROUNDS * BATCH) as u64, "nothing but hits");
     assert_eq!(calls, (0, 0), "allocations and frees in {delivered} hits");
     assert!(net.dataplane.counters().conserved());
+}
+
+#[test]
+fn deciding_on_a_connection_neither_allocates_nor_frees() {
+    let vips = full_chain()
+        .server(ServerKind::Server, "192.168.80.10:80", Proto::TCP, &["10.0.0.2:8080"])
+        .server(ServerKind::Server, "[fd00:80::10]:80", Proto::TCP, &["[fd00:0:0:1::2]:8080"]);
+    let snapshot = vips.build().succeed(&Snapshot::default());
+    let state = State::new(Config { sessions: 64, ..Config::default() });
+    let first = |ingress, src: &str, dst: &str| {
+        let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+        let tuple = Tuple { src, dst, proto: Proto::TCP, sport: 4000, dport: 80 };
+        let (ttl, hash) = (64, tuple.flow_hash(1));
+        First { ingress: PortId(ingress), tuple, ttl, dst_mac: GATEWAY_MAC, hash, echo: false }
+    };
+    let firsts = [
+        first(0, "10.0.0.2", "10.96.0.10"),
+        first(0, "fd00:0:0:1::2", "fd00:96::10"),
+        first(1, "203.0.113.9", "192.168.80.10"),
+        first(2, "2001:db8::9", "fd00:80::10"),
+    ];
+    let decide = || {
+        for first in &firsts {
+            let path = stage::walk(&snapshot, first, None, &mut ()).unwrap();
+            if let Source::Egress(address) = path.source {
+                drop(state.nat.pool(address, first.tuple.proto).claim(first.tuple.sport).unwrap());
+            }
+            if let Next::Neighbor(neighbor) = path.out {
+                state.neighbors.intern(&neighbor).unwrap();
+            }
+        }
+    };
+    // Pools and next hops are made once.
+    assert_ne!(calls_of(decide), (0, 0), "the pools");
+    assert_eq!(calls_of(|| (0..ROUNDS).for_each(|_| decide())), (0, 0));
 }

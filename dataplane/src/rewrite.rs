@@ -98,7 +98,11 @@ impl<A: Address> Rewrite<A> {
             sport: to.sport,
             dport: to.dport,
             l3: Delta::of_sums(before + (u64::from(hops) << 8), addresses + 1, after),
-            l4: Delta::of_sums(covered * before + ports(from), covered * addresses + 2, covered * after + ports(to)),
+            l4: Delta::of_sums(
+                covered * before + ports(from),
+                covered * addresses + 2,
+                covered * after + ports(to),
+            ),
         })
     }
 

@@ -126,7 +126,7 @@ impl Pair {
 }
 
 /// Bytes of headers behind Ethernet.
-fn headers(probe: &Probe) -> usize {
+pub(crate) fn headers(probe: &Probe) -> usize {
     let ip = if probe.src.is_ipv4() { 20 } else { 40 };
     ip + match probe.proto {
         Proto::TCP => 20,

@@ -1,14 +1,16 @@
 //! Chores of this repository: `cargo xtask test`, `cargo xtask imports`, `cargo xtask interleavings`,
+//! `cargo xtask instructions [--accept]`,
 //! `cargo xtask fuzz TARGET [SECONDS]`.
 //!
 //! No dependencies, so that it builds in a second on a fresh machine.
 
 mod imports;
+mod instructions;
 mod packages;
 mod steps;
 
 use std::{
-    ffi::OsString,
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -17,6 +19,8 @@ use steps::{Outcome, Steps};
 const USAGE: &str = "\
 cargo xtask test                     install what the tests need, then run every check there is
 cargo xtask imports                  check that modules import one way only
+cargo xtask instructions             count instructions, and compare with benches/instructions.toml
+cargo xtask instructions --accept    count instructions, and write that file
 cargo xtask interleavings            run threads of the tables in many orders
 cargo xtask fuzz TARGET [SECONDS]    fuzz one target, 60 seconds unless told otherwise
 ";
@@ -27,6 +31,8 @@ fn main() -> ExitCode {
     let good = match words[..] {
         ["test"] => test(),
         ["imports"] => matches!(check_imports(), Outcome::Passed),
+        ["instructions"] => alone(instructions::check()),
+        ["instructions", "--accept"] => alone(instructions::accept()),
         ["interleavings"] => matches!(interleavings(), Outcome::Passed),
         ["fuzz", target] => fuzz(target, "60"),
         ["fuzz", target, seconds] if seconds.parse::<u32>().is_ok() => fuzz(target, seconds),
@@ -65,6 +71,7 @@ fn test() -> bool {
     steps.run("network policy corpus", || cargo(&["test", "--test", "netpol_corpus", "--", "--nocapture"]));
     steps.run("doc tests", || cargo(&["test", "--workspace", "--no-fail-fast", "--doc"]));
     steps.run("fuzz targets build", || cargo(&["check", "--manifest-path", "fuzz/Cargo.toml", "--bins"]));
+    steps.run("instruction counts", instructions::check);
     steps.run("licences, bans, sources", || {
         if has_cargo("deny") {
             cargo(&["deny", "check", "licenses", "bans", "sources"])
@@ -73,6 +80,17 @@ fn test() -> bool {
         }
     });
     steps.sum_up()
+}
+
+/// Whether a step that was run by itself went well; says what did not.
+fn alone(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Passed => true,
+        Outcome::Failed(why) | Outcome::Skipped(why) => {
+            eprintln!("{why}");
+            false
+        }
+    }
 }
 
 fn check_imports() -> Outcome {
@@ -96,8 +114,8 @@ fn interleavings() -> Outcome {
     // What is compiled with other flags goes elsewhere, so that neither build undoes the other.
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let test = ["test", "--package", "supernet-dataplane", "--lib", "interleavings"];
-    let flags = [("RUSTFLAGS", "--cfg shuttle".into()), ("CARGO_TARGET_DIR", target.join("shuttle").into())];
-    cargo_with(&test, &flags)
+    let target = target.join("shuttle");
+    cargo_with(&test, &[("RUSTFLAGS", OsStr::new("--cfg shuttle")), ("CARGO_TARGET_DIR", target.as_os_str())])
 }
 
 fn fuzz(target: &str, seconds: &str) -> bool {
@@ -117,12 +135,12 @@ fn cargo(args: &[&str]) -> Outcome {
     cargo_with(args, &[])
 }
 
-/// The same with more variables in its environment.
-fn cargo_with(args: &[&str], variables: &[(&str, OsString)]) -> Outcome {
+/// The same, with more variables in its environment.
+fn cargo_with(args: &[&str], variables: &[(&str, &OsStr)]) -> Outcome {
     println!("$ cargo {}", args.join(" "));
     // The one that runs this, so that a toolchain chosen by the user stays chosen.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    match Command::new(cargo).args(args).envs(variables.iter().cloned()).current_dir(root()).status() {
+    match Command::new(cargo).args(args).envs(variables.iter().copied()).current_dir(root()).status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(status) => Outcome::Failed(status.to_string()),
         Err(e) => Outcome::Failed(format!("can't run cargo: {e}")),

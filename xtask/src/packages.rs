@@ -27,10 +27,22 @@ pub(crate) fn install() -> Outcome {
         println!("all there: {}", programs.join(", "));
         return Outcome::Passed;
     }
+    match install_all(&missing) {
+        Ok(()) => Outcome::Passed,
+        Err(why) => Outcome::Failed(why),
+    }
+}
+
+/// Installs a program with the package that has it, unless it is there. An `Err` says why it could not be.
+pub(crate) fn install_one(program: &str, package: &str) -> Result<(), String> {
+    if find(program).is_some() { Ok(()) } else { install_all(&[(program, package)]) }
+}
+
+fn install_all(missing: &[(&str, &str)]) -> Result<(), String> {
     let programs: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
     let names: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
     if find("apt-get").is_none() {
-        return Outcome::Failed(format!(
+        return Err(format!(
             "{} missing, and this system has no apt-get: install what Debian calls {}",
             programs.join(", "),
             names.join(", ")
@@ -42,12 +54,10 @@ pub(crate) fn install() -> Outcome {
     let args = [&["install", "-qq", "-y", "--no-install-recommends"], &names[..]].concat();
     match apt_get(&args) {
         Outcome::Passed => match missing.iter().find(|(program, _)| find(program).is_none()) {
-            None => Outcome::Passed,
-            Some((program, package)) => {
-                Outcome::Failed(format!("{package} is installed, but has no {program}"))
-            }
+            None => Ok(()),
+            Some((program, package)) => Err(format!("{package} is installed, but has no {program}")),
         },
-        other => other,
+        Outcome::Failed(why) | Outcome::Skipped(why) => Err(why),
     }
 }
 

@@ -140,7 +140,6 @@ pub(super) fn ports_from(word: u64) -> (u16, u16) {
     ((word as u16).swap_bytes(), ((word >> 16) as u16).swap_bytes())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -265,7 +265,7 @@ impl Sessions {
             } else {
                 return None;
             };
-            stripe.left.fetch_sub(1, Ordering::Relaxed);
+            add(&stripe.left, u32::MAX);
             let id = SessionId(index * count as u32 + at as u32);
             Some(Place { records, left: &stripe.left, index: index as usize, id })
         })
@@ -327,9 +327,14 @@ impl Place<'_> {
             *words = Words::default();
             words[1] = next;
             self.records.free = self.index as u32 + 1;
-            self.left.fetch_add(1, Ordering::Relaxed);
+            add(self.left, 1);
         }
     }
+}
+
+/// Adds under the stripe's lock, so that nobody else writes.
+fn add(left: &AtomicU32, n: u32) {
+    left.store(left.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -153,8 +153,9 @@ pub struct FlowTable<A> {
 #[derive(Default)]
 struct Stripe {
     lock: Mutex<()>,
-    /// Connections whose forward key's first bucket is of this stripe.
-    pairs: AtomicUsize,
+    /// Connections that came and that went whose forward key's first bucket is of this stripe.
+    inserted: AtomicUsize,
+    removed: AtomicUsize,
 }
 
 /// An entry opened for a packet of its key.
@@ -323,8 +324,12 @@ impl<A: Address> FlowTable<A> {
 
     /// Entries in use.
     pub fn live(&self) -> usize {
-        let count = |stripe: &CachePadded<Stripe>| stripe.pairs.load(Ordering::Relaxed);
-        2 * self.stripes.iter().map(count).fold(0, usize::wrapping_add)
+        // What went is read first, so that nothing is counted as gone that is not counted as come.
+        let sum = |of: fn(&Stripe) -> &AtomicUsize| {
+            self.stripes.iter().map(|s| of(s).load(Ordering::Relaxed)).fold(0, usize::wrapping_add)
+        };
+        let removed = sum(|s| &s.removed);
+        2 * sum(|s| &s.inserted).wrapping_sub(removed)
     }
 
     /// Bytes of memory the table may come to use.
@@ -417,20 +422,36 @@ impl<A: Address> FlowTable<A> {
     }
 
     fn look_up(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
-        for bucket in self.way(hash) {
-            let line = &self.tags[bucket];
-            let mut lanes = vector::lanes(line, tag_of(hash));
-            while lanes != 0 {
-                let lane = lanes.trailing_zeros() as usize;
-                lanes &= lanes - 1;
-                let found = self.read(bucket * LANES + lane, key);
-                if found.is_some() {
-                    return found;
-                }
+        let first = self.first_bucket(hash);
+        let found = self.look_into(first, key, hash);
+        if found.is_some() || overflow(&self.tags[first]) == 0 {
+            return found;
+        }
+        self.look_further(key, hash)
+    }
+
+    /// Looks into the buckets behind the first.
+    #[cold]
+    #[inline(never)]
+    fn look_further(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
+        for bucket in self.way(hash).skip(1) {
+            let found = self.look_into(bucket, key, hash);
+            if found.is_some() || overflow(&self.tags[bucket]) == 0 {
+                return found;
             }
-            if overflow(line) == 0 {
-                return None;
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn look_into(&self, bucket: usize, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
+        let mut lanes = vector::lanes(&self.tags[bucket], tag_of(hash));
+        while lanes != 0 {
+            let found = self.read(bucket * LANES + lanes.trailing_zeros() as usize, key);
+            if found.is_some() {
+                return found;
             }
+            lanes &= lanes - 1;
         }
         None
     }
@@ -470,7 +491,9 @@ impl<A: Address> FlowTable<A> {
             self.count_passed(hash, slot, 1);
             self.set_lane(slot, tag_of(hash));
         }
-        self.stripe(hashes.0).pairs.fetch_add(1, Ordering::Relaxed);
+        // Under the stripe's lock, so that nobody else writes.
+        let inserted = &self.stripe(hashes.0).inserted;
+        inserted.store(inserted.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         Ok((first, second))
     }
 
@@ -505,7 +528,7 @@ impl<A: Address> FlowTable<A> {
         for at in [forward, reverse] {
             self.entry(at.0)(0).store(epoch, Ordering::Release);
         }
-        self.stripe(hashes.0).pairs.fetch_sub(1, Ordering::Relaxed);
+        self.stripe(hashes.0).removed.fetch_add(1, Ordering::Relaxed);
     }
 
     fn unlink(&self, at: EntryId, hash: u64) {
@@ -688,21 +711,29 @@ impl<A: Address> FlowTable<A> {
 
     /// Reserves a slot for a key that hashes to `hash`.
     fn claim(&self, hash: u64) -> Option<EntryId> {
-        self.way(hash).find_map(|bucket| {
-            let line = &self.tags[bucket];
-            let claim = |mut lanes: u32, claims: &dyn Fn(EntryId) -> bool| {
-                while lanes != 0 {
-                    let at = EntryId((bucket * LANES) as u32 + lanes.trailing_zeros());
-                    lanes &= lanes - 1;
-                    if claims(at) {
-                        return Some(at);
-                    }
-                }
-                None
-            };
-            let free = claim(vector::lanes(line, FREE), &|at| self.swap_lane(at, FREE, CLAIMED));
-            free.or_else(|| claim(vector::lanes(line, DEAD), &|at| self.claim_dead(at)))
-        })
+        let first = self.claim_in(self.first_bucket(hash));
+        first.or_else(|| self.way(hash).skip(1).find_map(|bucket| self.claim_in(bucket)))
+    }
+
+    #[inline(always)]
+    fn claim_in(&self, bucket: usize) -> Option<EntryId> {
+        let line = &self.tags[bucket];
+        let slot = |lanes: u32| EntryId((bucket * LANES) as u32 + lanes.trailing_zeros());
+        let mut free = vector::lanes(line, FREE);
+        while free != 0 {
+            if self.swap_lane(slot(free), FREE, CLAIMED) {
+                return Some(slot(free));
+            }
+            free &= free - 1;
+        }
+        let mut dead = vector::lanes(line, DEAD);
+        while dead != 0 {
+            if self.claim_dead(slot(dead)) {
+                return Some(slot(dead));
+            }
+            dead &= dead - 1;
+        }
+        None
     }
 
     /// Reserves the slot of a removed entry, if nobody can hold that any more.
@@ -732,6 +763,9 @@ impl<A: Address> FlowTable<A> {
     /// Takes note of an entry in the buckets that its key's way passes before it.
     fn count_passed(&self, hash: u64, at: EntryId, by: i16) {
         let bucket = at.0 as usize / LANES;
+        if bucket == self.first_bucket(hash) {
+            return;
+        }
         for passed in self.way(hash).take_while(|passed| *passed != bucket) {
             set_lane(&self.tags[passed], LANES, |count| Some(count.wrapping_add_signed(by)));
         }

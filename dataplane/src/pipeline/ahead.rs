@@ -4,7 +4,7 @@
 //! Only what changes nothing is done ahead: parsing, a look-up, the stages. A packet's turn comes in order, and
 //! what was worked out for it is checked then: the commit looks the key up again.
 
-use super::{Pipeline, Tables, admit, has_session};
+use super::{Pipeline, Tables, admit, has_session, slow::opens};
 use crate::{
     buf::Frame,
     flow::{FlowKey, FlowTable},
@@ -12,7 +12,7 @@ use crate::{
     stage::{First, Path, Stop, commit},
     state::State,
     verdict::DropReason,
-    wire::{Address, L3, Packet},
+    wire::{Address, L3, Packet, Proto},
 };
 
 /// Packets looked at ahead.
@@ -23,16 +23,22 @@ pub(super) struct Prepared {
     /// Which frame of the batch it is.
     n: usize,
     port: PortId,
-    packet: Result<Packet, DropReason>,
+    pub(super) packet: Result<Packet, DropReason>,
     /// What the stages say, if it belonged to no session when it was looked at.
-    opening: Option<Opening>,
+    pub(super) opening: Option<Opening>,
     /// Of its key, if it has one.
     hash: Option<u64>,
+    /// The look-up of the batch did not find it.
+    absent: bool,
 }
 
-/// What the stages say of a packet that belongs to no session; and the hashes of its key and of the one that
-/// answers to it are expected to have.
-pub(super) type Opening = Result<(First, Path, (u64, u64)), Stop>;
+/// What the stages say of a packet that belongs to no session.
+pub(super) struct Opening {
+    pub(super) first: First,
+    pub(super) path: Result<Path, Stop>,
+    /// The hashes of its key and of the one that answers to it are expected to have.
+    pub(super) hashes: (u64, u64),
+}
 
 /// The packets that were looked at, in order.
 #[derive(Default)]
@@ -47,13 +53,12 @@ impl Ahead {
         self.prepared.last().is_none_or(|last| last.n < n)
     }
 
-    /// What is known of frame `n`, and what the stages say of it. To be asked in order.
-    pub(super) fn take(&mut self, n: usize) -> Option<(Result<Packet, DropReason>, Option<Opening>)> {
+    /// What is known of frame `n`. To be asked in order.
+    pub(super) fn at(&mut self, n: usize) -> Option<&Prepared> {
         while self.prepared.get(self.taken).is_some_and(|p| p.n < n) {
             self.taken += 1;
         }
-        let prepared = self.prepared.get_mut(self.taken).filter(|p| p.n == n)?;
-        Some((prepared.packet, prepared.opening.take()))
+        self.prepared.get(self.taken).filter(|p| p.n == n)
     }
 
     /// Forgets everything: another batch begins.
@@ -64,19 +69,23 @@ impl Ahead {
 }
 
 impl Pipeline {
-    /// Looks at frames of the batch that the slow path will take: at most [`AHEAD`].
+    /// Looks at frames of the batch that the slow path will take: at most [`AHEAD`]. The last of each says
+    /// whether the batch's look-up was in vain.
     #[inline(never)]
-    pub(super) fn look_ahead<'a>(&mut self, frames: impl Iterator<Item = (usize, &'a Frame, PortId)>) {
-        let mut ahead = std::mem::take(&mut self.ahead);
+    pub(super) fn look_ahead<'a>(
+        &self,
+        ahead: &mut Ahead,
+        frames: impl Iterator<Item = (usize, &'a Frame, PortId, bool)>,
+    ) {
         ahead.clear();
-        for (n, frame, port) in frames.take(AHEAD) {
+        for (n, frame, port, absent) in frames.take(AHEAD) {
             let packet = admit(&self.snapshot, port, frame.bytes());
             let hash = match &packet {
                 Ok(p) if p.l3 == L3::V4 => self.ask_for_key::<u32>(p, port),
                 Ok(p) if p.l3 == L3::V6 => self.ask_for_key::<u128>(p, port),
                 _ => None,
             };
-            ahead.prepared.push(Prepared { n, port, packet, opening: None, hash });
+            ahead.prepared.push(Prepared { n, port, packet, opening: None, hash, absent });
         }
         for prepared in &mut ahead.prepared {
             match &prepared.packet {
@@ -86,13 +95,12 @@ impl Pipeline {
             }
         }
         for prepared in &ahead.prepared {
-            let Some(Ok((_, _, hashes))) = &prepared.opening else { continue };
+            let Some(Opening { path: Ok(_), hashes, .. }) = prepared.opening else { continue };
             match &prepared.packet {
-                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, *hashes),
-                _ => ask_for_slots(&self.state.v6, *hashes),
+                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, hashes),
+                _ => ask_for_slots(&self.state.v6, hashes),
             }
         }
-        self.ahead = ahead;
     }
 
     /// The hash of a packet's key, whose tags are asked for.
@@ -100,7 +108,8 @@ impl Pipeline {
     where
         State: Tables<A>,
     {
-        let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
+        let key =
+            FlowKey::<A>::of(packet, commit::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
         Some(self.state.table().prefetch(&key))
     }
 
@@ -110,10 +119,15 @@ impl Pipeline {
         State: Tables<A>,
     {
         let (Ok(packet), Some(hash)) = (&prepared.packet, prepared.hash) else { return };
-        let table: &FlowTable<A> = self.state.table();
-        let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
-        if key.is_none_or(|key| table.find_hashed(&key, hash).is_some()) {
-            return;
+        // A SYN mostly belongs to nothing, and what was looked up in vain just now, too. If not, the commit finds
+        // out.
+        let syn = packet.proto == Proto::TCP && opens(packet);
+        if !syn && !prepared.absent {
+            let table: &FlowTable<A> = self.state.table();
+            let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
+            if key.is_none_or(|key| table.find_hashed(&key, hash).is_some()) {
+                return;
+            }
         }
         prepared.opening = Some(self.ask_stages::<A>(packet, prepared.port, hash));
     }

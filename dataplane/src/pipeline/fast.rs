@@ -9,7 +9,7 @@
 //!
 //! What is not finished here goes through the slow path in its turn, between its neighbours.
 
-use super::{Output, Pipeline, admit};
+use super::{Output, Pipeline};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
@@ -109,20 +109,15 @@ impl<'a> Run<'a> {
         &self.batch.classes[self.done.min(end)..end]
     }
 
-    /// The frames that are not finished, in order; with the port, those that have no entry as far as one can
-    /// guess.
-    fn missing(&self) -> impl Iterator<Item = (usize, Option<PortId>)> + 'a {
-        let batch = self.batch;
-        let misses = move |class: u8| {
-            let at = usize::from(class) % MOST;
-            match class & FAMILY {
-                V4 => matches!(batch.v4.guesses[at], ABSENT | NOWHERE),
-                V6 => matches!(batch.v6.guesses[at], ABSENT | NOWHERE),
-                _ => true,
-            }
-        };
-        let next = (self.done..).zip(self.classes()).zip(&self.ports[self.done.min(self.ports.len())..]);
-        next.map(move |((n, class), port)| (n, misses(*class).then_some(*port)))
+    /// The frames that are not finished, in order, with their guess as to those that have no entry.
+    fn missing(&self) -> impl Iterator<Item = (usize, PortId, Option<u32>)> + 'a {
+        let (batch, ports) = (self.batch, self.ports);
+        (self.done..ports.len()).map(move |n| (n, ports[n], batch.guess(n)))
+    }
+
+    /// Why a frame has no entry, as far as one can guess.
+    fn guess(&self, n: usize) -> Option<u32> {
+        self.batch.guess(n)
     }
 
     /// Where a frame came in.
@@ -144,6 +139,18 @@ impl<'a> Run<'a> {
 }
 
 impl Batch {
+    /// Why a frame has no entry, as far as one can guess; `None` if it seems to have one.
+    fn guess(&self, n: usize) -> Option<u32> {
+        let class = self.classes[n % MOST];
+        let at = usize::from(class) % MOST;
+        let guess = match class & FAMILY {
+            V4 => self.v4.guesses[at],
+            V6 => self.v6.guesses[at],
+            _ => NOWHERE,
+        };
+        (guess >= ABSENT).then_some(guess)
+    }
+
     fn new() -> Box<Self> {
         let (v4, v6) = (Lane::new([0; 2]), Lane::new([0; 5]));
         Box::new(Self { classes: [OTHER; MOST], only: OTHER, switched: 0, v4, v6 })
@@ -196,6 +203,7 @@ pub(super) fn process(
     let world = pipeline.fast.world.clone();
     // Away from the pipeline, which the slow path needs as a whole.
     let mut batch = std::mem::take(&mut pipeline.fast.batch).unwrap_or_else(Batch::new);
+    let mut ahead = std::mem::take(&mut pipeline.ahead);
     // Frames without a port are nobody's.
     frames.truncate(ports.len());
     let (mut frames, mut ports) = (frames.drain(..), ports);
@@ -203,7 +211,7 @@ pub(super) fn process(
         let (these, later) = ports.split_at(frames.as_slice().len().min(MOST));
         ports = later;
         world.scan(&mut batch, frames.as_slice(), these);
-        pipeline.ahead.clear();
+        ahead.clear();
         let mut run = Run { batch: &batch, ports: these, done: 0, now: Tick::of(now) };
         let mut slow = 0;
         while let Some(class) = run.classes().first() {
@@ -216,19 +224,20 @@ pub(super) fn process(
             let (n, port) = (run.done, these[run.done]);
             run.done += 1;
             slow += 1;
-            if pipeline.ahead.is_behind(n) {
+            if ahead.is_behind(n) {
                 let later = run.missing().zip(frames.as_slice());
-                let later = later.filter_map(|((n, port), frame)| Some((n, frame, port?)));
-                pipeline.look_ahead(std::iter::once((n, &frame, port)).chain(later));
+                let later = later.filter_map(|((n, port, guess), frame)| {
+                    guess.map(|guess| (n, frame, port, guess == ABSENT))
+                });
+                let first = (n, &frame, port, run.guess(n) == Some(ABSENT));
+                pipeline.look_ahead(&mut ahead, std::iter::once(first).chain(later));
             }
-            let known = pipeline.ahead.take(n);
-            let known = known.unwrap_or_else(|| (admit(&pipeline.snapshot, port, frame.bytes()), None));
-            pipeline.slow(frame, port, known, now, out);
+            pipeline.slow(frame, port, ahead.at(n), now, out);
         }
         world.counters.hits.add((run.done - slow) as u64);
     }
     drop(frames);
-    pipeline.fast.batch = Some(batch);
+    (pipeline.fast.batch, pipeline.ahead) = (Some(batch), ahead);
 }
 
 impl World {
@@ -307,14 +316,14 @@ impl World {
     #[inline(never)]
     fn finish_v4(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
-        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let (generation, hops, tallies) =
+            (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
         let classes = run.alike(V4);
         for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
             run.done = n;
             let at = usize::from(*class) % MOST;
             let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v4(lane, at))
-            else {
+            let Some(open) = open.or_else(|| self.search_v4(lane, at)) else {
                 return Some(frame);
             };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
@@ -357,14 +366,14 @@ impl World {
     #[inline(never)]
     fn finish_v6(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
-        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let (generation, hops, tallies) =
+            (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
         let classes = run.alike(V6);
         for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
             run.done = n;
             let at = usize::from(*class) % MOST;
             let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v6(lane, at))
-            else {
+            let Some(open) = open.or_else(|| self.search_v6(lane, at)) else {
                 return Some(frame);
             };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
@@ -448,7 +457,6 @@ fn set_aside(classes: &mut [u8; MOST], frames: &[u8], plain: u64) -> bool {
     }
     any
 }
-
 
 #[inline(always)]
 fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {

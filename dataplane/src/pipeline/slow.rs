@@ -4,7 +4,11 @@
 //! asks for it, its flags noted, forwarded by the same rewrite as a hit. A packet of no session walks the
 //! stages; if they let it pass, its session is committed and it goes on as a packet of that session.
 
-use super::{Arrival, Output, Pipeline, Tables, Way, ahead::Opening, changes_state, has_session};
+use super::{
+    Arrival, Output, Pipeline, Tables, Way, admit,
+    ahead::{Opening, Prepared},
+    changes_state, has_session,
+};
 use crate::{
     buf::Frame,
     flow::{Direction, FlowKey, Found, Tick},
@@ -43,14 +47,17 @@ impl Pipeline {
         &mut self,
         frame: Frame,
         port: PortId,
-        (packet, opening): (Result<Packet, DropReason>, Option<Opening>),
+        prepared: Option<&Prepared>,
         now: Instant,
         out: &mut Output,
     ) {
-        let packet = match packet {
+        let admitted =
+            prepared.map(|p| p.packet).unwrap_or_else(|| admit(&self.snapshot, port, frame.bytes()));
+        let packet = match admitted {
             Ok(packet) => packet,
             Err(reason) => return self.drop_frame(port, reason, frame),
         };
+        let opening = prepared.and_then(|p| p.opening.as_ref());
         let arrival = Arrival { frame, packet, port };
         if segment::is_local(&arrival.packet) {
             return self.local(arrival, now, out);
@@ -67,7 +74,7 @@ impl Pipeline {
     fn routed<A: Address>(
         &mut self,
         mut arrival: Arrival,
-        mut opening: Option<Opening>,
+        mut opening: Option<&Opening>,
         now: Instant,
         out: &mut Output,
     ) where
@@ -78,7 +85,7 @@ impl Pipeline {
         for _ in 0..TRIES {
             // What was asked ahead may open the connection, which finds out whether another packet has done so
             // since; but it may not refuse a packet that has a session by now.
-            if !matches!(opening, Some(Ok(_)))
+            if opening.is_none_or(|opening| opening.path.is_err())
                 && let Some(found) = key().and_then(|key| self.state.table().find(&key))
             {
                 match self.hit(arrival, &found, now, out) {
@@ -95,14 +102,25 @@ impl Pipeline {
                 opening = None;
                 continue;
             }
-            let asked = opening.take().unwrap_or_else(|| {
-                let hash = key().map_or(0, |key| self.state.table().hash(&key));
-                self.ask_stages::<A>(&arrival.packet, arrival.port, hash)
-            });
-            let committed = asked.and_then(|(first, path, hashes)| self.commit(&first, &path, hashes, now));
+            let asked;
+            let ahead = opening.is_some();
+            let opening = match opening.take() {
+                Some(opening) => opening,
+                None => {
+                    let hash = key().map_or(0, |key| self.state.table().hash(&key));
+                    asked = self.ask_stages::<A>(&arrival.packet, arrival.port, hash);
+                    &asked
+                }
+            };
+            let committed = match &opening.path {
+                Ok(path) => self.commit(opening, path, now),
+                Err(stop) => Err(*stop),
+            };
             match committed {
                 Ok(Committed::New(found)) => return self.opened(arrival, &found, now, out),
                 Ok(Committed::Lost) => {}
+                // What ran out, a packet needs no more that another has opened the connection for since.
+                Err(_) if ahead && opening.path.is_ok() => {}
                 Err(stop) => return self.stop(arrival, stop, now, out),
             }
         }
@@ -232,12 +250,6 @@ impl Pipeline {
         State: Tables<A>,
     {
         let snap = &*self.snapshot;
-        if let Some(reason) = refusal(snap, packet) {
-            if let Some(PortRole::Endpoint(from)) = snap.port(port).map(|p| &p.role) {
-                spoof_guard::address(from, packet.src)?;
-            }
-            return Err(reason.into());
-        }
         let tuple = Tuple::of(packet);
         let first = First {
             ingress: port,
@@ -247,22 +259,27 @@ impl Pipeline {
             hash: tuple.flow_hash(self.state.config.seed),
             echo: packet.is_echo_request(),
         };
-        let path = stage::walk(snap, &first, None, &mut ())?;
-        let mtu = snap.port(path.out.port()).map_or(0, |p| p.mtu);
-        if packet.ip_len() > usize::from(mtu) {
-            return Err(DropReason::TooBig.into());
+        let path = match refusal(snap, packet) {
+            Some(reason) => Err(forged(snap, port, packet).unwrap_or(reason).into()),
+            None => stage::walk(snap, &first, None, &mut ()),
+        };
+        let mut opening = Opening { first, path, hashes: (hash, 0) };
+        if let Ok(path) = &opening.path {
+            let mtu = snap.port(path.out.port()).map_or(0, |p| p.mtu);
+            if packet.ip_len() > usize::from(mtu) {
+                opening.path = Err(DropReason::TooBig.into());
+            } else if let Some(answers) = commit::expected_reply::<A>(snap, &opening.first, path) {
+                opening.hashes.1 = self.state.table().prefetch(&answers);
+            }
         }
-        let answers = commit::expected_reply::<A>(snap, &first, &path);
-        let answers = answers.map_or(0, |key| self.state.table().prefetch(&key));
-        Ok((first, path, (hash, answers)))
+        opening
     }
 
     /// Makes the session that the stages agreed to.
     fn commit<A: Address>(
         &mut self,
-        first: &First,
+        opening: &Opening,
         path: &Path,
-        hashes: (u64, u64),
         now: Instant,
     ) -> Result<Committed<A>, Stop>
     where
@@ -270,8 +287,9 @@ impl Pipeline {
     {
         let state = &*self.state;
         let tally = state.tallies.intern(commit::tally_key(path));
-        let order = Order { hashes, tally, hint: self.hint, now };
-        let (committed, hint) = commit::commit(state.table(), state, &self.snapshot, first, path, order)?;
+        let order = Order { hashes: opening.hashes, tally, hint: self.hint, now };
+        let (committed, hint) =
+            commit::commit(state.table(), state, &self.snapshot, &opening.first, path, order)?;
         self.hint = hint;
         if let Committed::New(_) = committed {
             self.counters.tallies.at(tally as usize).connections.add(1);
@@ -427,9 +445,17 @@ impl Pipeline {
 }
 
 /// Whether a packet may open a connection.
-fn opens(p: &Packet) -> bool {
+pub(super) fn opens(p: &Packet) -> bool {
     let flags = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::FIN | tcp_flags::RST;
     p.proto != Proto::TCP || p.tcp_flags & flags == tcp_flags::SYN
+}
+
+/// Whether a packet that would be refused anyway has not even an address of its port.
+fn forged(snap: &Snapshot, port: PortId, packet: &Packet) -> Option<DropReason> {
+    match snap.port(port).map(|p| &p.role) {
+        Some(PortRole::Endpoint(from)) => spoof_guard::address(from, packet.src).err(),
+        _ => None,
+    }
 }
 
 /// Why a packet that belongs to no session can open none.
@@ -437,14 +463,16 @@ fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
     if p.fragment {
         return Some(DropReason::Fragment);
     }
-    let to_egress = snap.egress.contains_key(&p.dst);
-    let no_session = if to_egress { DropReason::NoNatSession } else { DropReason::NoSession };
+    let no_session = || {
+        let to_egress = snap.egress.contains_key(&p.dst);
+        if to_egress { DropReason::NoNatSession } else { DropReason::NoSession }
+    };
     match p.proto {
         Proto::TCP if opens(p) => None,
         Proto::UDP | Proto::SCTP => None,
-        Proto::TCP => Some(no_session),
+        Proto::TCP => Some(no_session()),
         Proto::ICMP | Proto::ICMPV6 if p.is_echo_request() => None,
-        Proto::ICMP | Proto::ICMPV6 if p.is_echo_reply() => Some(no_session),
+        Proto::ICMP | Proto::ICMPV6 if p.is_echo_reply() => Some(no_session()),
         Proto::ICMP | Proto::ICMPV6 if p.is_icmp_error() => Some(DropReason::IcmpError),
         Proto::ICMP | Proto::ICMPV6 => Some(DropReason::IcmpUnhandled),
         _ => Some(DropReason::UnsupportedProtocol),

@@ -248,6 +248,7 @@ impl PortRow {
 
 impl Index {
     /// What is known of an address.
+    #[inline]
     pub(crate) fn of(&self, addr: IpAddr) -> Facts {
         match addr {
             IpAddr::V4(a) => self.v4.of(a.to_bits()),
@@ -256,17 +257,20 @@ impl Index {
     }
 
     /// The row of a port, if there is one.
+    #[inline]
     pub(crate) fn port(&self, id: PortId) -> Option<&PortRow> {
         self.ports.get(id.index()).filter(|row| row.role != Role::Absent)
     }
 
     /// What a firewall decides for a connection with a peer of this identity.
+    #[inline]
     pub(crate) fn decide(&self, firewall: Firewall, peer: IdentityId, proto: Proto, port: u16) -> Decision {
         let cell = self.shapes[firewall.shape.get() as usize - 1].cell(peer, proto, port);
         self.cells[firewall.cells as usize + cell]
     }
 
     /// Who listens at an address of which `facts` are known; `from_outside`, only VIPs do.
+    #[inline]
     pub(crate) fn listener(
         &self,
         facts: &Facts,
@@ -282,6 +286,7 @@ impl Index {
     }
 
     /// The member that takes a new flow; `None` when nobody does.
+    #[inline]
     pub(crate) fn pick(&self, listener: &Listener, hash: u64) -> Option<&Member> {
         let (slots, slot) = (listener.slots as usize, maglev::share(hash, listener.slot_count as usize));
         let position = if listener.member_count > 256 {
@@ -295,6 +300,7 @@ impl Index {
 
     /// The next hop towards `dst`, of which `facts` are known. Several share the flows by `hash`, but one on
     /// `prefer` is taken first.
+    #[inline]
     pub(crate) fn next_hop(
         &self,
         dst: IpAddr,
@@ -317,6 +323,7 @@ impl Index {
     }
 
     /// Whether the port may use an address of which `facts` are known.
+    #[inline]
     pub(crate) fn holds(&self, snap: &Snapshot, port: PortId, addr: IpAddr, facts: &Facts) -> bool {
         if facts.is(SOLE) {
             return facts.port() == Some(port);
@@ -330,6 +337,7 @@ impl Index {
     }
 
     /// Whether an address, of which `facts` are known, is of the node that the port's workload runs on.
+    #[inline]
     pub(crate) fn is_node_of(&self, snap: &Snapshot, port: PortId, addr: IpAddr, facts: &Facts) -> bool {
         facts.is(NODE)
             && match snap.port(port).map(|p| &p.role) {

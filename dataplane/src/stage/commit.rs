@@ -9,8 +9,8 @@ use super::{First, Next, Path, Source, Stop, router, tier0};
 use crate::{
     counters::TallyKey,
     flow::{
-        Binding, Bound, Denial, FlowKey, FlowTable, Found, Judgement, Meta, Passed, Place, Record, Scope, Session,
-        SessionId, State as ConnectionState, Taken, Tick, Track, Usage,
+        Binding, Bound, Denial, FlowKey, FlowTable, Found, Judgement, Meta, Passed, Place, Record, Scope,
+        Session, SessionId, State as ConnectionState, Taken, Tick, Track, Usage,
     },
     id::{Generation, NeighborId, PortId, RuleId},
     rewrite::{Rewrite, Tuple},

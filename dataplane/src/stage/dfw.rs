@@ -31,6 +31,7 @@ fn by_rules(rules: Option<&RuleSet>, peer: IdentityId, tuple: &Tuple) -> Judged 
 }
 
 /// Asks one firewall about a new connection with a peer of this identity.
+#[inline]
 pub(super) fn judge(snap: &Snapshot, firewall: Option<Firewall>, peer: IdentityId, tuple: &Tuple) -> Judged {
     match firewall {
         Some(firewall) => Judged::Rule(snap.index.decide(firewall, peer, tuple.proto, tuple.dport)),

@@ -15,6 +15,7 @@ use crate::{
 /// # Errors
 /// Nobody serves the port or no member could, and the connection is refused; or the member of a living
 /// session is gone.
+#[inline]
 pub(super) fn balance(
     snap: &Snapshot,
     first: &First,
@@ -32,6 +33,7 @@ pub(super) fn balance(
 }
 
 /// Picks a member for a new connection.
+#[inline]
 pub(super) fn pick(
     snap: &Snapshot,
     (server, listener): (ServerId, Listener),

@@ -239,15 +239,17 @@ fn from_endpoint(
     seen: &mut impl Observer,
 ) -> Result<Path, Stop> {
     let index = &*snap.index;
-    let mut tuple = first.tuple;
-    let src = index.of(tuple.src);
-    if !index.holds(snap, first.ingress, tuple.src, &src) {
+    // As it came in; `tuple` is what becomes of it.
+    let original = &first.tuple;
+    let src = index.of(original.src);
+    if !index.holds(snap, first.ingress, original.src, &src) {
         return Err(DropReason::SpoofedAddress.into());
     }
-    router::check_destination(tuple.dst)?;
+    router::check_destination(original.dst)?;
+    let mut tuple = *original;
     seen.see(Event::Arrived(first.ingress), &tuple);
 
-    let mut dst = index.of(tuple.dst);
+    let mut dst = index.of(original.dst);
     let mut bound = None;
     if let Some(balanced) = dlb::balance(snap, first, &dst, binding)? {
         let member = balanced.bound.member;
@@ -269,18 +271,9 @@ fn from_endpoint(
     if dst.is_tier0() {
         return Err(DropReason::NoEndpoint.into());
     }
-    let mut path = Path {
-        out: Next::Port(first.ingress),
-        back: Next::Port(first.ingress),
-        bound,
-        source: Source::Keep,
-        dst: (tuple.dst, tuple.dport),
-        hops: 0,
-        switched: false,
-        egress_rule,
-        ingress_rule: None,
-        identities: (dst.identity, src.identity),
-    };
+    let back = Next::Port(first.ingress);
+    let identities = (dst.identity, src.identity);
+    let mut source = Source::Keep;
     let mut routers = router::Hops::new(first.ttl);
     let Some((to, dest)) = dst.port().and_then(|id| Some((id, index.port(id)?))) else {
         // Out into the world.
@@ -291,45 +284,60 @@ fn from_endpoint(
             .next_hop(tuple.dst, &dst, first.hash, None)
             .ok_or_else(|| Stop::NoRoute(tier0::address(snap, tuple.dst)))?;
         if let Some(address) = egress_address(from, &tuple, binding)? {
-            path.source = Source::Egress(address);
+            source = Source::Egress(address);
             tuple.src = address;
             seen.see(Event::SourceTranslated { to: address }, &tuple);
         }
         routers.pass(|| tier0::address(snap, tuple.dst))?;
         seen.see(Event::Tier0 { neighbor: Some(neighbor) }, &tuple);
-        path.out = Next::Neighbor(neighbor);
-        path.hops = routers.count();
-        return Ok(path);
+        return Ok(Path {
+            out: Next::Neighbor(neighbor),
+            back,
+            bound,
+            source,
+            dst: (tuple.dst, tuple.dport),
+            hops: routers.count(),
+            switched: false,
+            egress_rule,
+            ingress_rule: None,
+            identities,
+        });
     };
 
-    path.out = Next::Port(to);
     if dest.role != Role::Endpoint {
         return Err(DropReason::NoEndpoint.into());
     }
-    path.switched = bound.is_none() && first.dst_mac != crate::snapshot::GATEWAY_MAC;
-    if path.switched {
+    let switched = bound.is_none() && first.dst_mac != crate::snapshot::GATEWAY_MAC;
+    if switched {
         if dest.segment != from.segment || first.dst_mac != dest.mac {
             return Err(DropReason::UnknownMac.into());
         }
     } else {
         router::east_west(snap, from, dest, &mut routers, &tuple, seen)?;
     }
-    path.hops = routers.count();
     if let Some(server) = bound.filter(|_| same_pod) {
-        path.source = Source::Hairpin(first.tuple.dst);
-        tuple.src = first.tuple.dst;
+        source = Source::Hairpin(original.dst);
+        tuple.src = original.dst;
         debug_assert_eq!(server.member.ip(), tuple.dst);
         seen.see(Event::Hairpinned, &tuple);
     }
-    let judged = if same_pod {
-        Judged::SamePod
-    } else {
-        dfw_ingress(snap, (to, dest), (first.tuple.src, &src), &tuple)
-    };
+    let judged =
+        if same_pod { Judged::SamePod } else { dfw_ingress(snap, (to, dest), (original.src, &src), &tuple) };
     seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
-    path.ingress_rule = judged.allowed(DropReason::IngressDenied)?;
+    let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
     seen.see(Event::Delivered(to), &tuple);
-    Ok(path)
+    Ok(Path {
+        out: Next::Port(to),
+        back,
+        bound,
+        source,
+        dst: (tuple.dst, tuple.dport),
+        hops: routers.count(),
+        switched,
+        egress_rule,
+        ingress_rule,
+        identities,
+    })
 }
 
 /// Judges what reaches a workload from `src`, the real client, of which `facts` are known.
@@ -363,12 +371,14 @@ fn from_uplink(
     seen: &mut impl Observer,
 ) -> Result<Path, Stop> {
     let index = &*snap.index;
-    let mut tuple = first.tuple;
-    router::check_destination(tuple.dst)?;
-    let src = index.of(tuple.src);
-    tier0::reverse_path_of(tuple.src, &src)?;
+    // As it came in; `tuple` is what becomes of it.
+    let original = &first.tuple;
+    router::check_destination(original.dst)?;
+    let src = index.of(original.src);
+    tier0::reverse_path_of(original.src, &src)?;
+    let mut tuple = *original;
     seen.see(Event::ReversePathChecked(first.ingress), &tuple);
-    let mut dst = index.of(tuple.dst);
+    let mut dst = index.of(original.dst);
     if dst.is_tier0() {
         return Err(if first.echo { Stop::EchoReply } else { DropReason::NoEndpoint.into() });
     }
@@ -396,10 +406,11 @@ fn from_uplink(
     }
     let tier1 = router::enter(snap, dest, tuple.dst, &mut routers)?;
     seen.see(Event::Routed { tier1 }, &tuple);
-    let judged = dfw_ingress(snap, (to, dest), (tuple.src, &src), &tuple);
+    let judged = dfw_ingress(snap, (to, dest), (original.src, &src), &tuple);
     seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
     let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
-    let back = index.next_hop(tuple.src, &src, first.hash, Some(first.ingress)).ok_or(DropReason::NoRoute)?;
+    let back =
+        index.next_hop(original.src, &src, first.hash, Some(first.ingress)).ok_or(DropReason::NoRoute)?;
     seen.see(Event::Delivered(to), &tuple);
     Ok(Path {
         out: Next::Port(to),

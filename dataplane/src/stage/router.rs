@@ -48,6 +48,7 @@ pub fn check_destination(dst: IpAddr) -> Result<(), DropReason> {
 }
 
 /// Whether an address is of no host that packets could be routed to or come from (RFC 1812, 5.3.7; RFC 6890).
+#[inline]
 pub fn is_martian(addr: IpAddr) -> bool {
     match addr {
         // "This network", and class E with the limited broadcast.

@@ -14,6 +14,7 @@ use crate::{
 /// # Errors
 /// Nobody serves the port or no member could, and the connection is refused; a ClusterIP, which has no meaning
 /// outside; an echo request to the VIP, which is answered; or the member of a living session is gone.
+#[inline]
 pub(super) fn balance(
     snap: &Snapshot,
     first: &First,

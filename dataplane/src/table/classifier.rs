@@ -13,7 +13,7 @@
 //! Rows and columns are a [`Shape`], and rule sets of the same shape share it ([`Shapes`]): of a thousand
 //! namespaces with the same policy each has cells of its own, a line of the caches or two, and no more.
 
-use super::exact::Exact;
+use super::{exact::Exact, ranges::Ranges};
 use crate::{
     id::{IdentityId, RuleId},
     wire::Proto,
@@ -124,7 +124,7 @@ pub struct Shape {
     rows: Exact<u32, u32>,
     /// From which protocol and port on which column holds; columns that decide alike
     /// in every row are one.
-    columns: Box<[(ServiceKey, u32)]>,
+    columns: Ranges<ServiceKey, u32>,
     width: u32,
 }
 
@@ -137,12 +137,10 @@ fn service_key(proto: Proto, port: u16) -> ServiceKey {
 
 impl Shape {
     /// The cell that decides for a connection with `peer` to `port`.
+    #[inline]
     pub(crate) fn cell(&self, peer: IdentityId, proto: Proto, port: u16) -> usize {
         let row = self.rows.get(peer.0);
-        let key = service_key(proto, port);
-        // The first column begins at 0, so one is reached.
-        let reached = self.columns.partition_point(|(start, _)| *start <= key);
-        let (_, column) = self.columns[reached - 1];
+        let column = self.columns.get(service_key(proto, port));
         (row * self.width + column) as usize
     }
 }
@@ -151,7 +149,7 @@ impl Shape {
 #[derive(Debug, Default)]
 pub struct Shapes(HashMap<ShapeKey, Arc<Shape>>);
 
-type ShapeKey = (Vec<(u32, u32)>, Vec<(ServiceKey, u32)>);
+type ShapeKey = (Vec<(u32, u32)>, Ranges<ServiceKey, u32>);
 
 impl PartialEq for RuleSet {
     fn eq(&self, other: &Self) -> bool {
@@ -207,8 +205,7 @@ impl RuleSet {
         let shape = match shapes.0.get(&key) {
             Some(shape) => shape.clone(),
             None => {
-                let shape =
-                    Shape { rows: key.0.iter().copied().collect(), columns: key.1.clone().into(), width };
+                let shape = Shape { rows: key.0.iter().copied().collect(), columns: key.1.clone(), width };
                 shapes.0.entry(key).or_insert(Arc::new(shape)).clone()
             }
         };
@@ -236,7 +233,7 @@ impl RuleSet {
     /// Ports of a protocol from which on a decision may differ from the one before; always begins with 0.
     pub fn boundaries(&self, proto: Proto) -> impl Iterator<Item = u16> {
         let of_proto = move |key: ServiceKey| (key >> 16 == u32::from(proto.0)).then_some(key as u16);
-        let starts = self.shape.columns.iter().filter_map(move |(key, _)| of_proto(*key));
+        let starts = self.shape.columns.iter().filter_map(move |(key, _)| of_proto(key));
         std::iter::once(0).chain(starts.filter(|start| *start != 0))
     }
 
@@ -278,7 +275,7 @@ fn merged(
     columns: BTreeMap<ServiceKey, u32>,
     width: usize,
     cells: &[Decision],
-) -> (Vec<(ServiceKey, u32)>, Box<[Decision]>) {
+) -> (Ranges<ServiceKey, u32>, Box<[Decision]>) {
     let mut distinct: Vec<usize> = Vec::new();
     let mut seen: HashMap<Vec<Decision>, u32> = HashMap::new();
     let merge = (0..width).map(|column| {
@@ -289,7 +286,9 @@ fn merged(
         })
     });
     let merge: Vec<u32> = merge.collect();
-    let columns = columns.into_iter().map(|(start, column)| (start, merge[column as usize])).collect();
+    let starts = columns.keys().copied().collect();
+    let columns =
+        Ranges::new(starts, |start| columns.get(&start).map_or(0, |column| merge[*column as usize]));
     let cells = cells.chunks(width).flat_map(|row| distinct.iter().map(|column| row[*column])).collect();
     (columns, cells)
 }

@@ -57,12 +57,14 @@ impl<K: Key, V: Copy + Default + PartialEq> Default for Exact<K, V> {
 
 impl<K: Key, V: Copy + Default + PartialEq> Exact<K, V> {
     /// The value of a key; the default when it has none.
+    #[inline]
     pub fn get(&self, key: K) -> V {
         let (at, _) = self.find(key);
         self.slots[at].1
     }
 
     /// The slot of a key or the free one where it would be, and how many slots were looked at.
+    #[inline]
     fn find(&self, key: K) -> (usize, usize) {
         let mut at = share(key.mix(), self.slots.len());
         let mut seen = 1;

@@ -1,7 +1,8 @@
 //! Longest-prefix match.
 //!
 //! One hash map a prefix length that occurs, tried from the longest: a look-up costs one probe for each
-//! length that the table holds, independent of the number of prefixes.
+//! length that the table holds, independent of the number of prefixes. It is what control declares; packets ask
+//! [`super::ranges`], into which publishing compiles it.
 
 use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;

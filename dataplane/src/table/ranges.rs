@@ -8,12 +8,14 @@ use super::exact::Key;
 
 const ARITY: usize = 8;
 
-/// Values of the pieces of an address space, by address.
-#[derive(Debug, Clone)]
+/// Values of the pieces of a space of numbers, by number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ranges<A, V> {
-    /// Where pieces begin, and above it every eighth of the level below. The last level has one node.
-    levels: Vec<Vec<[A; ARITY]>>,
-    values: Vec<V>,
+    /// Every level's nodes, the topmost first: where pieces begin, and above it every eighth of the level below.
+    nodes: Box<[[A; ARITY]]>,
+    /// Where each level begins, and its last node.
+    levels: Box<[(u32, u32)]>,
+    values: Box<[V]>,
 }
 
 impl<A: Key + Ord, V: Copy + Default + PartialEq> Default for Ranges<A, V> {
@@ -23,9 +25,9 @@ impl<A: Key + Ord, V: Copy + Default + PartialEq> Default for Ranges<A, V> {
 }
 
 impl<A: Key + Ord, V: Copy + Default + PartialEq> Ranges<A, V> {
-    /// Cuts the space at these addresses; `value` tells what holds from an address up to the next cut.
+    /// Cuts the space at these numbers; `value` tells what holds from a number up to the next cut.
     pub fn new(mut cuts: Vec<A>, mut value: impl FnMut(A) -> V) -> Self {
-        // The lowest address, zero in both families.
+        // The lowest number is zero.
         cuts.push(A::default());
         cuts.sort_unstable();
         cuts.dedup();
@@ -38,30 +40,44 @@ impl<A: Key + Ord, V: Copy + Default + PartialEq> Ranges<A, V> {
                 values.push(value);
             }
         }
-        let mut levels = vec![nodes(&starts)];
+        let mut bottom_up = vec![packed(&starts)];
         while starts.len() > ARITY {
             starts = starts.into_iter().step_by(ARITY).collect();
-            levels.push(nodes(&starts));
+            bottom_up.push(packed(&starts));
         }
-        Self { levels, values }
+        let mut nodes = Vec::new();
+        let mut levels = Vec::new();
+        for level in bottom_up.into_iter().rev() {
+            levels.push((nodes.len() as u32, level.len() as u32 - 1));
+            nodes.extend(level);
+        }
+        Self { nodes: nodes.into(), levels: levels.into(), values: values.into() }
     }
 
-    /// What holds at an address.
+    /// What holds at a number.
+    #[inline]
     pub fn get(&self, at: A) -> V {
         let mut piece = 0;
-        for level in self.levels.iter().rev() {
-            // Beyond the last number of a level there is only what fills its node.
-            let node = &level[piece.min(level.len() - 1)];
-            // The first piece of a node begins at or below every address that leads to it.
-            let inside = node.iter().filter(|start| **start <= at).count();
-            piece = piece.min(level.len() - 1) * ARITY + inside.max(1) - 1;
+        for (first, last) in &self.levels {
+            // Behind the last number of a level there is only what fills its node.
+            let node = piece.min(*last as usize);
+            let starts = &self.nodes[*first as usize + node];
+            // The first piece of a node begins at or below every number that leads to it.
+            let reached: u32 = starts.iter().map(|start| u32::from(*start <= at)).sum();
+            piece = node * ARITY + (reached as usize).max(1) - 1;
         }
         self.values[piece.min(self.values.len() - 1)]
+    }
+
+    /// Where pieces begin, and what holds from there on.
+    pub fn iter(&self) -> impl Iterator<Item = (A, V)> {
+        let bottom = self.levels.last().map_or(0, |(first, _)| *first as usize);
+        self.nodes[bottom..].iter().flatten().copied().zip(self.values.iter().copied())
     }
 }
 
 /// Packed into nodes; what is missing in the last one is filled with its last number.
-fn nodes<A: Key>(starts: &[A]) -> Vec<[A; ARITY]> {
+fn packed<A: Key>(starts: &[A]) -> Vec<[A; ARITY]> {
     let node = |chunk: &[A]| std::array::from_fn(|n| chunk[n.min(chunk.len() - 1)]);
     starts.chunks(ARITY).map(node).collect()
 }
@@ -77,6 +93,9 @@ mod tests {
         let ranges = Ranges::new(cuts.clone(), value);
         for at in cuts.iter().chain(probes) {
             assert_eq!(ranges.get(*at), value(*at), "{at:?}");
+        }
+        for (start, holds) in ranges.iter() {
+            assert_eq!(holds, value(start));
         }
     }
 

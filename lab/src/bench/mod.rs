@@ -1,25 +1,36 @@
-//! `supernet bench`: packets a second of the pipeline in memory, without ports.
+//! `supernet bench`: what the dataplane needs for a packet, beside what the machine can do at best.
 //!
-//! A row is a way that connections take (see [`Scenario`]). For each row and family a network is built by
-//! control, every connection is opened through the firewall, and frames of both directions are sent in random
-//! order. Counters prove what was measured: rows of established connections must hit with every packet,
-//! `new-connections` must miss with every packet; otherwise the bench fails and prints no number.
+//! ```text
+//!   rows × flows × families × workers ─▶ Load (a network built by control, connections opened through the
+//!   firewall) ─▶ measure (samples, probes, counters) ─▶ Report ─▶ table or JSON
+//!                limit (the limit program, once for each number of flows) ──┘
+//! ```
+//!
+//! Frames of both directions are sent in random order over the connections. Counters prove what was measured:
+//! rows of established connections must hit with every packet, `new-connections` must miss with every packet;
+//! otherwise the bench fails and prints no number.
 
 mod alloc;
+mod clock;
+mod histogram;
+mod limit;
+mod machine;
 mod measure;
+mod print;
 
 use crate::{
     cli,
-    output::{Listing, OutputError, Style},
+    output::{OutputError, Style},
 };
+use clap::ValueEnum;
+use clock::Clock;
 use indicatif::{ProgressBar, ProgressStyle};
-use measure::Measured;
+use limit::{Figures, Limit, LimitError};
+use machine::Machine;
+use measure::{Measured, Mix, Work};
 use serde::Serialize;
-use std::{
-    io::{self, Write},
-    time::{Duration, TryFromFloatSecsError},
-};
-use supernet_lab::load::{FRAME_V4, FRAME_V6, Family, Load, LoadError, RING, Scenario};
+use std::time::{Duration, TryFromFloatSecsError};
+use supernet_lab::load::{Family, Load, LoadError, Scenario, Sharing, Spec};
 
 /// Why there is no number.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +39,8 @@ pub(crate) enum BenchError {
     Seconds(#[from] TryFromFloatSecsError),
     #[error("{row} {family}: {source}")]
     Row { row: &'static str, family: &'static str, source: Box<NotMeasured> },
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error(transparent)]
     Output(#[from] OutputError),
 }
@@ -44,6 +57,11 @@ pub(crate) enum NotMeasured {
          {dropped} were dropped"
     )]
     NotMisses { packets: u64, connections: u64, hits: u64, dropped: u64 },
+    #[error(
+        "not measured: {new} first packets opened {connections} connections, of {others} other packets {hits} \
+         took the cached way, and {dropped} were dropped"
+    )]
+    NotMixed { new: u64, connections: u64, others: u64, hits: u64, dropped: u64 },
 }
 
 /// One row of one family, as `--json` prints it.
@@ -56,8 +74,16 @@ struct Report {
     /// The order in which frames of the connections come.
     order: &'static str,
     workers: usize,
+    /// Which worker gets which packets.
+    sharing: &'static str,
     /// Median time of a worker for a packet, from a filled batch to the rewritten frames by output port.
     ns_per_packet: f64,
+    /// The same in cycles of the time stamp counter, where there is one.
+    median_tsc: Option<f64>,
+    /// What the limit program needs, if there is one for this row.
+    limit_ns: Option<f64>,
+    /// Our time by the limit program's.
+    ratio: Option<f64>,
     /// Millions of packets a second, all workers together.
     mpps: f64,
     /// Heap allocations a packet.
@@ -69,10 +95,45 @@ struct Report {
     batch: usize,
     /// Packets that were measured.
     packets: u64,
-    /// What copying a frame in took, which is not part of the time.
+    /// What putting a frame together took, which is not part of the time.
     refill_ns_per_packet: f64,
     /// Rules of all firewalls of the network.
     firewall_rules: usize,
+    /// NetworkPolicies of the network.
+    policies: usize,
+    /// Samples that were taken.
+    samples: usize,
+    /// Those of them in the machine's slow mode, which do not count unless all are.
+    slow_samples: usize,
+    /// Bytes of the process in huge pages.
+    huge_pages: u64,
+    /// Share of packets that open a connection.
+    new_share: f64,
+    connections_per_second: Option<f64>,
+    /// What a packet that opens a connection costs.
+    ns_per_new_connection: Option<f64>,
+    /// What half of the batches took no more than, and 99 of 100.
+    batch_p50_ns: Option<f64>,
+    batch_p99_ns: Option<f64>,
+    /// The same before anything was published.
+    quiet_batch_p50_ns: Option<f64>,
+    quiet_batch_p99_ns: Option<f64>,
+    /// Snapshots that were published meanwhile.
+    publications: Option<u64>,
+}
+
+/// One thing to be measured.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    row: cli::Row,
+    family: Family,
+    flows: usize,
+    workers: usize,
+    sharing: cli::Sharing,
+    /// One packet of this many opens a connection; 0 for none.
+    apart: usize,
+    policies: usize,
+    time: Duration,
 }
 
 /// Measures what was asked for and prints it.
@@ -84,94 +145,235 @@ pub(crate) fn run(args: &cli::BenchArgs) -> Result<(), BenchError> {
     if cfg!(debug_assertions) {
         eprintln!("warning: this is a debug build, many times slower: use `cargo run --release -- bench`");
     }
-    let rows = if args.row.is_empty() { &cli::Row::ALL[..] } else { &args.row };
+    let limit = |path: &Option<std::path::PathBuf>| path.as_deref().map(Limit::new).transpose();
+    let mut limits = (limit(&args.limit)?, limit(&args.limit_ipv6)?);
+    let machine = Machine::new();
     let mut reports = Vec::new();
-    for row in rows {
-        for family in [Family::Ipv4, Family::Ipv6] {
-            let report = measure(*row, family, args.flows, args.workers, time).map_err(|e| {
-                BenchError::Row { row: row.name(), family: family_name(family), source: Box::new(e) }
-            })?;
-            if args.json && !print_line(&report)? {
-                return Ok(());
+    for case in cases(args, time) {
+        let limit = match case.family {
+            Family::Ipv4 => limits.0.as_mut(),
+            Family::Ipv6 => limits.1.as_mut(),
+        };
+        let figures = match limit.filter(|_| case.row.has_limit()) {
+            Some(limit) => {
+                let progress = progress(0);
+                progress.set_message(format!("limit program: {} connections", case.flows));
+                Some(limit.figures(case.flows)?)
             }
-            reports.push(report);
+            None => None,
+        };
+        let report = measure(&machine, &case, figures).map_err(|e| BenchError::Row {
+            row: case.row.name(),
+            family: family_name(case.family),
+            source: Box::new(e),
+        })?;
+        if args.json && !print::line(&report)? {
+            return Ok(());
         }
+        reports.push(report);
     }
     if !args.json {
-        print(&tables(&reports, args.seconds, Style::detect())).map_err(OutputError::from)?;
+        print::print(&print::tables(&reports, args.seconds, Style::detect())).map_err(OutputError::from)?;
     }
     Ok(())
 }
 
-fn measure(
-    row: cli::Row,
-    family: Family,
-    flows: usize,
-    workers: usize,
-    time: Duration,
-) -> Result<Report, NotMeasured> {
-    let (name, family_name) = (row.name(), family_name(family));
-    let progress = ProgressBar::new(flows as u64);
-    // Nothing is drawn unless standard error is a terminal.
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len}") {
-        progress.set_style(style);
-    }
-    progress.set_message(format!("{name} {family_name}: opening connections"));
-    let load = Load::new(row.scenario(), family, flows, workers)?;
-    let measured = if row == cli::Row::NewConnections {
-        let mut lanes = load.unopened();
-        progress.set_message(format!("{name} {family_name}: measuring"));
-        measure::new_connections(&load, &mut lanes, flows, time)?
-    } else {
-        let mut lanes = load.established(|more| progress.inc(more as u64))?;
-        progress.set_message(format!("{name} {family_name}: measuring"));
-        measure::established(&mut lanes, time)?
+/// All that is to be measured, in order: what is compared with one run of the limit program stands together.
+fn cases(args: &cli::BenchArgs, time: Duration) -> Vec<Case> {
+    let rows = if args.row.is_empty() { cli::Row::value_variants() } else { &args.row };
+    let families = match args.family {
+        Some(cli::Family::Ipv4) => &[Family::Ipv4][..],
+        Some(cli::Family::Ipv6) => &[Family::Ipv6],
+        None => &[Family::Ipv4, Family::Ipv6],
     };
-    progress.finish_and_clear();
-    Ok(report(row, family, &load, flows, workers, &measured))
+    let mut cases = Vec::new();
+    for &flows in &args.flows {
+        for &row in rows {
+            for &family in families {
+                for &workers in &args.workers {
+                    let alone = [cli::Sharing::Disjoint];
+                    let sharings = match workers {
+                        1 => &alone[..],
+                        _ if row.is_for_one() => &[],
+                        _ if row.is_of_hits() => &args.sharing,
+                        _ => &alone,
+                    };
+                    for &sharing in sharings {
+                        for &apart in row.apart() {
+                            let policies = args.policies;
+                            cases.push(Case { row, family, flows, workers, sharing, apart, policies, time });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    cases
 }
 
-fn report(row: cli::Row, family: Family, load: &Load, flows: usize, workers: usize, m: &Measured) -> Report {
-    let round = |x: f64| (x * 1000.0).round() / 1000.0;
-    Report {
-        row: row.name(),
-        family: family_name(family),
-        flows,
-        order: "random",
+/// The fewest and the most connections that are opened in turn in rows where connections come and go: as many
+/// as stay open, as long as a warm-up that opens all of them twice takes seconds and not minutes.
+const FRESH: (usize, usize) = (8192, 1 << 18);
+
+fn measure(machine: &Machine, case: &Case, figures: Option<Figures>) -> Result<Report, NotMeasured> {
+    let Case { row, family, flows, workers, apart, time, .. } = *case;
+    let what = format!("{} {} {flows}", row.name(), family_name(family));
+    let progress = progress(flows as u64);
+    progress.set_message(format!("{what}: building the network"));
+    let mixes = matches!(row, cli::Row::NewSparse | cli::Row::Churn);
+    let fresh = if mixes { flows.clamp(FRESH.0, FRESH.1) } else { 0 };
+    let load = Load::build(Spec {
+        fresh,
         workers,
+        policies: (apart > 0).then_some(case.policies),
+        frames: if row == cli::Row::RingToRing { supernet_lab::load::RING } else { 1 },
+        ..Spec::new(row.scenario(), family, flows)
+    })?;
+    progress.set_message(format!("{what}: opening connections"));
+    let opened = |more| progress.inc(more as u64);
+    let measuring = || progress.set_message(format!("{what}: measuring"));
+    let measured = match row {
+        cli::Row::NewConnections => {
+            let mut lanes = load.unopened()?;
+            measuring();
+            measure::new_connections(machine, &load, &mut lanes, flows, time)?
+        }
+        cli::Row::RingToRing => {
+            let mut ports = load.ring(opened)?;
+            measuring();
+            measure::ring_to_ring(machine, &mut ports, time)?
+        }
+        _ => {
+            let sharing = match case.sharing {
+                cli::Sharing::Disjoint => Sharing::Disjoint,
+                cli::Sharing::Directions => Sharing::Directions,
+                cli::Sharing::Same => Sharing::Same,
+            };
+            let mut lanes = load.shared(sharing, opened)?;
+            measuring();
+            match (row, &mut lanes[..]) {
+                (cli::Row::Parse, lanes) => measure::established(machine, lanes, Work::Parse, time)?,
+                (cli::Row::LookUp, lanes) => measure::established(machine, lanes, Work::LookUp, time)?,
+                (cli::Row::Publication, [lane]) => measure::publication(machine, &load, lane, time)?,
+                (cli::Row::NewSparse | cli::Row::Churn, [lane]) => {
+                    load.add_fresh(lane)?;
+                    let mix =
+                        Mix { apart, fresh, buckets: load.buckets(), sweep_timed: row == cli::Row::Churn };
+                    measure::mixed(machine, lane, mix, time)?
+                }
+                (_, lanes) => measure::established(machine, lanes, Work::Forward, time)?,
+            }
+        }
+    };
+    progress.finish_and_clear();
+    Ok(report(case, &load, figures, &measured))
+}
+
+/// A bar; nothing is drawn unless standard error is a terminal.
+fn progress(len: u64) -> ProgressBar {
+    let progress = ProgressBar::new(len);
+    let template = if len > 0 { "{msg} {wide_bar} {human_pos}/{human_len}" } else { "{msg} {elapsed}" };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        progress.set_style(style);
+    }
+    progress.enable_steady_tick(Duration::from_millis(200));
+    progress
+}
+
+fn report(case: &Case, load: &Load, figures: Option<Figures>, m: &Measured) -> Report {
+    let round = |x: f64| (x * 1000.0).round() / 1000.0;
+    let limit_ns = figures.map(|figures| match case.row {
+        cli::Row::Parse => figures.parse,
+        cli::Row::LookUp => figures.look_up,
+        _ => figures.chain,
+    });
+    Report {
+        row: case.row.name(),
+        family: family_name(case.family),
+        flows: case.flows,
+        order: "random",
+        workers: case.workers,
+        sharing: match case.sharing {
+            cli::Sharing::Disjoint => "disjoint",
+            cli::Sharing::Directions => "directions",
+            cli::Sharing::Same => "same",
+        },
         ns_per_packet: round(m.ns_per_packet),
+        median_tsc: Clock::IS_TSC.then(|| round(m.ticks_per_packet)),
+        limit_ns,
+        ratio: limit_ns.map(|limit| round(m.ns_per_packet / limit)),
         mpps: round(m.mpps),
         allocations: m.allocations,
         bytes_per_connection: load.bytes_per_connection(),
         hits: m.hits,
-        frame_bytes: if family == Family::Ipv4 { FRAME_V4 } else { FRAME_V6 },
+        frame_bytes: case.family.frame_len(),
         batch: supernet::dataplane::worker::BATCH,
         packets: m.packets,
         refill_ns_per_packet: round(m.refill_ns),
         firewall_rules: load.rules(),
+        policies: load.policies(),
+        samples: m.samples,
+        slow_samples: m.slow_samples,
+        huge_pages: machine::huge_pages(),
+        new_share: if case.apart > 0 { round(1.0 / case.apart as f64) } else { 0.0 },
+        connections_per_second: m.connections_per_second.map(f64::round),
+        ns_per_new_connection: match case.row {
+            cli::Row::NewConnections => Some(round(m.ns_per_packet)),
+            _ => m.ns_per_new_connection.map(round),
+        },
+        batch_p50_ns: m.batch_ns.map(|ns| round(ns.0)),
+        batch_p99_ns: m.batch_ns.map(|ns| round(ns.1)),
+        quiet_batch_p50_ns: m.quiet_batch_ns.map(|ns| round(ns.0)),
+        quiet_batch_p99_ns: m.quiet_batch_ns.map(|ns| round(ns.1)),
+        publications: m.publications,
     }
 }
 
 impl cli::Row {
-    const ALL: [Self; 5] =
-        [Self::EastWest, Self::ClusterIp, Self::Vip, Self::FullChain, Self::NewConnections];
-
     fn name(self) -> &'static str {
         match self {
+            Self::Parse => "parse",
+            Self::LookUp => "look-up",
             Self::EastWest => "east-west",
             Self::ClusterIp => "cluster-ip",
+            Self::Snat => "snat",
             Self::Vip => "vip",
             Self::FullChain => "full-chain",
             Self::NewConnections => "new-connections",
+            Self::NewSparse => "new-sparse",
+            Self::Churn => "churn",
+            Self::Publication => "publication",
+            Self::RingToRing => "ring-to-ring",
         }
     }
 
     fn scenario(self) -> Scenario {
         match self {
             Self::EastWest => Scenario::EastWest,
-            Self::ClusterIp | Self::NewConnections => Scenario::ClusterIp,
+            Self::ClusterIp => Scenario::ClusterIp,
+            Self::Snat => Scenario::Snat,
             Self::Vip => Scenario::Vip,
-            Self::FullChain => Scenario::FullChain,
+            _ => Scenario::FullChain,
+        }
+    }
+
+    /// Whether nothing but packets of established connections is measured, and thus could be shared.
+    fn is_of_hits(self) -> bool {
+        !self.is_for_one() && self != Self::NewConnections
+    }
+
+    /// Whether the limit program does the same, or what is to become the same.
+    fn has_limit(self) -> bool {
+        self.is_of_hits() || self == Self::RingToRing
+    }
+
+    /// How far apart new connections come, in each of the row's figures; 0 for none.
+    fn apart(self) -> &'static [usize] {
+        match self {
+            Self::NewConnections => &[1],
+            Self::NewSparse => &[100],
+            Self::Churn => &[100, 10],
+            _ => &[0],
         }
     }
 }
@@ -183,54 +385,102 @@ fn family_name(family: Family) -> &'static str {
     }
 }
 
-/// Prints a report as a line; `false` when nobody reads any more.
-fn print_line(report: &Report) -> Result<bool, OutputError> {
-    match print(&(serde_json::to_string(report)? + "\n")) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        result => Ok(result.map(|()| true)?),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn cases_of(args: &[&str]) -> Vec<Case> {
+        let cli = cli::Cli::try_parse_from(["supernet", "bench"].iter().chain(args)).unwrap();
+        match cli.command {
+            cli::Command::Bench(args) => {
+                args.check().unwrap();
+                cases(&args, Duration::from_millis(1))
+            }
+            other => panic!("{other:?}"),
+        }
     }
-}
 
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
+    #[test]
+    fn every_row_can_be_measured() {
+        let machine = Machine::new();
+        let figures = Some(Figures { parse: 1.0, look_up: 2.0, chain: 4.0 });
+        let cases = cases_of(&["--flows", "200", "--policies", "50", "--family", "ipv6"]);
+        assert_eq!(cases.len(), 13, "twelve rows, of which churn has two figures");
+        let mut reports = Vec::new();
+        for case in cases {
+            let report = measure(&machine, &case, figures.filter(|_| case.row.has_limit())).unwrap();
+            let name = format!("{:?}", case.row);
+            assert!(report.ns_per_packet > 0.0 && report.packets > 0 && report.samples > 2, "{name}");
+            assert!(report.slow_samples <= report.samples, "{name}");
+            assert_eq!([report.limit_ns, report.ratio].map(|f| f.is_some()), [case.row.has_limit(); 2]);
+            reports.push(report);
+        }
+        let row = |name| reports.iter().filter(move |r: &&Report| r.row == name);
+        assert!(row("churn").zip([0.01, 0.1]).all(|(r, share)| (r.hits - (1.0 - share)).abs() < 0.005));
+        assert!(row("publication").all(|r| r.publications > Some(0) && r.quiet_batch_p50_ns.is_some()));
+        assert!(row("new-connections").all(|r| r.hits == 0.0 && r.policies == 50));
+        let text = print::tables(&reports, 1.0, Style::PLAIN);
+        for title in ["Pipeline in memory", "New connections", "Batches of 64", "churn 10 %", "RATIO"] {
+            assert!(text.contains(title), "{text}");
+        }
+        // What others read does not go away.
+        let json = serde_json::to_value(&reports[0]).unwrap();
+        for field in [
+            "row",
+            "family",
+            "flows",
+            "order",
+            "workers",
+            "ns_per_packet",
+            "mpps",
+            "allocations",
+            "bytes_per_connection",
+            "hits",
+            "frame_bytes",
+            "batch",
+            "packets",
+            "refill_ns_per_packet",
+            "firewall_rules",
+            "median_tsc",
+            "limit_ns",
+            "ratio",
+            "samples",
+            "slow_samples",
+            "huge_pages",
+        ] {
+            assert!(json.get(field).is_some(), "{field} in {json}");
+        }
+    }
 
-fn tables(reports: &[Report], seconds: f64, style: Style) -> String {
-    let columns = [
-        "ROW",
-        "FAMILY",
-        ">FLOWS",
-        ">WORKERS",
-        ">NS/PACKET",
-        ">MPPS",
-        ">HITS",
-        ">ALLOCATIONS/PACKET",
-        ">BYTES/CONNECTION",
-    ];
-    let mut listing = Listing::new("Pipeline in memory", &columns, style);
-    for r in reports {
-        listing.row([
-            r.row.to_owned(),
-            r.family.to_owned(),
-            r.flows.to_string(),
-            r.workers.to_string(),
-            format!("{:.1}", r.ns_per_packet),
-            format!("{:.2}", r.mpps),
-            format!("{:.0} %", r.hits * 100.0),
-            format!("{:.2}", r.allocations),
-            r.bytes_per_connection.to_string(),
+    #[test]
+    fn workers_share_in_every_way_that_is_asked_for() {
+        let machine = Machine::new();
+        let cases = cases_of(&[
+            "--row=full-chain,new-connections,ring-to-ring",
+            "--workers=1,2",
+            "--sharing=disjoint,directions,same",
+            "--flows=500",
+            "--family=ipv4",
+            "--policies=40",
         ]);
+        let names: Vec<_> = cases.iter().map(|c| (c.row.name(), c.workers, c.sharing)).collect();
+        let disjoint = cli::Sharing::Disjoint;
+        assert_eq!(
+            names,
+            [
+                ("full-chain", 1, disjoint),
+                ("full-chain", 2, disjoint),
+                ("full-chain", 2, cli::Sharing::Directions),
+                ("full-chain", 2, cli::Sharing::Same),
+                ("new-connections", 1, disjoint),
+                ("new-connections", 2, disjoint),
+                ("ring-to-ring", 1, disjoint),
+            ]
+        );
+        for case in cases {
+            let report = measure(&machine, &case, None).unwrap();
+            assert!(report.mpps > 0.0 && report.samples >= 3 * case.workers, "{case:?}");
+        }
     }
-    let refill = reports.iter().map(|r| r.refill_ns_per_packet).fold(0.0, f64::max);
-    let rules = reports.iter().map(|r| r.firewall_rules).max().unwrap_or(0);
-    listing.render()
-        + &format!(
-            "Frames of {FRAME_V4} bytes (IPv6: {FRAME_V6}), TCP and UDP, in random order over the connections, in \
-             batches of {} from a\nring of {RING} buffers a worker; both directions, but for new-connections, \
-             which sends every first packet once\nthrough a ClusterIP. {rules} firewall rules. Medians over \
-             {seconds} s after a warm-up. Not counted: copying frames in, at most\n{refill:.1} ns a packet.\n",
-            supernet::dataplane::worker::BATCH,
-        )
 }

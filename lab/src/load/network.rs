@@ -2,18 +2,21 @@
 //!
 //! Every namespace has four clients and four servers, three Services and five policies, so that both firewalls
 //! of a connection have several rules to choose from; there is a namespace for each [`FLOWS_A_NAMESPACE`]
-//! connections, since the egress address of one has 64,512 ports a protocol, and eight at least.
+//! connections, since the egress address of one has 64,512 ports a protocol, and eight at least. More policies,
+//! if asked for, select the same clients and servers and let through what nobody sends, so that every
+//! connection is judged by all of its namespace's; for fewer than forty there are fewer namespaces.
 
-use super::{LoadError, frames::Template};
+use super::{LoadError, Spec, frames::Template};
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use supernet::{
-    Handle, Mac, Supernet,
+    Handle, Mac, Supernet, Timeouts, Worker,
     dataplane::{
         id::PortId,
         snapshot::{GATEWAY_MAC, PortRole, ServerKind, Snapshot},
+        time::Duration,
         wire::{Proto, tcp_flags},
     },
     model::{
@@ -30,6 +33,8 @@ pub enum Scenario {
     EastWest,
     /// From a pod to a ClusterIP whose members are pods of another namespace.
     ClusterIp,
+    /// From a pod to an address outside: firewall, routing, SNAT.
+    Snat,
     /// From outside to a VIP whose members are pods.
     Vip,
     /// From a pod to a ClusterIP whose members are outside: load balancer, firewall, routing, SNAT.
@@ -67,9 +72,15 @@ const FRONT_PORT: u16 = 80;
 const SERVER_PORT: u16 = 8080;
 const BANK_PORT: u16 = 443;
 
+/// Addresses outside that serve the Service without selector.
+const BANKS: usize = 4;
+
+/// Policies that the connections of a namespace need.
+const POLICIES: usize = 5;
+
 /// Connections of a scenario by number.
 pub(super) struct Plan {
-    pub(super) family: Family,
+    family: Family,
     scenario: Scenario,
     namespaces: Vec<Places>,
     uplink: (PortId, Mac),
@@ -90,18 +101,35 @@ struct Place {
     address: IpAddr,
 }
 
-/// Builds the network with room for `flows` connections.
-pub(super) fn build(
-    scenario: Scenario,
-    family: Family,
-    flows: usize,
-    workers: usize,
-) -> Result<(Handle, Plan), LoadError> {
-    let namespaces = flows.div_ceil(FLOWS_A_NAMESPACE).max(8);
-    let builder = Supernet::builder().workers(workers).sessions(flows.max(1024)).frames(1).seed(1);
-    let (net, _) = builder.build(model(namespaces))?.into_parts();
-    let plan = Plan::of(scenario, family, namespaces, &net.snapshot())?;
-    Ok((net, plan))
+/// How long a connection is remembered of which one packet was seen, whatever its protocol.
+pub const UNANSWERED: Duration = Duration::from_secs(60);
+
+/// Builds the network of a load; its workers are not polled by anyone yet.
+pub(super) fn build(spec: &Spec) -> Result<(Handle, Vec<Worker>, Plan), LoadError> {
+    let flows = spec.flows + spec.fresh;
+    let needed = flows.div_ceil(FLOWS_A_NAMESPACE).max(2);
+    let namespaces = match spec.policies {
+        Some(policies) if policies < needed * POLICIES => {
+            return Err(LoadError::TooFewPolicies { least: needed * POLICIES });
+        }
+        Some(policies) => needed.max(8.min(policies / POLICIES)),
+        None => needed.max(8),
+    };
+    // Connections that were answered stay, however fast the time of a load passes.
+    let day = Duration::from_secs(86_400);
+    let timeouts = Timeouts {
+        tcp_first: UNANSWERED,
+        udp_first: UNANSWERED,
+        tcp_opening: 4 * day,
+        tcp_established: 4 * day,
+        udp_multiple: 4 * day,
+        ..Timeouts::default()
+    };
+    let builder = Supernet::builder().workers(spec.workers).sessions(flows.max(1024)).frames(spec.frames);
+    let model = model(namespaces, spec.policies.unwrap_or(namespaces * POLICIES));
+    let (net, workers) = builder.timeouts(timeouts).seed(1).build(model)?.into_parts();
+    let plan = Plan::of(spec.scenario, spec.family, namespaces, &net.snapshot())?;
+    Ok((net, workers, plan))
 }
 
 impl Plan {
@@ -185,6 +213,9 @@ impl Plan {
         let dst = match self.scenario {
             Scenario::EastWest => SocketAddr::new(there.servers[n / PODS % PODS].address, SERVER_PORT),
             Scenario::ClusterIp => SocketAddr::new(there.web, FRONT_PORT),
+            Scenario::Snat => {
+                SocketAddr::new(bank_address(self.family, (n / PODS % BANKS) as u8 + 1), BANK_PORT)
+            }
             Scenario::FullChain | Scenario::Vip => SocketAddr::new(here.bank, BANK_PORT),
         };
         let src = SocketAddr::new(client.address, port(n / PODS));
@@ -208,8 +239,11 @@ fn namespace(n: usize) -> String {
     format!("ns-{n}")
 }
 
-fn model(namespaces: usize) -> Model {
+fn model(namespaces: usize, all_policies: usize) -> Model {
     let mut model = Model { supervisor: supervisor(), ..Model::default() };
+    for n in 0..all_policies.saturating_sub(namespaces * POLICIES) {
+        model.insert(another_policy(&namespace(n % namespaces), n / namespaces).into());
+    }
     for n in 0..namespaces {
         let ns = namespace(n);
         for role in ["client", "server"] {
@@ -294,16 +328,22 @@ fn service(name: Name, kind: ServiceKind, selector: Option<Labels>, port: u16, t
     }
 }
 
-/// Four addresses outside that serve the Service without selector.
+/// An address outside that serves the Service without selector.
+fn bank_address(family: Family, n: u8) -> IpAddr {
+    match family {
+        Family::Ipv4 => Ipv4Addr::new(203, 0, 113, n).into(),
+        Family::Ipv6 => Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, n.into()).into(),
+    }
+}
+
+/// All of these.
 fn bank(ns: &str, family: IpFamily) -> EndpointSlice {
-    let address = |n: u8| -> IpAddr {
-        match family {
-            IpFamily::V4 => Ipv4Addr::new(203, 0, 113, n).into(),
-            IpFamily::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, n.into()).into(),
-        }
+    let addresses = match family {
+        IpFamily::V4 => Family::Ipv4,
+        IpFamily::V6 => Family::Ipv6,
     };
     let endpoint = |n| Endpoint {
-        addresses: vec![At::from(address(n))],
+        addresses: vec![At::from(bank_address(addresses, n))],
         ready: true,
         serving: true,
         terminating: false,
@@ -313,7 +353,7 @@ fn bank(ns: &str, family: IpFamily) -> EndpointSlice {
         name: Name::new(ns, format!("{BANK}-{family:?}").to_lowercase()),
         service: BANK.to_owned(),
         family,
-        endpoints: (1..=4).map(endpoint).collect(),
+        endpoints: (1..=BANKS as u8).map(endpoint).collect(),
         ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
         at: Position::default(),
     }
@@ -352,4 +392,33 @@ fn policies(ns: &str) -> Vec<NetworkPolicy> {
         policy("call-servers", role("client"), None, rule(vec![pods("server")], SERVER_PORT)),
         policy("call-bank", role("client"), None, rule(banks, BANK_PORT)),
     ]
+}
+
+/// A policy for the clients, or the servers, of a namespace that lets through what nobody sends: to or from a
+/// range of its own, on ports of its own.
+fn another_policy(ns: &str, n: usize) -> NetworkPolicy {
+    let (high, low) = ((n >> 8) as u8, n as u8);
+    let ranges = vec![
+        Peer::Block {
+            cidr: ipnet::Ipv4Net::new_assert(Ipv4Addr::new(100, 64 + (high & 63), low, 0), 24).into(),
+            except: Vec::new(),
+        },
+        Peer::Block {
+            cidr: ipnet::Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0xa, n as u16, 0, 0, 0, 0), 64)
+                .into(),
+            except: Vec::new(),
+        },
+    ];
+    let from = 10_000 + (n % 4000 * 10) as u16;
+    let port = PolicyPort { protocol: Protocol::Tcp, port: PortMatch::Numbers { from, to: from + 9 } };
+    let rules = Some(vec![Rule { peers: ranges, ports: vec![port] }]);
+    let (role, ingress, egress) =
+        if n.is_multiple_of(2) { ("client", None, rules) } else { ("server", rules, None) };
+    NetworkPolicy {
+        name: Name::new(ns, format!("another-{n}")),
+        pods: Selector::labels([("role", role)]),
+        ingress,
+        egress,
+        at: Position::default(),
+    }
 }

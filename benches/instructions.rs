@@ -1,0 +1,74 @@
+//! Instructions of the parser, of the hit path and of the path that opens connections, counted by valgrind.
+//!
+//! Unlike time they are the same from run to run, so a change that makes a path longer shows on any machine.
+//! `cargo xtask test` compares them with `benches/instructions.toml` and fails when one has grown by more than
+//! 3 %; `cargo xtask instructions --accept` writes that file anew, for growth that is meant.
+//!
+//! Each function runs 512 packets, eight batches of 64. What is built before is not counted. Valgrind has no
+//! AVX-512: the dataplane detects that, and what is counted is its AVX2 code.
+
+#![allow(clippy::unwrap_used, reason = "a bench that cannot be set up has nothing to say")]
+#![allow(missing_docs, reason = "gungraun's macros write functions")]
+
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use std::hint::black_box;
+use supernet::Instant;
+use supernet_lab::load::{Family, Lane, Load, Scenario, Spec};
+
+const FLOWS: usize = 1000;
+
+/// A lane with open connections, every entry of which was hit before, and a filled ring.
+fn established(family: Family) -> Lane {
+    let load = Load::new(Scenario::FullChain, family, FLOWS, 1).unwrap();
+    let mut lane = load.established(|_| {}).unwrap().remove(0);
+    for _ in 0..2 {
+        lane.refill();
+        while lane.process(now()) > 0 {
+            lane.collect();
+        }
+        lane.collect();
+    }
+    lane.refill();
+    lane
+}
+
+/// A lane whose packets each open a connection, with a filled ring of which half has been sent.
+fn unopened(policies: usize) -> Lane {
+    let spec = Spec { policies: Some(policies), ..Spec::new(Scenario::FullChain, Family::Ipv4, 1024) };
+    let mut lane = Load::build(spec).unwrap().unopened().unwrap().remove(0);
+    lane.refill_once();
+    lane.process(now());
+    lane.collect();
+    lane
+}
+
+fn now() -> Instant {
+    Instant::from_secs(2)
+}
+
+#[library_benchmark]
+#[bench::ipv4(established(Family::Ipv4))]
+#[bench::ipv6(established(Family::Ipv6))]
+fn parse(mut lane: Lane) -> Lane {
+    black_box(lane.parse());
+    lane
+}
+
+#[library_benchmark]
+#[bench::ipv4(established(Family::Ipv4))]
+#[bench::ipv6(established(Family::Ipv6))]
+fn hit(mut lane: Lane) -> Lane {
+    black_box(lane.process(now()));
+    lane
+}
+
+#[library_benchmark]
+#[bench::policies_10(unopened(10))]
+#[bench::policies_10000(unopened(10_000))]
+fn new_connection(mut lane: Lane) -> Lane {
+    black_box(lane.process(now()));
+    lane
+}
+
+library_benchmark_group!(name = paths, benchmarks = [parse, hit, new_connection]);
+main!(library_benchmark_groups = paths);

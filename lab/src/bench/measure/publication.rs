@@ -1,0 +1,107 @@
+//! What a new snapshot costs those who forward packets.
+
+use super::{
+    Clock, Duration, Histogram, Lane, Machine, Measured, NotMeasured, Part, RING, RINGS, Sample, alloc, at,
+    clock, difference,
+    hits::{Work, ring},
+    on_threads, quantiles, refills, sum_up,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+use supernet_lab::load::Load;
+
+/// How often a snapshot is published under load.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// Measures batches of hits while nothing happens, and then while a snapshot is published now and then.
+pub(in crate::bench) fn publication(
+    machine: &Machine,
+    load: &Load,
+    lane: &mut Lane,
+    time: Duration,
+) -> Result<Measured, NotMeasured> {
+    let news = load.follow(lane);
+    let time = (time / 2).max(5 * PUBLISH_EVERY);
+    let over = AtomicBool::new(false);
+    let publish = || {
+        machine.pin(1);
+        let mut published = 0;
+        while !over.load(Ordering::Relaxed) {
+            load.publish(published % 2 == 0, &news)?;
+            published += 1;
+            std::thread::sleep(PUBLISH_EVERY);
+        }
+        Ok::<u64, NotMeasured>(published)
+    };
+    let (quiet, busy, published) = std::thread::scope(|scope| {
+        let quiet = batches(machine, lane, time);
+        let publisher = scope.spawn(publish);
+        let busy = batches(machine, lane, time);
+        over.store(true, Ordering::Relaxed);
+        (quiet, busy, publisher.join())
+    });
+    // A thread that panicked has said so.
+    let published = published.unwrap_or(Ok(0))?;
+    let Some((part, in_batches)) = busy else {
+        return Err(NotMeasured::NotHits { packets: 0, hits: 0, dropped: 0 });
+    };
+    let (measured, counted) = sum_up(machine, vec![part]);
+    if counted.dropped > 0 || counted.received != measured.packets || published == 0 {
+        return Err(NotMeasured::NotHits {
+            packets: measured.packets,
+            hits: counted.hits,
+            dropped: counted.dropped,
+        });
+    }
+    Ok(Measured {
+        batch_ns: Some(quantiles(machine, &in_batches)),
+        quiet_batch_ns: quiet.map(|(_, h)| quantiles(machine, &h)),
+        publications: Some(published),
+        ..measured
+    })
+}
+
+/// Runs hits batch by batch for some time.
+fn batches(machine: &Machine, lane: &mut Lane, time: Duration) -> Option<(Part, Histogram)> {
+    let parts = on_threads(machine, std::slice::from_mut(lane), |_, lane, meeting| {
+        let (began, mut part) = (Clock::now(), Part::default());
+        part.refill = refills(machine, lane, time);
+        for _ in 0..=lane.templates() / RING {
+            ring(machine, lane, Work::Forward, at(began), meeting);
+        }
+        let (allocations, before, begin) = (alloc::count(), lane.counted(), Clock::now());
+        let (mut kept, mut all) = (Histogram::new(), Histogram::new());
+        while begin.elapsed() < time {
+            let probe = machine.probe();
+            let (mut ticks, mut packets, mut sample) = (0, 0, Histogram::new());
+            for _ in 0..RINGS {
+                lane.refill();
+                loop {
+                    let now = at(began);
+                    let from = clock::now();
+                    let done = lane.process_one(now);
+                    let to = clock::now();
+                    if done == 0 {
+                        break;
+                    }
+                    let took = machine.clock.between(from, to);
+                    sample.add(took);
+                    (ticks, packets) = (ticks + took, packets + done);
+                    lane.collect();
+                }
+                lane.collect();
+            }
+            let probe = probe.min(machine.probe());
+            all.merge(&sample);
+            if !machine.is_slow(probe) {
+                kept.merge(&sample);
+            }
+            part.packets += packets;
+            part.samples.push(Sample { ticks: ticks as f64 / packets as f64, probe });
+        }
+        part.allocations = alloc::count() - allocations;
+        part.counted = difference(lane.counted(), before);
+        lane.rest();
+        (part, if kept.quantile(0.5).is_nan() { all } else { kept })
+    });
+    parts.into_iter().next()
+}

@@ -1,0 +1,81 @@
+//! Ring to ring: a worker with a memory port for every port of the network, and who sends and receives there.
+
+use super::{
+    LoadError,
+    frames::{FRAME_V6, Frames},
+    lane::draw,
+};
+use std::collections::BTreeMap;
+use supernet::{
+    Instant, Worker,
+    dataplane::{
+        id::PortId,
+        port::memory::{MemoryGuest, memory},
+        worker::Dataplane,
+    },
+};
+
+/// Frames in flight at one time, in the queues of all ports together.
+const FLIGHT: usize = 512;
+
+/// One worker with all ports of the network, and the guests at the ports' other ends.
+pub struct PortRing {
+    worker: Worker,
+    dataplane: Dataplane,
+    frames: Frames,
+    guests: BTreeMap<PortId, MemoryGuest>,
+    random: u64,
+}
+
+impl PortRing {
+    pub(super) fn new(
+        mut worker: Worker,
+        dataplane: &Dataplane,
+        ports: impl Iterator<Item = PortId>,
+        frames: Frames,
+    ) -> Result<Self, LoadError> {
+        let attach = |id| Ok((id, dataplane.attach(id, memory(FLIGHT)).map_err(LoadError::Attach)?));
+        let guests = ports.map(attach).collect::<Result<_, LoadError>>()?;
+        // Takes the ports and the snapshot.
+        worker.poll(Instant::from_secs(1));
+        Ok(Self { worker, dataplane: dataplane.clone(), frames, guests, random: 0x9e37_79b9_7f4a_7c15 })
+    }
+
+    /// Frames to choose from.
+    pub fn templates(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Queues frames drawn at random at their ports, and says how many.
+    pub fn refill(&mut self) -> u64 {
+        let (len, mut bytes) = (self.frames.frame_len(), [0; FRAME_V6]);
+        let mut sent = 0;
+        for _ in 0..FLIGHT {
+            let port = self.frames.write(draw(&mut self.random, self.frames.len()), &mut bytes);
+            sent += u64::from(self.guests.get(&port).is_some_and(|guest| guest.send(&bytes[..len]).is_ok()));
+        }
+        sent
+    }
+
+    /// Polls the worker once; frames it received.
+    pub fn poll(&mut self, now: Instant) -> usize {
+        self.worker.poll(now).frames
+    }
+
+    /// Takes what was delivered out of the guests' queues; how many frames.
+    pub fn collect(&mut self) -> u64 {
+        let mut delivered = 0;
+        for guest in self.guests.values() {
+            while guest.recv_frame().is_some() {
+                delivered += 1;
+            }
+        }
+        delivered
+    }
+
+    /// What the worker counted: frames received, hits, drops.
+    pub fn counted(&self) -> (u64, u64, u64) {
+        let c = self.dataplane.counters();
+        (c.received, c.hits, c.dropped())
+    }
+}
