@@ -339,7 +339,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 80, max_shrink_iters: 10_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 160, max_shrink_iters: 10_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_fast_path_equals_the_stages(world in world(), events in vec(event(), 1..80)) {
@@ -352,7 +352,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 1000, ..ProptestConfig::default() })]
 
     /// Two workers get every packet at once, as by two uplinks, and race for the connections it opens, judges and
     /// ends. Nothing is scarce, and nothing is translated: which of two gets the last place, or the port that
