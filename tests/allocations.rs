@@ -5,6 +5,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    sync::mpsc,
 };
 use supernet_dataplane::{
     id::PortId,
@@ -162,6 +163,30 @@ fn a_hit_neither_allocates_nor_frees() {
     assert_eq!(net.dataplane.counters().hits, hits + (ROUNDS * BATCH) as u64, "nothing but hits");
     assert_eq!(calls, (0, 0), "allocations and frees in {delivered} hits");
     assert!(net.dataplane.counters().conserved());
+}
+
+#[test]
+fn a_hit_waits_for_no_session() {
+    let mut net = Net::new();
+    let mut frames = Vec::new();
+    for (proto, port) in [(Proto::TCP, 4000), (Proto::UDP, 4001)] {
+        frames.extend(net.establish(proto, &format!("10.0.0.2:{port}"), "10.96.0.10:80"));
+        frames.extend(net.establish(proto, &format!("[fd00:0:0:1::2]:{port}"), "[fd00:96::10]:80"));
+    }
+    net.round(&frames);
+    let dataplane = net.dataplane.clone();
+    let sessions = &dataplane.state().sessions;
+    let id = sessions.ids().next().unwrap();
+    // So few sessions share one lock.
+    let held = sessions.lock(id);
+    let (done, finished) = mpsc::channel();
+    let delivered = std::thread::scope(|scope| {
+        scope.spawn(|| done.send(net.round(&frames)).unwrap());
+        let delivered = finished.recv_timeout(std::time::Duration::from_secs(60));
+        drop(held);
+        delivered
+    });
+    assert_eq!(delivered, Ok(BATCH), "hits wait for a lock");
 }
 
 #[test]

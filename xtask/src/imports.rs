@@ -6,6 +6,8 @@
 //!   packages:   dataplane <- drivers control <- supernet <- lab; testkit in tests only
 //! ```
 //!
+//! Nor may the dataplane name a clock or a source of randomness.
+//!
 //! What is under `#[cfg(test)]`, in comments and in strings does not count. A path into the crate's root
 //! (`crate::Thing`) is refused inside the dataplane, since it would hide which module it means.
 
@@ -36,6 +38,10 @@ const BESIDE: [(&str, &[&str], &[&str]); 3] = [
     ("counters", &[], &[]),
     ("trace", &[], &[]),
 ];
+
+/// Names of clocks and of sources of randomness. Time and seeds are passed in.
+const OUTSIDE: [&str; 7] =
+    ["SystemTime", "UNIX_EPOCH", "RandomState", "thread_rng", "getrandom", "OsRng", "_rdtsc"];
 
 /// What the drivers may use of the dataplane.
 const FOR_DRIVERS: [&str; 4] = ["buf", "id", "port", "wire"];
@@ -147,6 +153,10 @@ fn check_dataplane(text: &str, file: &Path, found: &mut Vec<Violation>) {
         if let Some(what) = refusal(own, &edge.first) {
             found.push(Violation { file: file.to_owned(), line: edge.line, what });
         }
+    }
+    for token in without_tests(tokens(text)).iter().filter(|token| OUTSIDE.contains(&&*token.text)) {
+        let what = format!("the dataplane has no clock and draws no random number: {}", token.text);
+        found.push(Violation { file: file.to_owned(), line: token.line, what });
     }
 }
 
