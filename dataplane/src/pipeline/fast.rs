@@ -13,8 +13,8 @@ use super::{Output, Pipeline};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
-    flow::{ABSENT, FlowKey, NOWHERE, OpenV4, OpenV6, Tick},
-    id::{Generation, PortId},
+    flow::{ABSENT, FlowKey, NOWHERE, Open, OpenV4, OpenV6, Tick},
+    id::PortId,
     snapshot::{GATEWAY_MAC, Hop, MAC_BITS, Row, Snapshot, mac_word},
     stage::commit,
     state::{Neighbors, State},
@@ -107,6 +107,13 @@ impl<'a> Run<'a> {
     fn classes(&self) -> &'a [u8] {
         let end = self.ports.len().min(MOST);
         &self.batch.classes[self.done.min(end)..end]
+    }
+
+    /// Ends a phase C at a frame that is no hit.
+    #[inline(always)]
+    fn miss(&mut self, n: usize, frame: Frame) -> Option<Frame> {
+        self.done = n;
+        Some(frame)
     }
 
     /// The frames that are not finished, in order; with the port, those that have no entry as far as one can
@@ -307,48 +314,50 @@ impl World {
     fn finish_v4(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
         let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
-        let classes = run.alike(V4);
-        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
-            run.done = n;
+        let (classes, now) = (run.alike(V4), run.now);
+        for (n, class) in (run.done..).zip(classes) {
+            let Some(mut frame) = frames.next() else { break };
             let at = usize::from(*class) % MOST;
-            let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v4(lane, at))
-            else {
-                return Some(frame);
-            };
+            let mut open = table.open(lane.guesses[at], &lane.keys[at]);
+            if open.is_none() {
+                (frame, open) = self.search_v4(lane, at, frame);
+            }
+            let Some(open) = open else { return run.miss(n, frame) };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
-            let h = frame.header_mut();
+            let h = frame.header();
             let total = u16::from_be_bytes([h[16], h[17]]);
             let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
             if to_peer || h[22] <= open.hops() || total > hop.mtu {
-                return Some(frame);
+                return run.miss(n, frame);
             }
             if !open.stands(generation) {
-                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
-                    return Some(frame);
+                let stands;
+                (frame, stands) = self.stands(run.port(n), hop, &open, frame);
+                if !stands {
+                    return run.miss(n, frame);
                 }
-                open.stamp(generation);
             }
             let tally = open.tally() as usize;
             let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
-                return Some(frame);
+                return run.miss(n, frame);
             };
+            let Some([low, high]) = open.rewrite() else { return run.miss(n, frame) };
+            let h = frame.header_mut();
             set_macs(h, hop, open.is_switched());
             // TTL, protocol and header checksum, then the addresses and ports.
-            let [low, high] = open.rewrite;
             let old = u32::from_le_bytes([h[22], h[23], h[24], h[25]]);
             let sum = add(!(old >> 16) & 0xffff, low as u32 & 0xffff);
             let new = ((old & 0xffff) - u32::from(open.hops())) | !sum << 16;
             put64(h, 22, low & !0xffff_ffff | u64::from(new));
             put64(h, 30, high);
             mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u32 & 0xffff);
-            open.touch(run.now, len as u64);
+            open.touch(now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
             out.push(hop.port, frame);
         }
-        run.done += classes.len().min(1);
+        run.done += classes.len();
         None
     }
 
@@ -357,82 +366,99 @@ impl World {
     fn finish_v6(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
         let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
-        let classes = run.alike(V6);
-        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
-            run.done = n;
+        let (classes, now) = (run.alike(V6), run.now);
+        for (n, class) in (run.done..).zip(classes) {
+            let Some(mut frame) = frames.next() else { break };
             let at = usize::from(*class) % MOST;
-            let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v6(lane, at))
-            else {
-                return Some(frame);
-            };
+            let mut open = table.open(lane.guesses[at], &lane.keys[at]);
+            if open.is_none() {
+                (frame, open) = self.search_v6(lane, at, frame);
+            }
+            let Some(open) = open else { return run.miss(n, frame) };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
-            let h = frame.header_mut();
+            let h = frame.header();
             let total = u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
             let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
             if to_peer || h[21] <= open.hops() || total > u32::from(hop.mtu) {
-                return Some(frame);
+                return run.miss(n, frame);
             }
             if !open.stands(generation) {
-                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
-                    return Some(frame);
+                let stands;
+                (frame, stands) = self.stands(run.port(n), hop, &open, frame);
+                if !stands {
+                    return run.miss(n, frame);
                 }
-                open.stamp(generation);
             }
             let tally = open.tally() as usize;
             let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
-                return Some(frame);
+                return run.miss(n, frame);
             };
+            let Some([a, b, c, d, rest]) = open.rewrite() else { return run.miss(n, frame) };
+            let h = frame.header_mut();
             set_macs(h, hop, open.is_switched());
             let proto = h[20];
             h[21] -= open.hops();
-            let [a, b, c, d, rest] = open.rewrite;
             put64(h, 22, a);
             put64(h, 30, b);
             put64(h, 38, c);
             put64(h, 46, d);
             h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
             mend_transport(h, 54, proto, (rest >> 16) as u32 & 0xffff);
-            open.touch(run.now, len as u64);
+            open.touch(now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
             out.push(hop.port, frame);
         }
-        run.done += classes.len().min(1);
+        run.done += classes.len();
         None
     }
 
     /// Whether a session of an older generation, a packet of which came in by `port` and goes out by `hop`, is
-    /// certain to be judged alike now.
+    /// certain to be judged alike now. Then it is stamped so.
+    ///
+    /// This and the searches take the frame and give it back: what a loop owns while it calls what may panic, it
+    /// has to keep in memory.
     #[cold]
     #[inline(never)]
-    fn stands(&self, port: PortId, hop: &Hop, tally: u32, generation: Generation) -> bool {
+    fn stands<const LINES: usize, const REWRITE: usize>(
+        &self,
+        port: PortId,
+        hop: &Hop,
+        open: &Open<'_, LINES, REWRITE>,
+        frame: Frame,
+    ) -> (Frame, bool) {
         let since = (self.snapshot.row(port).hop.since, hop.since);
         // An entry of a newer snapshot than this worker's is not this worker's to judge.
-        generation < self.snapshot.generation
-            && commit::stands(&self.state, &self.snapshot, since, tally, generation)
+        let stands = !open.is_denied()
+            && open.generation() < self.snapshot.generation
+            && open.is_unchanged()
+            && commit::stands(&self.state, &self.snapshot, since, open.tally(), open.generation());
+        if stands {
+            open.stamp(self.snapshot.generation);
+        }
+        (frame, stands)
     }
 
     /// The guess was wrong: looks the key up.
     #[cold]
     #[inline(never)]
-    fn search_v4(&self, lane: &Lane<KeyV4>, at: usize) -> Option<OpenV4<'_>> {
+    fn search_v4(&self, lane: &Lane<KeyV4>, at: usize, frame: Frame) -> (Frame, Option<OpenV4<'_>>) {
         if lane.guesses[at] == ABSENT {
-            return None;
+            return (frame, None);
         }
-        let place = self.state.v4.place_of(&FlowKey::of_v4(&lane.keys[at]), lane.hashes[at])?;
-        self.state.v4.open(place, &lane.keys[at])
+        let place = self.state.v4.place_of(&FlowKey::of_v4(&lane.keys[at]), lane.hashes[at]);
+        (frame, place.and_then(|place| self.state.v4.open(place, &lane.keys[at])))
     }
 
     #[cold]
     #[inline(never)]
-    fn search_v6(&self, lane: &Lane<KeyV6>, at: usize) -> Option<OpenV6<'_>> {
+    fn search_v6(&self, lane: &Lane<KeyV6>, at: usize, frame: Frame) -> (Frame, Option<OpenV6<'_>>) {
         if lane.guesses[at] == ABSENT {
-            return None;
+            return (frame, None);
         }
-        let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at])?;
-        self.state.v6.open(place, &lane.keys[at])
+        let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at]);
+        (frame, place.and_then(|place| self.state.v6.open(place, &lane.keys[at])))
     }
 }
 
