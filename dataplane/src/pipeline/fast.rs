@@ -314,10 +314,11 @@ impl World {
     fn finish_v4(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
         let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
-        let (classes, now) = (run.alike(V4), run.now);
-        for (n, class) in (run.done..).zip(classes) {
+        let (start, now, switched) = (run.done, run.now, batch.switched);
+        let end = start + run.alike(V4).len();
+        for n in start..end {
             let Some(mut frame) = frames.next() else { break };
-            let at = usize::from(*class) % MOST;
+            let at = usize::from(batch.classes[n % MOST]) % MOST;
             let mut open = table.open(lane.guesses[at], &lane.keys[at]);
             if open.is_none() {
                 (frame, open) = self.search_v4(lane, at, frame);
@@ -327,13 +328,13 @@ impl World {
             let len = frame.len();
             let h = frame.header();
             let total = u16::from_be_bytes([h[16], h[17]]);
-            let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
+            let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
             if to_peer || h[22] <= open.hops() || total > hop.mtu {
                 return run.miss(n, frame);
             }
             if !open.stands(generation) {
                 let stands;
-                (frame, stands) = self.stands(run.port(n), hop, &open, frame);
+                (frame, stands) = self.stands(run.port(n), hop, open, frame);
                 if !stands {
                     return run.miss(n, frame);
                 }
@@ -357,7 +358,7 @@ impl World {
             tally.bytes.add(len as u64);
             out.push(hop.port, frame);
         }
-        run.done += classes.len();
+        run.done = end;
         None
     }
 
@@ -366,10 +367,11 @@ impl World {
     fn finish_v6(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
         let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
-        let (classes, now) = (run.alike(V6), run.now);
-        for (n, class) in (run.done..).zip(classes) {
+        let (start, now, switched) = (run.done, run.now, batch.switched);
+        let end = start + run.alike(V6).len();
+        for n in start..end {
             let Some(mut frame) = frames.next() else { break };
-            let at = usize::from(*class) % MOST;
+            let at = usize::from(batch.classes[n % MOST]) % MOST;
             let mut open = table.open(lane.guesses[at], &lane.keys[at]);
             if open.is_none() {
                 (frame, open) = self.search_v6(lane, at, frame);
@@ -379,13 +381,13 @@ impl World {
             let len = frame.len();
             let h = frame.header();
             let total = u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
-            let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
+            let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
             if to_peer || h[21] <= open.hops() || total > u32::from(hop.mtu) {
                 return run.miss(n, frame);
             }
             if !open.stands(generation) {
                 let stands;
-                (frame, stands) = self.stands(run.port(n), hop, &open, frame);
+                (frame, stands) = self.stands(run.port(n), hop, open, frame);
                 if !stands {
                     return run.miss(n, frame);
                 }
@@ -410,7 +412,7 @@ impl World {
             tally.bytes.add(len as u64);
             out.push(hop.port, frame);
         }
-        run.done += classes.len();
+        run.done = end;
         None
     }
 
@@ -425,7 +427,7 @@ impl World {
         &self,
         port: PortId,
         hop: &Hop,
-        open: &Open<'_, LINES, REWRITE>,
+        open: Open<'_, LINES, REWRITE>,
         frame: Frame,
     ) -> (Frame, bool) {
         let since = (self.snapshot.row(port).hop.since, hop.since);
@@ -490,22 +492,21 @@ fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {
 #[inline(always)]
 fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
     // TCP is 6 and UDP 17. They come in any order, so this is worked out, not branched on.
-    let is_udp = usize::from(proto >> 4) & 1;
-    let at = (at + 16 - 10 * is_udp) % HEADER;
+    let at = (at + 6 + usize::from(proto & 2) * 5) % HEADER;
     let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
     let new = !add(!old & 0xffff, delta) as u16;
-    let new = if (new == 0) | (old == 0) { zero(is_udp == 1, old, new) } else { new };
+    let new = if (new == 0) | (old == 0) { zero(proto, old, new) } else { new };
     [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
 }
 
 /// The checksum to be sent when that before or after is zero.
 #[cold]
 #[inline(never)]
-fn zero(is_udp: bool, old: u32, new: u16) -> u16 {
-    match (is_udp, old) {
-        (true, 0) => 0,
-        (true, _) => 0xffff,
-        (false, _) => new,
+fn zero(proto: u8, old: u32, new: u16) -> u16 {
+    match (proto, old) {
+        (17, 0) => 0,
+        (17, _) => 0xffff,
+        _ => new,
     }
 }
 
