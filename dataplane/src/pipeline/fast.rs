@@ -15,7 +15,7 @@ use crate::{
     counters::WorkerCounters,
     flow::{ABSENT, FlowKey, NOWHERE, Open, OpenV4, OpenV6, Tick},
     id::PortId,
-    snapshot::{GATEWAY_MAC, Hop, MAC_BITS, Row, Snapshot, mac_word},
+    snapshot::{Hop, MAC_BITS, Row, Snapshot},
     stage::commit,
     state::{Neighbors, State},
     time::Instant,
@@ -241,32 +241,32 @@ impl World {
     /// Phases A and B.
     #[inline(never)]
     fn scan(&self, batch: &mut Batch, frames: &[Frame], ports: &[PortId]) {
-        let zero: &Header = &[0; HEADER];
-        let mut v4 = [zero; MOST];
         let frames = &frames[..ports.len().min(frames.len()).min(MOST)];
-        for frame in frames {
-            vector::prefetch_write(frame.header());
-        }
+        let zero: &Header = &[0; HEADER];
+        let headers: [&Header; MOST] = std::array::from_fn(|n| {
+            let header = frames.get(n).map_or(zero, Frame::header);
+            vector::prefetch_write(header);
+            header
+        });
         let (mut count_v4, mut count_v6, mut switched) = (0, 0, 0);
-        let (rows, cached) = (&*self.snapshot.rows, self.state.config.cache);
+        // Without a cache, every frame is as if of no port.
+        let rows = if self.state.config.cache { &*self.snapshot.rows } else { &[] };
         let counted = self.counters.ports.first();
         for (n, (frame, port)) in frames.iter().zip(ports).enumerate() {
             let row = rows.get(port.index()).unwrap_or(&Row::NONE);
             let (header, len) = (frame.header(), frame.len() as u16);
-            let (dst, src) = (le64(header, 0) & MAC_BITS, le64(header, 4) >> 16);
-            let guard = if row.is_uplink { dst } else { src };
-            switched |= u64::from(!row.is_uplink & (dst != const { mac_word(GATEWAY_MAC) })) << n;
+            let (wrong, elsewhere) = row.differences(le64(header, 0), le64(header, 6));
+            switched |= u64::from(elsewhere != 0) << n;
             let counted = counted.get(port.index()).unwrap_or_else(|| self.counters.ports.at(port.index()));
             counted.received.add(1);
             counted.received_bytes.add(u64::from(len));
             let kind = u16::from_le_bytes([header[12], header[13]]);
-            batch.classes[n % MOST] = if (guard != row.guard) | !cached {
+            batch.classes[n % MOST] = if wrong != 0 {
                 OTHER
             } else if kind == const { ethertype::IPV4.swap_bytes() } {
                 let at = count_v4 % MOST;
                 count_v4 += 1;
                 batch.v4.put(at, n, len, row);
-                v4[at] = header;
                 at as u8
             } else if kind == const { ethertype::IPV6.swap_bytes() } {
                 let at = count_v6 % MOST;
@@ -285,10 +285,13 @@ impl World {
         };
         self.counters.received.add(frames.len() as u64);
         let engine = &self.state.engine;
+        let uniform = batch.only != OTHER;
         let lane = &mut batch.v4;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
-            let scan = Scan { headers: &v4[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
+            let picked;
+            let headers = if uniform { &headers } else { picked = pick(&headers, &lane.frames); &picked };
+            let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v4(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
                 batch.only = OTHER;
@@ -298,9 +301,9 @@ impl World {
         let lane = &mut batch.v6;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
-            let header = |at: usize| frames.get(usize::from(lane.frames[at])).map_or(zero, Frame::header);
-            let v6: [&Header; MOST] = std::array::from_fn(header);
-            let scan = Scan { headers: &v6[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
+            let picked;
+            let headers = if uniform { &headers } else { picked = pick(&headers, &lane.frames); &picked };
+            let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
                 batch.only = OTHER;
@@ -462,6 +465,12 @@ impl World {
         let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at]);
         (frame, place.and_then(|place| self.state.v6.open(place, &lane.keys[at])))
     }
+}
+
+/// The headers of a lane whose batch has others too.
+#[inline(never)]
+fn pick<'a>(headers: &[&'a Header; MOST], frames: &[u8; MOST]) -> [&'a Header; MOST] {
+    frames.map(|frame| headers[usize::from(frame) % MOST])
 }
 
 /// Leaves frames that are not plain to the slow path. Whether there are any.
