@@ -26,9 +26,8 @@ use std::{sync::Arc, vec::Drain};
 
 /// A worker's fast path: what it reads, and room for a batch.
 pub(super) struct FastPath {
-    world: Arc<World>,
-    /// The next hops in `world` are those of this version.
-    neighbors: u64,
+    /// `None` while it is in use, and before there is a snapshot.
+    world: Option<Box<World>>,
     /// `None` only while it is in use.
     batch: Option<Box<Batch>>,
 }
@@ -38,6 +37,8 @@ struct World {
     state: Arc<State>,
     snapshot: Arc<Snapshot>,
     counters: Arc<WorkerCounters>,
+    /// The next hops are those of this version.
+    neighbors: u64,
     /// By the numbers of [`Adjacency`](commit::Adjacency).
     hops: Vec<Hop>,
 }
@@ -151,6 +152,9 @@ impl<'a> Run<'a> {
 }
 
 impl Batch {
+    /// Not inlined, as it would need room on the stack for every batch.
+    #[cold]
+    #[inline(never)]
     fn new() -> Box<Self> {
         let (v4, v6) = (Lane::new([0; 2]), Lane::new([0; 5]));
         Box::new(Self { classes: [OTHER; MOST], only: OTHER, switched: 0, v4, v6 })
@@ -158,25 +162,22 @@ impl Batch {
 }
 
 impl FastPath {
-    pub(super) fn new(state: Arc<State>, counters: Arc<WorkerCounters>) -> Self {
-        let world = World { state, snapshot: Arc::default(), counters, hops: Vec::new() };
-        Self { world: Arc::new(world), neighbors: u64::MAX, batch: Some(Batch::new()) }
+    pub(super) fn new() -> Self {
+        Self { world: None, batch: Some(Batch::new()) }
     }
+}
 
-    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.renew(snapshot);
-    }
+/// Takes up the pipeline's snapshot.
+pub(super) fn renew(pipeline: &mut Pipeline) {
+    pipeline.fast.world = Some(World::of(pipeline));
+}
 
-    /// Looks whether a next hop's MAC has changed.
-    fn refresh(&mut self) {
-        if self.world.state.neighbors.version() != self.neighbors {
-            self.renew(self.world.snapshot.clone());
-        }
-    }
-
-    fn renew(&mut self, snapshot: Arc<Snapshot>) {
-        let state = self.world.state.clone();
-        self.neighbors = state.neighbors.version();
+impl World {
+    #[cold]
+    #[inline(never)]
+    fn of(pipeline: &Pipeline) -> Box<Self> {
+        let (state, snapshot) = (pipeline.state.clone(), pipeline.snapshot.clone());
+        let neighbors = state.neighbors.version();
         let hop = |known| {
             let (port, mac) = known?;
             let uplink = snapshot.port(port)?;
@@ -186,8 +187,8 @@ impl FastPath {
         hops.extend(state.neighbors.iter().map(|known| hop(known).unwrap_or(Hop::NONE)));
         hops.resize(Neighbors::MAX, Hop::NONE);
         hops.extend(snapshot.rows.iter().map(|row| row.hop));
-        let counters = self.world.counters.clone();
-        self.world = Arc::new(World { state, snapshot, counters, hops });
+        let counters = pipeline.counters.clone();
+        Box::new(Self { state, snapshot, counters, neighbors, hops })
     }
 }
 
@@ -199,9 +200,11 @@ pub(super) fn process(
     now: Instant,
     out: &mut Output,
 ) {
-    pipeline.fast.refresh();
-    let world = pipeline.fast.world.clone();
     // Away from the pipeline, which the slow path needs as a whole.
+    let world = std::mem::take(&mut pipeline.fast.world);
+    // The MAC of a next hop may have changed.
+    let world = world.filter(|world| world.neighbors == world.state.neighbors.version());
+    let world = world.unwrap_or_else(|| World::of(pipeline));
     let mut batch = std::mem::take(&mut pipeline.fast.batch).unwrap_or_else(Batch::new);
     let mut ahead = std::mem::take(&mut pipeline.ahead);
     // Frames without a port are nobody's.
@@ -234,7 +237,7 @@ pub(super) fn process(
         world.counters.hits.add((run.done - slow) as u64);
     }
     drop(frames);
-    (pipeline.fast.batch, pipeline.ahead) = (Some(batch), ahead);
+    (pipeline.fast.world, pipeline.fast.batch, pipeline.ahead) = (Some(world), Some(batch), ahead);
 }
 
 impl World {
@@ -243,11 +246,11 @@ impl World {
     fn scan(&self, batch: &mut Batch, frames: &[Frame], ports: &[PortId]) {
         let frames = &frames[..ports.len().min(frames.len()).min(MOST)];
         let zero: &Header = &[0; HEADER];
-        let headers: [&Header; MOST] = std::array::from_fn(|n| {
-            let header = frames.get(n).map_or(zero, Frame::header);
-            vector::prefetch_write(header);
-            header
-        });
+        let mut headers = [zero; MOST];
+        for (header, frame) in headers.iter_mut().zip(frames) {
+            *header = frame.header();
+            vector::prefetch_write(*header);
+        }
         let (mut count_v4, mut count_v6, mut switched) = (0, 0, 0);
         // Without a cache, every frame is as if of no port.
         let rows = if self.state.config.cache { &*self.snapshot.rows } else { &[] };
@@ -271,6 +274,8 @@ impl World {
             } else if kind == const { ethertype::IPV6.swap_bytes() } {
                 let at = count_v6 % MOST;
                 count_v6 += 1;
+                // TCP's flags and checksum lie in the second line of a frame.
+                vector::prefetch_write_at(header, 64);
                 batch.v6.put(at, n, len, row);
                 at as u8 | V6
             } else {
@@ -289,8 +294,8 @@ impl World {
         let lane = &mut batch.v4;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
-            let picked;
-            let headers = if uniform { &headers } else { picked = pick(&headers, &lane.frames); &picked };
+            let picked = if uniform { None } else { Some(pick(&headers, &lane.frames)) };
+            let headers = picked.as_ref().unwrap_or(&headers);
             let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v4(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
@@ -301,8 +306,8 @@ impl World {
         let lane = &mut batch.v6;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
-            let picked;
-            let headers = if uniform { &headers } else { picked = pick(&headers, &lane.frames); &picked };
+            let picked = if uniform { None } else { Some(pick(&headers, &lane.frames)) };
+            let headers = picked.as_ref().unwrap_or(&headers);
             let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
@@ -316,7 +321,8 @@ impl World {
     #[inline(never)]
     fn finish_v4(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
-        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let (generation, hops, tallies) =
+            (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
         let (start, now, switched) = (run.done, run.now, batch.switched);
         let end = start + run.alike(V4).len();
         for n in start..end {
@@ -330,9 +336,12 @@ impl World {
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
             let h = frame.header();
-            let total = u16::from_be_bytes([h[16], h[17]]);
+            // The frame's length is at hand. Only if that is too long need the packet be asked.
+            if len > usize::from(hop.mtu) + 14 && u16::from_be_bytes([h[16], h[17]]) > hop.mtu {
+                return run.miss(n, frame);
+            }
             let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
-            if to_peer || h[22] <= open.hops() || total > hop.mtu {
+            if to_peer || h[22] <= open.hops() {
                 return run.miss(n, frame);
             }
             if !open.stands(generation) {
@@ -369,7 +378,8 @@ impl World {
     #[inline(never)]
     fn finish_v6(&self, run: &mut Run<'_>, frames: &mut Drain<'_, Frame>, out: &mut Output) -> Option<Frame> {
         let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
-        let (generation, hops, tallies) = (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
+        let (generation, hops, tallies) =
+            (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
         let (start, now, switched) = (run.done, run.now, batch.switched);
         let end = start + run.alike(V6).len();
         for n in start..end {
@@ -383,9 +393,12 @@ impl World {
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
             let h = frame.header();
-            let total = u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
+            let total = || u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
+            if len > usize::from(hop.mtu) + 14 && total() > u32::from(hop.mtu) {
+                return run.miss(n, frame);
+            }
             let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
-            if to_peer || h[21] <= open.hops() || total > u32::from(hop.mtu) {
+            if to_peer || h[21] <= open.hops() {
                 return run.miss(n, frame);
             }
             if !open.stands(generation) {
@@ -484,7 +497,6 @@ fn set_aside(classes: &mut [u8; MOST], frames: &[u8], plain: u64) -> bool {
     }
     any
 }
-
 
 #[inline(always)]
 fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {
