@@ -20,4 +20,6 @@ pub use conntrack::{Direction, State, Timeouts, Track};
 pub use epochs::Epochs;
 pub use key::{FlowKey, Scope};
 pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
-pub use table::{ABSENT, EntryId, FlowTable, Found, Meta, NOWHERE, Open, OpenV4, OpenV6, Passed, Taken, Tick, Usage};
+pub use table::{
+    ABSENT, EntryId, FlowTable, Found, Meta, NOWHERE, Open, OpenV4, OpenV6, Passed, Taken, Tick, Usage,
+};

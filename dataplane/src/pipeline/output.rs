@@ -17,7 +17,8 @@ impl Output {
     /// Appends a frame for a port.
     #[inline(always)]
     pub fn push(&mut self, port: PortId, frame: Frame) {
-        let Some(queue) = self.queues.get_mut(port.index()).filter(|queue| queue.len() < queue.capacity()) else {
+        let Some(queue) = self.queues.get_mut(port.index()).filter(|queue| queue.len() < queue.capacity())
+        else {
             return self.push_anywhere(port, frame);
         };
         let was_empty = queue.is_empty();

@@ -153,7 +153,9 @@ impl Snapshot {
         let uplinks = self.tier0.uplinks.iter().filter_map(|id| self.port(*id));
         let elsewhere = |address: &IpAddr| self.owned.get(*address).is_none();
         let differs = |a: &Self, b: &Self| {
-            a.endpoints.iter().any(|(address, port)| elsewhere(address) && b.endpoints.get(address) != Some(port))
+            a.endpoints
+                .iter()
+                .any(|(address, port)| elsewhere(address) && b.endpoints.get(address) != Some(port))
                 || a.identities
                     .exact
                     .iter()
