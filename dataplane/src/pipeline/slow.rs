@@ -80,13 +80,13 @@ impl Pipeline {
     ) where
         State: Tables<A>,
     {
-        let (packet, scope) = (arrival.packet, commit::scope(&self.snapshot, arrival.port));
-        let key = || FlowKey::<A>::of(&packet, scope).filter(|_| has_session(&packet));
+        let scope = commit::scope(&self.snapshot, arrival.port);
+        let key = |packet: &Packet| FlowKey::<A>::of(packet, scope).filter(|_| has_session(packet));
         for _ in 0..TRIES {
             // What was asked ahead may open the connection, which finds out whether another packet has done so
             // since; but it may not refuse a packet that has a session by now.
             if opening.is_none_or(|opening| opening.path.is_err())
-                && let Some(found) = key().and_then(|key| self.state.table().find(&key))
+                && let Some(found) = key(&arrival.packet).and_then(|key| self.state.table().find(&key))
             {
                 match self.hit(arrival, &found, now, out) {
                     Some(back) => arrival = back,
@@ -107,7 +107,7 @@ impl Pipeline {
             let opening = match opening.take() {
                 Some(opening) => opening,
                 None => {
-                    let hash = key().map_or(0, |key| self.state.table().hash(&key));
+                    let hash = key(&arrival.packet).map_or(0, |key| self.state.table().hash(&key));
                     asked = self.ask_stages::<A>(&arrival.packet, arrival.port, hash);
                     &asked
                 }
