@@ -394,24 +394,27 @@ impl Worker {
         self.frames.clear();
         self.ports.clear();
         let count = self.receivers.len();
-        let mut gone = None;
-        for n in 0..count {
-            let at = (self.turn + n) % count;
-            let (port, receiver) = &mut self.receivers[at];
-            let room = BATCH - self.frames.len();
-            if room == 0 {
+        let (mut at, mut gone) = (self.turn, None);
+        for _ in 0..count {
+            let taken = self.frames.len();
+            if taken == BATCH {
                 break;
             }
-            match receiver.receive(&mut self.frames, room, &self.shared.pool) {
-                Ok(_) => {}
-                Err(_) => gone = Some(at),
+            at = if at < count { at } else { 0 };
+            let (port, receiver) = &mut self.receivers[at];
+            if receiver.receive(&mut self.frames, BATCH - taken, &self.shared.pool).is_err() {
+                gone = Some(at);
             }
-            self.counters.missed.add(receiver.take_missed());
+            let missed = receiver.take_missed();
+            if missed > 0 {
+                self.counters.missed.add(missed);
+            }
             self.ports.resize(self.frames.len(), *port);
+            // Who got only what was left of the batch begins the next.
+            let cut_short = taken > 0 && self.frames.len() == BATCH;
+            at += usize::from(!cut_short);
         }
-        if count > 0 {
-            self.turn = (self.turn + 1) % count;
-        }
+        self.turn = at;
         if let Some(at) = gone {
             let (port, _) = self.receivers.remove(at);
             self.shared.let_go(port);
@@ -420,10 +423,10 @@ impl Worker {
 
     fn send(&mut self) {
         let (senders, counters, shared) = (&mut self.senders, &self.counters, &self.shared);
+        let (mut sent, mut refused) = (0, 0);
         self.output.drain(|port, frames| {
-            let count = frames.len() as u64;
             let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
-            let all = bytes(frames);
+            let before = (frames.len() as u64, bytes(frames));
             if let Some(Some(sender)) = senders.get_mut(port.index())
                 && sender.transmit(frames).is_err()
             {
@@ -431,13 +434,15 @@ impl Worker {
                 shared.let_go(port);
             }
             // What is left could not be sent.
-            let refused = frames.len() as u64;
-            counters.drops[DropReason::PortFull as usize].add(refused);
-            counters.sent.add(count - refused);
+            let left = (frames.len() as u64, bytes(frames));
+            sent += before.0 - left.0;
+            refused += left.0;
             let row = counters.ports.at(port.index());
-            row.sent.add(count - refused);
-            row.sent_bytes.add(all - bytes(frames));
+            row.sent.add(before.0 - left.0);
+            row.sent_bytes.add(before.1 - left.1);
         });
+        counters.sent.add(sent);
+        counters.drops[DropReason::PortFull as usize].add(refused);
     }
 
     fn keep_house(&mut self, now: Instant, busy: bool) {
