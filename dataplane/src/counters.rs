@@ -23,6 +23,7 @@ pub struct Count(AtomicU64);
 
 impl Count {
     /// Adds `n`. Only the owning worker may call this.
+    #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }

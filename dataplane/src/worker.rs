@@ -285,6 +285,8 @@ pub struct Worker {
     output: Output,
     /// The receiver to begin with, so that every port has its turn.
     turn: usize,
+    /// How many frames it may bring before the next has its turn: more than none.
+    share: usize,
     swept: Instant,
     /// Buckets whose turn to be swept has come.
     to_sweep: usize,
@@ -308,6 +310,7 @@ impl Worker {
             ports: Vec::with_capacity(BATCH),
             output: Output::default(),
             turn: 0,
+            share: BATCH,
             swept: Instant::ZERO,
             to_sweep: 0,
             ask_at: Instant::ZERO,
@@ -383,29 +386,37 @@ impl Worker {
         }
     }
 
-    /// Fills the batch from the ports in turn.
+    /// Fills the batch from the ports in turn, with up to [`BATCH`] frames of each.
     fn receive(&mut self) {
         self.frames.clear();
         self.ports.clear();
         let count = self.receivers.len();
+        let (mut at, mut share) = (self.turn, self.share);
         let mut gone = None;
-        for n in 0..count {
-            let at = (self.turn + n) % count;
-            let (port, receiver) = &mut self.receivers[at];
-            let room = BATCH - self.frames.len();
-            if room == 0 {
+        for _ in 0..count {
+            let taken = self.frames.len();
+            if taken == BATCH {
                 break;
             }
-            match receiver.receive(&mut self.frames, room, &self.shared.pool) {
-                Ok(_) => {}
-                Err(_) => gone = Some(at),
+            at = if at < count { at } else { 0 };
+            let (port, receiver) = &mut self.receivers[at];
+            let most = share.min(BATCH - taken);
+            if receiver.receive(&mut self.frames, most, &self.shared.pool).is_err() {
+                gone = Some(at);
             }
-            self.counters.missed.add(receiver.take_missed());
+            let missed = receiver.take_missed();
+            if missed > 0 {
+                self.counters.missed.add(missed);
+            }
             self.ports.resize(self.frames.len(), *port);
+            if most < share && self.frames.len() == BATCH {
+                // It got what was left of the batch, and begins the next with the rest of its share.
+                share -= most;
+            } else {
+                (at, share) = (at + 1, BATCH);
+            }
         }
-        if count > 0 {
-            self.turn = (self.turn + 1) % count;
-        }
+        (self.turn, self.share) = (at, share);
         if let Some(at) = gone {
             let (port, _) = self.receivers.remove(at);
             self.shared.let_go(port);
@@ -414,10 +425,10 @@ impl Worker {
 
     fn send(&mut self) {
         let (senders, counters, shared) = (&mut self.senders, &self.counters, &self.shared);
+        let (mut sent, mut refused) = (0, 0);
         self.output.drain(|port, frames| {
-            let count = frames.len() as u64;
             let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
-            let all = bytes(frames);
+            let before = (frames.len() as u64, bytes(frames));
             if let Some(Some(sender)) = senders.get_mut(port.index())
                 && sender.transmit(frames).is_err()
             {
@@ -425,13 +436,15 @@ impl Worker {
                 shared.let_go(port);
             }
             // What is left could not be sent.
-            let refused = frames.len() as u64;
-            counters.drops[DropReason::PortFull as usize].add(refused);
-            counters.sent.add(count - refused);
+            let left = (frames.len() as u64, bytes(frames));
+            sent += before.0 - left.0;
+            refused += left.0;
             let row = counters.ports.at(port.index());
-            row.sent.add(count - refused);
-            row.sent_bytes.add(all - bytes(frames));
+            row.sent.add(before.0 - left.0);
+            row.sent_bytes.add(before.1 - left.1);
         });
+        counters.sent.add(sent);
+        counters.drops[DropReason::PortFull as usize].add(refused);
     }
 
     fn keep_house(&mut self, now: Instant, busy: bool) {
@@ -481,4 +494,35 @@ impl Drop for Worker {
 /// A panic elsewhere leaves these locks' contents whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::memory;
+
+    #[test]
+    fn a_port_that_fills_every_batch_keeps_none_waiting() {
+        let (dataplane, mut workers) =
+            Dataplane::new(Config { workers: 1, frames: 1024, ..Config::default() });
+        let attach = |p| dataplane.attach(PortId(p), memory(4 * BATCH)).unwrap();
+        let guests: Vec<_> = (0..4).map(attach).collect();
+        for round in 0..20 {
+            // The first two always have more than a batch, the others a frame each.
+            for greedy in &guests[..2] {
+                while greedy.send(&[0; 60]).is_ok() {}
+            }
+            for modest in &guests[2..] {
+                modest.send(&[0; 60]).unwrap();
+            }
+            let received = (0..4).map(|_| workers[0].poll(Instant::from_secs(1)).frames).sum::<usize>();
+            assert_eq!(received, 4 * BATCH);
+            let ports = dataplane.counters().ports;
+            for modest in [2, 3] {
+                assert_eq!(ports[&PortId(modest)].received, round + 1, "port {modest}");
+            }
+            let (a, b) = (ports[&PortId(0)].received, ports[&PortId(1)].received);
+            assert!(a.abs_diff(b) <= 2 * BATCH as u64, "{a} and {b} frames of two that always have some");
+        }
+    }
 }
