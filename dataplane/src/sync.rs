@@ -34,7 +34,7 @@ pub(crate) use std::sync::{Arc, PoisonError, atomic::Ordering};
 pub(crate) fn explore(iterations: usize, threads: impl Fn() + Send + Sync + Copy + 'static) {
     use shuttle::{Config, FailurePersistence, Runner, scheduler::*};
     let mut config = Config::new();
-    config.stack_size = 1 << 18;
+    config.stack_size = 2 << 20;
     config.failure_persistence = FailurePersistence::Print;
     config.silence_warnings = true;
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);

@@ -21,5 +21,5 @@ pub use epochs::Epochs;
 pub use key::{FlowKey, Scope};
 pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
 pub use table::{
-    ABSENT, EntryId, FlowTable, Found, Meta, NOWHERE, OpenV4, OpenV6, Passed, Taken, Tick, Usage,
+    ABSENT, EntryId, FlowTable, Found, Meta, NOWHERE, Open, OpenV4, OpenV6, Passed, Taken, Tick, Usage,
 };

@@ -159,11 +159,12 @@ struct Stripe {
 }
 
 /// An entry opened for a packet of its key.
+///
+/// What it says beside its rewrite is certain only once [`is_unchanged`](Self::is_unchanged) or
+/// [`rewrite`](Self::rewrite) has agreed: so its words need not all be at hand at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Open<'a, const LINES: usize, const REWRITE: usize> {
     lines: &'a [Line; LINES],
-    /// The header edit, as [`crate::rewrite`] applies it.
-    pub rewrite: [u64; REWRITE],
     output: u64,
     link: u64,
 }
@@ -175,8 +176,24 @@ pub type OpenV6<'a> = Open<'a, 2, 5>;
 
 impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
     const OUTPUT: usize = if LINES == 1 { 4 } else { 5 };
+    const REWRITE: usize = if LINES == 1 { 2 } else { 8 };
+    const LINK: usize = Self::OUTPUT + 1;
     const USED: usize = Self::OUTPUT + 2;
     const BYTES: usize = if LINES == 1 { 7 } else { 13 };
+
+    /// Whether nobody has changed the entry since it was opened.
+    #[inline(always)]
+    pub fn is_unchanged(&self) -> bool {
+        fence(Ordering::Acquire);
+        self.word(Self::LINK).load(Ordering::Relaxed) == self.link
+    }
+
+    /// The header edit, as [`crate::rewrite`] applies it, if nobody has changed the entry since it was opened.
+    #[inline(always)]
+    pub fn rewrite(&self) -> Option<[u64; REWRITE]> {
+        let words = std::array::from_fn(|n| self.word(Self::REWRITE + n).load(Ordering::Relaxed));
+        self.is_unchanged().then_some(words)
+    }
 
     #[inline(always)]
     fn word(&self, at: usize) -> &AtomicU64 {
@@ -267,35 +284,27 @@ impl<A> Passed<A> {
 }
 
 impl FlowTable<u32> {
-    /// The entry at `at`, if that has this key. It is read whole.
+    /// The entry at `at`, if that has this key.
     #[inline(always)]
     pub fn open(&self, at: u32, key: &KeyV4) -> Option<OpenV4<'_>> {
         let line = self.entries.get(at as usize)?;
         let word = |n: usize| line.0[n].load(Ordering::Relaxed);
         let link = line.0[Self::LINK].load(Ordering::Acquire);
-        let other = (word(0) ^ key[0]) | (word(1) ^ key[1]);
-        let open =
-            Open { lines: std::array::from_ref(line), rewrite: [word(2), word(3)], output: word(4), link };
-        fence(Ordering::Acquire);
-        let changed = (word(Self::LINK) ^ link) | (link & VERSION_ONE);
-        (other | changed == 0).then_some(open)
+        let other = (word(0) ^ key[0]) | (word(1) ^ key[1]) | (link & VERSION_ONE);
+        (other == 0).then(|| Open { lines: std::array::from_ref(line), output: word(Self::OUTPUT), link })
     }
 }
 
 impl FlowTable<u128> {
-    /// The entry at `at`, if that has this key. It is read whole.
+    /// The entry at `at`, if that has this key.
     #[inline(always)]
     pub fn open(&self, at: u32, key: &KeyV6) -> Option<OpenV6<'_>> {
         let at = at as usize * 2;
         let lines: &[Line; 2] = self.entries.get(at..at + 2)?.first_chunk()?;
-        let word = |n: usize| lines[n / 8].0[n % 8].load(Ordering::Relaxed);
+        let word = |n: usize| lines[0].0[n].load(Ordering::Relaxed);
         let link = lines[0].0[Self::LINK].load(Ordering::Acquire);
-        let other = (0..5).fold(0, |other, n| other | (word(n) ^ key[n]));
-        let rewrite = std::array::from_fn(|n| word(Self::REWRITE + n));
-        let open = Open { lines, rewrite, output: word(Self::OUTPUT), link };
-        fence(Ordering::Acquire);
-        let changed = (word(Self::LINK) ^ link) | (link & VERSION_ONE);
-        (other | changed == 0).then_some(open)
+        let other = (0..5).fold(link & VERSION_ONE, |other, n| other | (word(n) ^ key[n]));
+        (other == 0).then(|| Open { lines, output: word(Self::OUTPUT), link })
     }
 }
 
@@ -362,7 +371,7 @@ impl<A: Address> FlowTable<A> {
             }
         };
         // One in fifty of a full table has left its first bucket.
-        let (mut elsewhere, mut others) = ([0; vector::MOST], 0);
+        let (mut elsewhere, mut others) = ([0_u8; vector::MOST], 0);
         for (n, ((guess, at), mask)) in guesses.iter_mut().zip(&at[..count]).zip(&masks).enumerate() {
             let entry = at * LANES as u32 + mask.trailing_zeros();
             ask(entry);
@@ -372,12 +381,12 @@ impl<A: Address> FlowTable<A> {
                 *guess = if ends { ABSENT } else { NOWHERE };
                 if !ends {
                     vector::prefetch_read_at(tag_lines, self.second_bucket(hashes[n]));
-                    elsewhere[others] = n;
+                    elsewhere[others % vector::MOST] = n as u8;
                     others += 1;
                 }
             }
         }
-        for &n in &elsewhere[..others] {
+        for n in elsewhere[..others.min(vector::MOST)].iter().map(|n| usize::from(*n)) {
             let bucket = self.second_bucket(hashes[n]);
             let mask = tag_lines.get(bucket).map_or(0, |line| vector::lanes(line, tags[n]));
             if mask != 0 {

@@ -13,9 +13,9 @@ use super::{Output, Pipeline};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
-    flow::{ABSENT, FlowKey, NOWHERE, OpenV4, OpenV6, Tick},
-    id::{Generation, PortId},
-    snapshot::{GATEWAY_MAC, Hop, MAC_BITS, Row, Snapshot, mac_word},
+    flow::{ABSENT, FlowKey, NOWHERE, Open, OpenV4, OpenV6, Tick},
+    id::PortId,
+    snapshot::{Hop, MAC_BITS, Row, Snapshot},
     stage::commit,
     state::{Neighbors, State},
     time::Instant,
@@ -26,9 +26,8 @@ use std::{sync::Arc, vec::Drain};
 
 /// A worker's fast path: what it reads, and room for a batch.
 pub(super) struct FastPath {
-    world: Arc<World>,
-    /// The next hops in `world` are those of this version.
-    neighbors: u64,
+    /// `None` while it is in use, and before there is a snapshot.
+    world: Option<Box<World>>,
     /// `None` only while it is in use.
     batch: Option<Box<Batch>>,
 }
@@ -38,6 +37,8 @@ struct World {
     state: Arc<State>,
     snapshot: Arc<Snapshot>,
     counters: Arc<WorkerCounters>,
+    /// The next hops are those of this version.
+    neighbors: u64,
     /// By the numbers of [`Adjacency`](commit::Adjacency).
     hops: Vec<Hop>,
 }
@@ -109,6 +110,13 @@ impl<'a> Run<'a> {
         &self.batch.classes[self.done.min(end)..end]
     }
 
+    /// Ends a phase C at a frame that is no hit.
+    #[inline(always)]
+    fn miss(&mut self, n: usize, frame: Frame) -> Option<Frame> {
+        self.done = n;
+        Some(frame)
+    }
+
     /// The frames that are not finished, in order, with their guess as to those that have no entry.
     fn missing(&self) -> impl Iterator<Item = (usize, PortId, Option<u32>)> + 'a {
         let (batch, ports) = (self.batch, self.ports);
@@ -151,6 +159,9 @@ impl Batch {
         (guess >= ABSENT).then_some(guess)
     }
 
+    /// Not inlined, as it would need room on the stack for every batch.
+    #[cold]
+    #[inline(never)]
     fn new() -> Box<Self> {
         let (v4, v6) = (Lane::new([0; 2]), Lane::new([0; 5]));
         Box::new(Self { classes: [OTHER; MOST], only: OTHER, switched: 0, v4, v6 })
@@ -158,25 +169,22 @@ impl Batch {
 }
 
 impl FastPath {
-    pub(super) fn new(state: Arc<State>, counters: Arc<WorkerCounters>) -> Self {
-        let world = World { state, snapshot: Arc::default(), counters, hops: Vec::new() };
-        Self { world: Arc::new(world), neighbors: u64::MAX, batch: Some(Batch::new()) }
+    pub(super) fn new() -> Self {
+        Self { world: None, batch: Some(Batch::new()) }
     }
+}
 
-    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.renew(snapshot);
-    }
+/// Takes up the pipeline's snapshot.
+pub(super) fn renew(pipeline: &mut Pipeline) {
+    pipeline.fast.world = Some(World::of(pipeline));
+}
 
-    /// Looks whether a next hop's MAC has changed.
-    fn refresh(&mut self) {
-        if self.world.state.neighbors.version() != self.neighbors {
-            self.renew(self.world.snapshot.clone());
-        }
-    }
-
-    fn renew(&mut self, snapshot: Arc<Snapshot>) {
-        let state = self.world.state.clone();
-        self.neighbors = state.neighbors.version();
+impl World {
+    #[cold]
+    #[inline(never)]
+    fn of(pipeline: &Pipeline) -> Box<Self> {
+        let (state, snapshot) = (pipeline.state.clone(), pipeline.snapshot.clone());
+        let neighbors = state.neighbors.version();
         let hop = |known| {
             let (port, mac) = known?;
             let uplink = snapshot.port(port)?;
@@ -186,8 +194,8 @@ impl FastPath {
         hops.extend(state.neighbors.iter().map(|known| hop(known).unwrap_or(Hop::NONE)));
         hops.resize(Neighbors::MAX, Hop::NONE);
         hops.extend(snapshot.rows.iter().map(|row| row.hop));
-        let counters = self.world.counters.clone();
-        self.world = Arc::new(World { state, snapshot, counters, hops });
+        let counters = pipeline.counters.clone();
+        Box::new(Self { state, snapshot, counters, neighbors, hops })
     }
 }
 
@@ -199,9 +207,11 @@ pub(super) fn process(
     now: Instant,
     out: &mut Output,
 ) {
-    pipeline.fast.refresh();
-    let world = pipeline.fast.world.clone();
     // Away from the pipeline, which the slow path needs as a whole.
+    let world = std::mem::take(&mut pipeline.fast.world);
+    // The MAC of a next hop may have changed.
+    let world = world.filter(|world| world.neighbors == world.state.neighbors.version());
+    let world = world.unwrap_or_else(|| World::of(pipeline));
     let mut batch = std::mem::take(&mut pipeline.fast.batch).unwrap_or_else(Batch::new);
     let mut ahead = std::mem::take(&mut pipeline.ahead);
     // Frames without a port are nobody's.
@@ -237,43 +247,45 @@ pub(super) fn process(
         world.counters.hits.add((run.done - slow) as u64);
     }
     drop(frames);
-    (pipeline.fast.batch, pipeline.ahead) = (Some(batch), ahead);
+    (pipeline.fast.world, pipeline.fast.batch, pipeline.ahead) = (Some(world), Some(batch), ahead);
 }
 
 impl World {
     /// Phases A and B.
     #[inline(never)]
     fn scan(&self, batch: &mut Batch, frames: &[Frame], ports: &[PortId]) {
-        let zero: &Header = &[0; HEADER];
-        let mut v4 = [zero; MOST];
         let frames = &frames[..ports.len().min(frames.len()).min(MOST)];
-        for frame in frames {
-            vector::prefetch_write(frame.header());
+        let zero: &Header = &[0; HEADER];
+        let mut headers = [zero; MOST];
+        for (header, frame) in headers.iter_mut().zip(frames) {
+            *header = frame.header();
+            vector::prefetch_write(*header);
         }
         let (mut count_v4, mut count_v6, mut switched) = (0, 0, 0);
-        let (rows, cached) = (&*self.snapshot.rows, self.state.config.cache);
+        // Without a cache, every frame is as if of no port.
+        let rows = if self.state.config.cache { &*self.snapshot.rows } else { &[] };
         let counted = self.counters.ports.first();
         for (n, (frame, port)) in frames.iter().zip(ports).enumerate() {
             let row = rows.get(port.index()).unwrap_or(&Row::NONE);
             let (header, len) = (frame.header(), frame.len() as u16);
-            let (dst, src) = (le64(header, 0) & MAC_BITS, le64(header, 4) >> 16);
-            let guard = if row.is_uplink { dst } else { src };
-            switched |= u64::from(!row.is_uplink & (dst != const { mac_word(GATEWAY_MAC) })) << n;
+            let (wrong, elsewhere) = row.differences(le64(header, 0), le64(header, 6));
+            switched |= u64::from(elsewhere != 0) << n;
             let counted = counted.get(port.index()).unwrap_or_else(|| self.counters.ports.at(port.index()));
             counted.received.add(1);
             counted.received_bytes.add(u64::from(len));
             let kind = u16::from_le_bytes([header[12], header[13]]);
-            batch.classes[n % MOST] = if (guard != row.guard) | !cached {
+            batch.classes[n % MOST] = if wrong != 0 {
                 OTHER
             } else if kind == const { ethertype::IPV4.swap_bytes() } {
                 let at = count_v4 % MOST;
                 count_v4 += 1;
                 batch.v4.put(at, n, len, row);
-                v4[at] = header;
                 at as u8
             } else if kind == const { ethertype::IPV6.swap_bytes() } {
                 let at = count_v6 % MOST;
                 count_v6 += 1;
+                // TCP's flags and checksum lie in the second line of a frame.
+                vector::prefetch_write_at(header, 64);
                 batch.v6.put(at, n, len, row);
                 at as u8 | V6
             } else {
@@ -288,10 +300,13 @@ impl World {
         };
         self.counters.received.add(frames.len() as u64);
         let engine = &self.state.engine;
+        let uniform = batch.only != OTHER;
         let lane = &mut batch.v4;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
-            let scan = Scan { headers: &v4[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
+            let picked = if uniform { None } else { Some(pick(&headers, &lane.frames)) };
+            let headers = picked.as_ref().unwrap_or(&headers);
+            let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v4(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
                 batch.only = OTHER;
@@ -301,9 +316,9 @@ impl World {
         let lane = &mut batch.v6;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
-            let header = |at: usize| frames.get(usize::from(lane.frames[at])).map_or(zero, Frame::header);
-            let v6: [&Header; MOST] = std::array::from_fn(header);
-            let scan = Scan { headers: &v6[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
+            let picked = if uniform { None } else { Some(pick(&headers, &lane.frames)) };
+            let headers = picked.as_ref().unwrap_or(&headers);
+            let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
                 batch.only = OTHER;
@@ -318,47 +333,54 @@ impl World {
         let (batch, lane, table) = (run.batch, &run.batch.v4, &self.state.v4);
         let (generation, hops, tallies) =
             (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
-        let classes = run.alike(V4);
-        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
-            run.done = n;
-            let at = usize::from(*class) % MOST;
-            let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v4(lane, at)) else {
-                return Some(frame);
-            };
+        let (start, now, switched) = (run.done, run.now, batch.switched);
+        let end = start + run.alike(V4).len();
+        for n in start..end {
+            let Some(mut frame) = frames.next() else { break };
+            let at = usize::from(batch.classes[n % MOST]) % MOST;
+            let mut open = table.open(lane.guesses[at], &lane.keys[at]);
+            if open.is_none() {
+                (frame, open) = self.search_v4(lane, at, frame);
+            }
+            let Some(open) = open else { return run.miss(n, frame) };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
-            let h = frame.header_mut();
-            let total = u16::from_be_bytes([h[16], h[17]]);
-            let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
-            if to_peer || h[22] <= open.hops() || total > hop.mtu {
-                return Some(frame);
+            let h = frame.header();
+            // The frame's length is at hand. Only if that is too long need the packet be asked.
+            if len > usize::from(hop.mtu) + 14 && u16::from_be_bytes([h[16], h[17]]) > hop.mtu {
+                return run.miss(n, frame);
+            }
+            let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
+            if to_peer || h[22] <= open.hops() {
+                return run.miss(n, frame);
             }
             if !open.stands(generation) {
-                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
-                    return Some(frame);
+                let stands;
+                (frame, stands) = self.stands(run.port(n), hop, open, frame);
+                if !stands {
+                    return run.miss(n, frame);
                 }
-                open.stamp(generation);
             }
             let tally = open.tally() as usize;
             let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
-                return Some(frame);
+                return run.miss(n, frame);
             };
+            let Some([low, high]) = open.rewrite() else { return run.miss(n, frame) };
+            let h = frame.header_mut();
             set_macs(h, hop, open.is_switched());
             // TTL, protocol and header checksum, then the addresses and ports.
-            let [low, high] = open.rewrite;
             let old = u32::from_le_bytes([h[22], h[23], h[24], h[25]]);
             let sum = add(!(old >> 16) & 0xffff, low as u32 & 0xffff);
             let new = ((old & 0xffff) - u32::from(open.hops())) | !sum << 16;
             put64(h, 22, low & !0xffff_ffff | u64::from(new));
             put64(h, 30, high);
             mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u32 & 0xffff);
-            open.touch(run.now, len as u64);
+            open.touch(now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
             out.push(hop.port, frame);
         }
-        run.done += classes.len().min(1);
+        run.done = end;
         None
     }
 
@@ -368,82 +390,110 @@ impl World {
         let (batch, lane, table) = (run.batch, &run.batch.v6, &self.state.v6);
         let (generation, hops, tallies) =
             (self.snapshot.generation, &*self.hops, self.counters.tallies.first());
-        let classes = run.alike(V6);
-        for ((n, class), mut frame) in (run.done..).zip(classes).zip(frames.take(classes.len())) {
-            run.done = n;
-            let at = usize::from(*class) % MOST;
-            let open = table.open(lane.guesses[at], &lane.keys[at]);
-            let Some(open) = open.or_else(|| self.search_v6(lane, at)) else {
-                return Some(frame);
-            };
+        let (start, now, switched) = (run.done, run.now, batch.switched);
+        let end = start + run.alike(V6).len();
+        for n in start..end {
+            let Some(mut frame) = frames.next() else { break };
+            let at = usize::from(batch.classes[n % MOST]) % MOST;
+            let mut open = table.open(lane.guesses[at], &lane.keys[at]);
+            if open.is_none() {
+                (frame, open) = self.search_v6(lane, at, frame);
+            }
+            let Some(open) = open else { return run.miss(n, frame) };
             let hop = hops.get(open.adjacency() as usize).unwrap_or(&Hop::NONE);
             let len = frame.len();
-            let h = frame.header_mut();
-            let total = u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
-            let to_peer = batch.switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
-            if to_peer || h[21] <= open.hops() || total > u32::from(hop.mtu) {
-                return Some(frame);
+            let h = frame.header();
+            let total = || u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
+            if len > usize::from(hop.mtu) + 14 && total() > u32::from(hop.mtu) {
+                return run.miss(n, frame);
+            }
+            let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
+            if to_peer || h[21] <= open.hops() {
+                return run.miss(n, frame);
             }
             if !open.stands(generation) {
-                if open.is_denied() || !self.stands(run.port(n), hop, open.tally(), open.generation()) {
-                    return Some(frame);
+                let stands;
+                (frame, stands) = self.stands(run.port(n), hop, open, frame);
+                if !stands {
+                    return run.miss(n, frame);
                 }
-                open.stamp(generation);
             }
             let tally = open.tally() as usize;
             let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
-                return Some(frame);
+                return run.miss(n, frame);
             };
+            let Some([a, b, c, d, rest]) = open.rewrite() else { return run.miss(n, frame) };
+            let h = frame.header_mut();
             set_macs(h, hop, open.is_switched());
             let proto = h[20];
             h[21] -= open.hops();
-            let [a, b, c, d, rest] = open.rewrite;
             put64(h, 22, a);
             put64(h, 30, b);
             put64(h, 38, c);
             put64(h, 46, d);
             h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
             mend_transport(h, 54, proto, (rest >> 16) as u32 & 0xffff);
-            open.touch(run.now, len as u64);
+            open.touch(now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
             out.push(hop.port, frame);
         }
-        run.done += classes.len().min(1);
+        run.done = end;
         None
     }
 
     /// Whether a session of an older generation, a packet of which came in by `port` and goes out by `hop`, is
-    /// certain to be judged alike now.
+    /// certain to be judged alike now. Then it is stamped so.
+    ///
+    /// This and the searches take the frame and give it back: what a loop owns while it calls what may panic, it
+    /// has to keep in memory.
     #[cold]
     #[inline(never)]
-    fn stands(&self, port: PortId, hop: &Hop, tally: u32, generation: Generation) -> bool {
+    fn stands<const LINES: usize, const REWRITE: usize>(
+        &self,
+        port: PortId,
+        hop: &Hop,
+        open: Open<'_, LINES, REWRITE>,
+        frame: Frame,
+    ) -> (Frame, bool) {
         let since = (self.snapshot.row(port).hop.since, hop.since);
         // An entry of a newer snapshot than this worker's is not this worker's to judge.
-        generation < self.snapshot.generation
-            && commit::stands(&self.state, &self.snapshot, since, tally, generation)
+        let stands = !open.is_denied()
+            && open.generation() < self.snapshot.generation
+            && open.is_unchanged()
+            && commit::stands(&self.state, &self.snapshot, since, open.tally(), open.generation());
+        if stands {
+            open.stamp(self.snapshot.generation);
+        }
+        (frame, stands)
     }
 
     /// The guess was wrong: looks the key up.
     #[cold]
     #[inline(never)]
-    fn search_v4(&self, lane: &Lane<KeyV4>, at: usize) -> Option<OpenV4<'_>> {
+    fn search_v4(&self, lane: &Lane<KeyV4>, at: usize, frame: Frame) -> (Frame, Option<OpenV4<'_>>) {
         if lane.guesses[at] == ABSENT {
-            return None;
+            return (frame, None);
         }
-        let place = self.state.v4.place_of(&FlowKey::of_v4(&lane.keys[at]), lane.hashes[at])?;
-        self.state.v4.open(place, &lane.keys[at])
+        let place = self.state.v4.place_of(&FlowKey::of_v4(&lane.keys[at]), lane.hashes[at]);
+        (frame, place.and_then(|place| self.state.v4.open(place, &lane.keys[at])))
     }
 
     #[cold]
     #[inline(never)]
-    fn search_v6(&self, lane: &Lane<KeyV6>, at: usize) -> Option<OpenV6<'_>> {
+    fn search_v6(&self, lane: &Lane<KeyV6>, at: usize, frame: Frame) -> (Frame, Option<OpenV6<'_>>) {
         if lane.guesses[at] == ABSENT {
-            return None;
+            return (frame, None);
         }
-        let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at])?;
-        self.state.v6.open(place, &lane.keys[at])
+        let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at]);
+        (frame, place.and_then(|place| self.state.v6.open(place, &lane.keys[at])))
     }
+}
+
+/// The headers of a lane whose batch has others too.
+#[inline(never)]
+fn pick<'a>(headers: &[&'a Header; MOST], frames: &[u8; MOST]) -> [&'a Header; MOST] {
+    frames.map(|frame| headers[usize::from(frame) % MOST])
 }
 
 /// Leaves frames that are not plain to the slow path. Whether there are any.
@@ -473,22 +523,21 @@ fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {
 #[inline(always)]
 fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
     // TCP is 6 and UDP 17. They come in any order, so this is worked out, not branched on.
-    let is_udp = usize::from(proto >> 4) & 1;
-    let at = (at + 16 - 10 * is_udp) % HEADER;
+    let at = (at + 6 + usize::from(proto & 2) * 5) % HEADER;
     let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
     let new = !add(!old & 0xffff, delta) as u16;
-    let new = if (new == 0) | (old == 0) { zero(is_udp == 1, old, new) } else { new };
+    let new = if (new == 0) | (old == 0) { zero(proto, old, new) } else { new };
     [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
 }
 
 /// The checksum to be sent when that before or after is zero.
 #[cold]
 #[inline(never)]
-fn zero(is_udp: bool, old: u32, new: u16) -> u16 {
-    match (is_udp, old) {
-        (true, 0) => 0,
-        (true, _) => 0xffff,
-        (false, _) => new,
+fn zero(proto: u8, old: u32, new: u16) -> u16 {
+    match (proto, old) {
+        (17, 0) => 0,
+        (17, _) => 0xffff,
+        _ => new,
     }
 }
 

@@ -68,7 +68,7 @@ impl Pipeline {
     /// A pipeline over shared state, without a snapshot: it drops everything until it has one.
     pub fn new(state: Arc<State>, counters: Arc<WorkerCounters>, pool: Pool) -> Self {
         let errors = slow::ErrorBudget::new(state.config.errors_per_second);
-        let fast = fast::FastPath::new(state.clone(), counters.clone());
+        let fast = fast::FastPath::new();
         let hint = state.hints.fetch_add(1, Ordering::Relaxed);
         let ahead = ahead::Ahead::default();
         Self { state, snapshot: Arc::default(), counters, pool, errors, fast, ahead, hint }
@@ -80,8 +80,8 @@ impl Pipeline {
         for (at, _) in snapshot.ports.iter().enumerate().filter(|(_, port)| port.is_some()) {
             self.counters.ports.at(at);
         }
-        self.fast.set_snapshot(snapshot.clone());
         self.snapshot = snapshot;
+        fast::renew(self);
     }
 
     /// The snapshot in use.

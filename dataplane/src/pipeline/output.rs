@@ -21,12 +21,14 @@ impl Output {
         else {
             return self.push_anywhere(port, frame);
         };
+        let was_empty = queue.is_empty();
+        // Before anything else is written, so that the compiler still knows that there is room.
+        queue.push(frame);
         // Written in any case, and kept if the queue was empty: whether it was is anybody's guess.
         if let Some(next) = self.busy.get_mut(self.count) {
             *next = port;
         }
-        self.count += usize::from(queue.is_empty());
-        queue.push(frame);
+        self.count += usize::from(was_empty);
     }
 
     /// The same where there is no room yet.

@@ -103,6 +103,7 @@ impl Pipeline {
                 continue;
             }
             let asked;
+            let ahead = opening.is_some();
             let opening = match opening.take() {
                 Some(opening) => opening,
                 None => {
@@ -118,6 +119,8 @@ impl Pipeline {
             match committed {
                 Ok(Committed::New(found)) => return self.opened(arrival, &found, now, out),
                 Ok(Committed::Lost) => {}
+                // What ran out, a packet needs no more that another has opened the connection for since.
+                Err(_) if ahead && opening.path.is_ok() => {}
                 Err(stop) => return self.stop(arrival, stop, now, out),
             }
         }

@@ -53,9 +53,13 @@ pub const fn mac_word(mac: Mac) -> u64 {
 /// A port, for the fast path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// The MAC that frames from the port must have: as their source, or, if they come from an uplink, as their
-    /// destination.
-    pub guard: u64,
+    /// The destination MAC that frames from the port are sent to unless they stay in their segment: the gateway's,
+    /// or that of an uplink itself. 16 bits up, as in [`Row::differences`].
+    dst: u64,
+    /// The source MAC of the workload, likewise.
+    src: u64,
+    /// All ones if it is the destination that frames must have, as from an uplink; zero if it is the source.
+    checked: u64,
     /// Where keys of its packets say they came in.
     pub origin: u32,
     /// It is an uplink.
@@ -66,7 +70,24 @@ pub struct Row {
 
 impl Row {
     /// A port that is not there: no frame passes.
-    pub const NONE: Self = Self { guard: u64::MAX, origin: 0, is_uplink: false, hop: Hop::NONE };
+    pub const NONE: Self =
+        Self { dst: u64::MAX, src: u64::MAX, checked: 0, origin: 0, is_uplink: false, hop: Hop::NONE };
+
+    /// The row of a port with this MAC.
+    fn new(mac: Mac, is_uplink: bool, origin: u32, hop: Hop) -> Self {
+        let (mac, gateway) = (mac_word(mac) << 16, const { mac_word(GATEWAY_MAC) << 16 });
+        let (dst, checked) = if is_uplink { (mac, u64::MAX) } else { (gateway, 0) };
+        Self { dst, src: mac, checked, origin, is_uplink, hop }
+    }
+
+    /// Of a frame whose first eight bytes, and those from the sixth on, are these words: in what it differs from
+    /// what it must have, and in what its destination differs from the gateway or uplink. Nothing is zero.
+    #[inline(always)]
+    pub fn differences(&self, first: u64, from_sixth: u64) -> (u64, u64) {
+        // Sixteen bits up, so that what is not of the MAC is gone.
+        let (dst, src) = ((first << 16) ^ self.dst, (from_sixth << 16) ^ self.src);
+        ((dst ^ src) & self.checked ^ src, dst)
+    }
 }
 
 impl Snapshot {
@@ -115,7 +136,7 @@ impl Snapshot {
             let is_uplink = matches!(port.role, PortRole::Uplink(_));
             // Fits 24 bits; uplinks share one scope, which is zero.
             let origin = if is_uplink { 0 } else { (at + 1) << 8 };
-            Row { guard: mac_word(port.mac), origin, is_uplink, hop }
+            Row::new(port.mac, is_uplink, origin, hop)
         });
         self.rows = rows.collect();
     }
@@ -153,6 +174,31 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_tells_frames_that_belong() {
+        let (own, other) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+        let broadcast = Mac([0xff; 6]);
+        let differences = |row: &Row, dst: Mac, src: Mac| {
+            let mut frame = [0xa5; 14];
+            frame[..6].copy_from_slice(&dst.0);
+            frame[6..12].copy_from_slice(&src.0);
+            let word = |at: usize| u64::from_le_bytes(*frame[at..].first_chunk().unwrap());
+            let (wrong, switched) = row.differences(word(0), word(6));
+            (wrong != 0, switched != 0)
+        };
+        let workload = Row::new(own, false, 0, Hop::NONE);
+        assert_eq!(differences(&workload, GATEWAY_MAC, own), (false, false));
+        assert_eq!(differences(&workload, other, own), (false, true));
+        assert!(differences(&workload, GATEWAY_MAC, other).0, "spoofed");
+        let uplink = Row::new(own, true, 0, Hop::NONE);
+        assert_eq!(differences(&uplink, own, other), (false, false));
+        assert_eq!(differences(&uplink, own, own), (false, false));
+        assert!(differences(&uplink, GATEWAY_MAC, own).0, "not for the uplink");
+        for mac in [own, broadcast, Mac([0; 6])] {
+            assert!(differences(&Row::NONE, mac, mac).0, "a port that is not there");
+        }
+    }
 
     #[test]
     fn macs_stand_as_in_a_frame() {

@@ -10,12 +10,9 @@
 //! summary, and every free port can be claimed by every worker. A [`PortClaim`] is owned and
 //! gives its port back when dropped; running out is an ordinary answer.
 
+use crate::sync::{AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
-use std::{
-    fmt,
-    ops::RangeInclusive,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{fmt, ops::RangeInclusive};
 
 /// The first port that is handed out; those below are for well-known services (RFC 6056, 3.2).
 pub const FIRST: u16 = 1024;
@@ -212,6 +209,11 @@ impl fmt::Debug for PortClaim<'_> {
 }
 
 #[cfg(test)]
+#[cfg(shuttle)]
+mod interleavings;
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

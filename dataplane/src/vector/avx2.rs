@@ -28,13 +28,15 @@ impl Avx2 {
     }
 
     pub(super) fn hash_v4(self, seed: &Seed, key: &KeyV4) -> u64 {
+        let [a, b] = *key;
         // SAFETY: `self` proves that the processor has the features.
-        unsafe { hash_v4(seed, key) }
+        unsafe { hash_v4(seed, a, b) }
     }
 
     pub(super) fn hash_v6(self, seed: &Seed, key: &KeyV6) -> u64 {
+        let [a, b, c, d, e] = *key;
         // SAFETY: `self` proves that the processor has the features.
-        unsafe { hash_v6(seed, key) }
+        unsafe { hash_v6(seed, a, b, c, d, e) }
     }
 
     pub(super) fn scan_v4(self, seed: &Seed, scan: &Scan<'_>, keys: &mut [KeyV4], hashes: &mut [u64]) -> u64 {
@@ -170,17 +172,21 @@ fn scan_v6(seed: &Seed, scan: &Scan<'_>, keys: &mut [KeyV6], hashes: &mut [u64])
     for (n, (((header, len), origin), (key, hash))) in packets.zip(keys.iter_mut().zip(hashes)).enumerate() {
         plain |= u64::from(portable::is_plain_v6(header, *len)) << n;
         *key = portable::key_v6(header, *origin);
-        *hash = hash_v6(seed, key);
+        let [a, b, c, d, e] = *key;
+        *hash = hash_v6(seed, a, b, c, d, e);
     }
     plain
 }
 
 /// Three rounds: after two, structured tuples still crowd into some buckets.
-#[inline]
+///
+/// Words come in registers: a key was put together word by word a moment ago, and a load of both at once would
+/// wait until they have reached the cache.
+#[inline(never)]
 #[target_feature(enable = "avx2,aes")]
-fn hash_v4(seed: &Seed, key: &KeyV4) -> u64 {
+fn hash_v4(seed: &Seed, a: u64, b: u64) -> u64 {
     let (s0, s1) = seeds(seed);
-    _mm_cvtsi128_si64(rounds_v4(block(key[0], key[1]), s0, s1)) as u64
+    _mm_cvtsi128_si64(rounds_v4(block(a, b), s0, s1)) as u64
 }
 
 #[inline]
@@ -194,11 +200,11 @@ fn rounds_v4(key: __m128i, s0: __m128i, s1: __m128i) -> __m128i {
 /// the end.
 #[inline]
 #[target_feature(enable = "avx2,aes")]
-fn hash_v6(seed: &Seed, key: &KeyV6) -> u64 {
+fn hash_v6(seed: &Seed, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64 {
     let (s0, s1) = seeds(seed);
-    let x = _mm_xor_si128(block(key[0], key[1]), s0);
-    let x = _mm_aesenc_si128(_mm_aesenc_si128(x, s1), block(key[2], key[3]));
-    let x = _mm_aesenc_si128(_mm_aesenc_si128(x, s0), block(key[4], 0));
+    let x = _mm_xor_si128(block(a, b), s0);
+    let x = _mm_aesenc_si128(_mm_aesenc_si128(x, s1), block(c, d));
+    let x = _mm_aesenc_si128(_mm_aesenc_si128(x, s0), block(e, 0));
     let x = _mm_aesenc_si128(_mm_aesenc_si128(x, s1), s0);
     _mm_cvtsi128_si64(_mm_aesenc_si128(x, s1)) as u64
 }

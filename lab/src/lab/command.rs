@@ -14,6 +14,9 @@ use std::{error::Error, io, io::Write, thread};
 use supernet::Supernet;
 use supernet_drivers::tap::Tap;
 
+/// Connections a lab remembers: many for a laptop, and not more memory than one has to spare (24 MB, IPv6 44 MB).
+const SESSIONS: usize = 1 << 17;
+
 /// Frames a port may have under way, on top of those that every network has.
 const FRAMES_PER_PORT: usize = 64;
 const FRAMES: usize = 8192;
@@ -48,6 +51,7 @@ fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), B
     let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
     let net = Supernet::builder()
         .workers(thread::available_parallelism().map_or(1, usize::from).min(4))
+        .sessions(SESSIONS)
         .frames(FRAMES + FRAMES_PER_PORT * ports)
         .build(read.model)?;
     let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);

@@ -365,6 +365,55 @@ fn a_slot_is_not_reused_before_it_is_unlinked<A: Address>() {
     assert_whole(&new.reverse, &table.find(&new.reverse).expect("added"));
 }
 
+/// A slot is free for one worker, who comes by late: another has used it and freed it again, and a third still
+/// holds what was in it meanwhile.
+fn a_slot_is_looked_at_again_when_it_is_taken<A: Address>() {
+    const LIVE: u16 = 7;
+    let (table, epochs) = table::<A>(3);
+    let slot = EntryId(5);
+    let unlink = move |table: &FlowTable<A>, epochs: &Epochs| {
+        table.entry(slot.0)(0).store(NEVER, Ordering::SeqCst);
+        table.set_lane(slot, DEAD);
+        table.entry(slot.0)(0).store(epochs.retire(), Ordering::SeqCst);
+    };
+    unlink(&table, &epochs);
+    let held = Arc::new(AtomicBool::new(false));
+    let late = {
+        let (table, epochs, held) = (table.clone(), epochs.clone(), held.clone());
+        spawn(move || {
+            epochs.begin(0);
+            if table.claim_dead(slot) {
+                assert!(!held.load(Ordering::SeqCst), "a worker holds what was here");
+            }
+            epochs.rest(0);
+        })
+    };
+    let fast = {
+        let (table, epochs) = (table.clone(), epochs.clone());
+        spawn(move || {
+            epochs.begin(1);
+            if table.claim_dead(slot) {
+                table.set_lane(slot, LIVE);
+                unlink(&table, &epochs);
+            }
+            epochs.rest(1);
+        })
+    };
+    let holder = {
+        let (table, epochs) = (table.clone(), epochs.clone());
+        spawn(move || {
+            epochs.begin(2);
+            if vector::lanes(&table.tags[0], LIVE) >> slot.0 & 1 == 1 {
+                held.store(true, Ordering::SeqCst);
+                thread::yield_now();
+                held.store(false, Ordering::SeqCst);
+            }
+            epochs.rest(2);
+        })
+    };
+    join([late, fast, holder]);
+}
+
 /// A worker with snapshot 2 finds that an entry of snapshot 1 stands and stamps it, as the sweep of another does;
 /// one with snapshot 3 denies the connection, or computes it anew.
 fn a_newer_judgement_is_not_overwritten<A: Address>(deny: bool)
@@ -517,6 +566,8 @@ in_both_families! {
         nobody_counts_into_anothers_entry_ipv6;
     a_slot_is_not_reused_before_it_is_unlinked() as a_slot_is_not_reused_before_it_is_unlinked_ipv4,
         a_slot_is_not_reused_before_it_is_unlinked_ipv6;
+    a_slot_is_looked_at_again_when_it_is_taken() as a_slot_is_looked_at_again_when_it_is_taken_ipv4,
+        a_slot_is_looked_at_again_when_it_is_taken_ipv6;
     a_newer_judgement_is_not_overwritten(true) as a_denial_is_not_overwritten_ipv4,
         a_denial_is_not_overwritten_ipv6;
     a_newer_judgement_is_not_overwritten(false) as an_update_is_not_overwritten_ipv4,
