@@ -65,7 +65,8 @@ impl Builder {
     }
 
     /// Connections that can be remembered at one time; 1,048,576 by default. A connection takes 188 bytes (IPv6:
-    /// 339), which the system hands out as they are first used, in huge pages where it has any.
+    /// 339), which the system hands out as they are first used; in huge pages where it has any, so that some
+    /// hundreds of connections, spread by hash, take most of their family's table.
     #[must_use]
     pub fn sessions(mut self, sessions: usize) -> Self {
         self.config.sessions = sessions;

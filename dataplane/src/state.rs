@@ -2,7 +2,7 @@
 //!
 //! Snapshots say what should happen; this is what has happened: sessions and their entries, ports claimed of
 //! egress addresses, MACs learned of next hops. Only the slow path writes here, but for the counters in the
-//! entries.
+//! entries, and the generation that a hit finds an entry to agree with.
 
 use crate::{
     counters::Tallies,
