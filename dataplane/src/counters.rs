@@ -166,12 +166,14 @@ impl Tallies {
 
     /// The number of a tally; the same every time.
     pub fn intern(&self, key: TallyKey) -> u32 {
+        let last = MAX_TALLIES as u32 - 1;
         let make = || {
-            let id = self.next.fetch_add(1, Ordering::Relaxed).min(MAX_TALLIES as u32 - 1);
+            let more = |n| (n < last).then_some(n + 1);
+            let id = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
             let _ = self.keys.at(id as usize).set(key);
-            (key, id)
+            Some((key, id))
         };
-        self.ids.get_or_make(key.registry_key(), make).1
+        self.ids.get_or_try(key.registry_key(), make).map_or(last, |(_, id)| *id)
     }
 
     fn keys(&self) -> Vec<(TallyKey, u32)> {

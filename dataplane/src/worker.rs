@@ -43,7 +43,7 @@ const SWEEP_STEP: Duration = Duration::from_millis(1);
 
 /// Buckets swept in one poll: few when frames wait, more when none do.
 const SWEEP_BUSY: usize = 2;
-const SWEEP_IDLE: usize = 2048;
+const SWEEP_IDLE: usize = 64;
 
 /// The longest a worker with sessions or next hops waits between two polls.
 const IDLE: Duration = Duration::from_millis(100);
@@ -235,9 +235,13 @@ impl Dataplane {
         let state = &self.shared.state;
         for id in state.sessions.ids() {
             let place = state.sessions.lock(id);
-            let Some(record) = place.get() else { continue };
-            if let Some(session) = commit::session(state, &record) {
-                see(id, &session, &commit::usage(state, &record));
+            let seen = place.get().and_then(|record| {
+                commit::session(state, &record).map(|session| (session, commit::usage(state, &record)))
+            });
+            // `see` may do what it likes: nothing is locked meanwhile.
+            drop(place);
+            if let Some((session, usage)) = seen {
+                see(id, &session, &usage);
             }
         }
     }
@@ -459,7 +463,9 @@ impl Worker {
             let state = &self.shared.state;
             // Nothing to sweep, nothing to walk over.
             let buckets = if state.sessions.live() > 0 { state.v4.buckets() + state.v6.buckets() } else { 0 };
-            let share = buckets * passed.as_micros() as usize / SWEEP_LAP.as_micros() as usize;
+            let living = self.shared.workers.iter().filter(|w| !w.gone.load(Ordering::Relaxed)).count();
+            let all = buckets * passed.as_micros() as usize / SWEEP_LAP.as_micros() as usize;
+            let share = all / living.max(1);
             self.to_sweep = (self.to_sweep + share + 1).min(buckets);
             self.swept = now;
         }

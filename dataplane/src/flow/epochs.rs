@@ -43,6 +43,8 @@ impl Epochs {
 
     /// Something was unlinked just now; the epoch in which it becomes unreachable.
     pub fn retire(&self) -> u64 {
+        // Whoever sees the new epoch sees the unlinking.
+        fence(Ordering::SeqCst);
         self.now.fetch_add(1, Ordering::SeqCst) + 1
     }
 

@@ -365,6 +365,8 @@ impl<A: Address> FlowTable<A> {
             (*at, *tag) = (bucket as u32, tag_of(*hash));
         }
         self.engine.match_tags(tag_lines, &at[..count], &tags[..count], &mut masks[..count]);
+        // An entry whose tag was seen is seen as it was when the tag was set.
+        fence(Ordering::Acquire);
         let ask = |entry: u32| {
             for line in 0..Self::ENTRY_LINES {
                 vector::prefetch_write_at(&self.entries, entry as usize * Self::ENTRY_LINES + line);
@@ -455,6 +457,7 @@ impl<A: Address> FlowTable<A> {
     #[inline(always)]
     fn look_into(&self, bucket: usize, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
         let mut lanes = vector::lanes(&self.tags[bucket], tag_of(hash));
+        fence(Ordering::Acquire);
         while lanes != 0 {
             let found = self.read(bucket * LANES + lanes.trailing_zeros() as usize, key);
             if found.is_some() {

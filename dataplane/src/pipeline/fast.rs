@@ -184,18 +184,27 @@ impl World {
     #[inline(never)]
     fn of(pipeline: &Pipeline) -> Box<Self> {
         let (state, snapshot) = (pipeline.state.clone(), pipeline.snapshot.clone());
-        let neighbors = state.neighbors.version();
-        let hop = |known| {
-            let (port, mac) = known?;
-            let uplink = snapshot.port(port)?;
-            Some(Hop::new(port, uplink.mac, mac, uplink.mtu, snapshot.row(port).hop.since))
-        };
-        let mut hops: Vec<Hop> = Vec::with_capacity(Neighbors::MAX + snapshot.rows.len());
-        hops.extend(state.neighbors.iter().map(|known| hop(known).unwrap_or(Hop::NONE)));
-        hops.resize(Neighbors::MAX, Hop::NONE);
+        let mut hops = vec![Hop::NONE; Neighbors::MAX];
         hops.extend(snapshot.rows.iter().map(|row| row.hop));
         let counters = pipeline.counters.clone();
-        Box::new(Self { state, snapshot, counters, neighbors, hops })
+        let mut world = Box::new(Self { state, snapshot, counters, neighbors: 0, hops });
+        world.meet_neighbors();
+        world
+    }
+
+    /// Takes up what is known of next hops. Anybody on an uplink can bring this about, so it stays small.
+    #[cold]
+    #[inline(never)]
+    fn meet_neighbors(&mut self) {
+        let Self { state, snapshot, .. } = self;
+        self.neighbors = state.neighbors.version();
+        for (hop, known) in self.hops.iter_mut().zip(state.neighbors.iter()) {
+            let way = |(port, mac)| {
+                let uplink = snapshot.port(port)?;
+                Some(Hop::new(port, uplink.mac, mac, uplink.mtu, snapshot.row(port).hop.since))
+            };
+            *hop = known.and_then(way).unwrap_or(Hop::NONE);
+        }
     }
 }
 
@@ -209,9 +218,10 @@ pub(super) fn process(
 ) {
     // Away from the pipeline, which the slow path needs as a whole.
     let world = std::mem::take(&mut pipeline.fast.world);
-    // The MAC of a next hop may have changed.
-    let world = world.filter(|world| world.neighbors == world.state.neighbors.version());
-    let world = world.unwrap_or_else(|| World::of(pipeline));
+    let mut world = world.unwrap_or_else(|| World::of(pipeline));
+    if world.neighbors != world.state.neighbors.version() {
+        world.meet_neighbors();
+    }
     let mut batch = std::mem::take(&mut pipeline.fast.batch).unwrap_or_else(Batch::new);
     let mut ahead = std::mem::take(&mut pipeline.ahead);
     // Frames without a port are nobody's.

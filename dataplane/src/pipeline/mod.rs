@@ -94,7 +94,8 @@ impl Pipeline {
         &self.counters
     }
 
-    /// Runs a batch: `ports[i]` is where `frames[i]` came in. Takes all of `frames`.
+    /// Runs a batch: `ports[i]` is where `frames[i]` came in, so there must be one for each. Takes all of
+    /// `frames`.
     pub fn process(&mut self, frames: &mut Vec<Frame>, ports: &[PortId], now: Instant, out: &mut Output) {
         fast::process(self, frames, ports, now, out);
     }

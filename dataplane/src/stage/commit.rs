@@ -404,7 +404,7 @@ pub fn sweep<A: Address>(
     now: Instant,
 ) {
     let proto = passed.key.proto();
-    let silent = passed.last.until(Tick::of(now)) > state.config.timeouts.least();
+    let silent = passed.last.until(Tick::of(now)) > state.config.timeouts.least().min(Tick::LONGEST);
     let mut stale = passed.meta.generation < snap.generation && proto != Proto::TCP;
     if stale && state.config.cache && !passed.meta.denied {
         let since = |port: PortId| snap.row(port).hop.since;
@@ -505,9 +505,10 @@ pub fn end(state: &State, place: &mut Place<'_>) {
 }
 
 fn end_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) {
+    let reply = table.key(record.entries.1).tuple();
+    table.remove_pair(record.entries);
+    // Last, so that whoever claims the port finds the answers' key free.
     if record.translated {
-        let reply = table.key(record.entries.1).tuple();
         state.nat.pool(reply.dst, reply.proto).give_back(reply.dport);
     }
-    table.remove_pair(record.entries);
 }

@@ -24,7 +24,6 @@ mod avx512;
 mod portable;
 mod prefetch;
 #[cfg(target_arch = "x86_64")]
-#[cfg(target_arch = "x86_64")]
 mod sse2;
 mod steps;
 #[cfg(test)]

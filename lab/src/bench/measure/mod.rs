@@ -16,7 +16,7 @@ mod ports;
 mod publication;
 
 pub(super) use hits::{Work, established};
-pub(super) use new::{Mix, mixed, new_connections};
+pub(super) use new::{Mix, beginning, mixed, new_connections};
 pub(super) use ports::ring_to_ring;
 pub(super) use publication::{churn, publication};
 

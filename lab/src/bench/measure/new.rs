@@ -6,7 +6,7 @@ use super::{
     hits::{Work, ring},
     median, on_threads, quantiles, refills, sum, sum_up,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use supernet_lab::load::{Load, UNANSWERED};
 
 /// Measures first packets: every lap opens all connections, and ends them while no clock runs.
@@ -114,17 +114,25 @@ impl Mix {
     }
 }
 
+/// When a load's connections are open, and time begins to pass.
+pub(in crate::bench) fn beginning() -> AtomicU64 {
+    AtomicU64::new(2_000_000)
+}
+
 /// Measures packets of open connections with new ones among them, in turn with rings without. Connections end
-/// by timing out: every one that is opened must be new, and there must be room for it.
+/// by timing out: every one that is opened must be new, and there must be room for it. `time_of_load` is when
+/// it begins, in microseconds, and then when it ended.
 pub(in crate::bench) fn mixed(
     machine: &Machine,
     lane: &mut Lane,
     mix: Mix,
+    time_of_load: &AtomicU64,
     time: Duration,
 ) -> Result<Measured, NotMeasured> {
     let parts = on_threads(machine, std::slice::from_mut(lane), |_, lane, meeting| {
         let mut part = Part { refill: refills(machine, lane, time), ..Part::default() };
-        let (mut now, mut to_sweep, mut batches) = (Instant::from_secs(2), 0.0, Histogram::new());
+        let (mut to_sweep, mut batches) = (0.0, Histogram::new());
+        let mut now = Instant::from_micros(time_of_load.load(Ordering::Relaxed));
         // All of them twice, quickly, until as many are open as end; and every entry touched.
         lane.mix_in(4);
         let warm_up = 2 * mix.fresh * 4 / RING + lane.templates() / RING + 1;
@@ -161,6 +169,7 @@ pub(in crate::bench) fn mixed(
                 kept.merge(&batches);
             }
         }
+        time_of_load.store(now.micros(), Ordering::Relaxed);
         part.allocations = alloc::count() - allocations;
         part.counted = difference(lane.counted(), before);
         part.sound = lane.fresh_sent() - fresh;

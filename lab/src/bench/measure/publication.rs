@@ -4,11 +4,12 @@ use super::{
     Clock, Duration, Histogram, Lane, Machine, Measured, NotMeasured, Part, RING, RINGS, Sample, alloc, at,
     clock, difference,
     hits::{Work, ring},
-    new::{Mix, mixed},
+    new::{Mix, beginning, mixed},
     on_threads, quantiles, refills, sum_up,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
-use supernet_lab::load::Load;
+use supernet::Instant;
+use supernet_lab::load::{Load, UNANSWERED};
 
 /// How often a snapshot is published under load.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -54,8 +55,13 @@ pub(in crate::bench) fn churn(
 ) -> Result<Measured, NotMeasured> {
     let news = load.follow(lane);
     let time = (time / 2).max(5 * PUBLISH_EVERY);
-    let quiet = mixed(machine, lane, mix, time)?;
-    let (busy, published) = while_publishing(machine, load, &news, || mixed(machine, lane, mix, time))?;
+    let now = beginning();
+    let quiet = mixed(machine, lane, mix, &now, time)?;
+    // All that was opened is forgotten before it is opened again.
+    let ended = Instant::from_micros(now.load(Ordering::Relaxed));
+    load.end_unanswered(lane, ended);
+    now.store((ended + UNANSWERED + UNANSWERED).micros(), Ordering::Relaxed);
+    let (busy, published) = while_publishing(machine, load, &news, || mixed(machine, lane, mix, &now, time))?;
     Ok(Measured { quiet_batch_ns: quiet.batch_ns, publications: Some(published), ..busy? })
 }
 
