@@ -285,7 +285,12 @@ impl Neighbors {
         })
     }
 
-    /// Where a next hop is: its uplink, and its MAC once known.
+    /// The uplink of a next hop. Whoever only wants to know that asks for no MAC.
+    pub fn port(&self, id: NeighborId) -> Option<PortId> {
+        self.slots.get(id.index())?.neighbor.get().map(|(port, _)| *port)
+    }
+
+    /// Where a next hop is, for a packet: its uplink, and its MAC once known. An unknown one will be asked for.
     pub fn get(&self, id: NeighborId) -> Option<(PortId, Option<Mac>)> {
         let slot = self.slots.get(id.index())?;
         let mac = slot.mac.load(Ordering::Relaxed);

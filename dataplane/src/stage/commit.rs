@@ -176,7 +176,7 @@ fn session_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) 
     let meta = table.meta(record.entries.0);
     let out = match Adjacency::of(meta.adjacency) {
         Adjacency::Port(port) => port,
-        Adjacency::NextHop(id) => state.neighbors.get(id)?.0,
+        Adjacency::NextHop(id) => state.neighbors.port(id)?,
     };
     let rule = || state.tallies.key(meta.tally).and_then(|key| key.egress_rule.or(key.ingress_rule));
     let denied = record.denied.map(|denial| match denial {
