@@ -145,12 +145,14 @@ impl Snapshot {
     fn address_changed(&self, before: &Self, address: IpAddr) -> bool {
         self.endpoints.get(&address) != before.endpoints.get(&address)
             || self.identities.of(address) != before.identities.of(address)
+            || self.egress.contains_key(&address) != before.egress.contains_key(&address)
     }
 
     /// Whether an address beyond the uplinks may mean something else than before.
     fn outside_changed(&self, before: &Self) -> bool {
         let now = self.generation;
         let uplinks = self.tier0.uplinks.iter().filter_map(|id| self.port(*id));
+        // What lies in a range of ours, now as before, is nobody's outside whoever has it.
         let elsewhere = |address: &IpAddr| self.owned.get(*address).is_none();
         let differs = |a: &Self, b: &Self| {
             a.endpoints
@@ -160,11 +162,11 @@ impl Snapshot {
                     .exact
                     .iter()
                     .any(|(address, id)| elsewhere(address) && b.identities.exact.get(address) != Some(id))
+                || a.egress.keys().any(|address| elsewhere(address) && !b.egress.contains_key(address))
         };
         self.tier0.since == now
             || uplinks.into_iter().any(|port| port.since == now)
             || self.owned != before.owned
-            || self.egress != before.egress
             || self.identities.ranges != before.identities.ranges
             || differs(self, before)
             || differs(before, self)
