@@ -261,7 +261,7 @@ fn measure(machine: &Machine, case: &Case, figures: Option<Figures>) -> Result<R
                         Mix { apart, fresh, buckets: load.buckets(), sweep_timed: row == cli::Row::Churn };
                     match row {
                         cli::Row::Churn => measure::churn(machine, &load, lane, mix, time)?,
-                        _ => measure::mixed(machine, lane, mix, &measure::beginning(), time)?,
+                        _ => measure::mixed(machine, lane, mix, &measure::beginning(), 0, time)?,
                     }
                 }
                 (_, lanes) => measure::established(machine, lanes, Work::Forward, time)?,
