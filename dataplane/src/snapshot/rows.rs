@@ -4,6 +4,7 @@
 use super::{GATEWAY_MAC, PortRole, Snapshot};
 use crate::{
     id::{Generation, PortId, ServerId},
+    table::lpm::Lpm,
     wire::Mac,
 };
 use std::net::IpAddr;
@@ -166,11 +167,23 @@ impl Snapshot {
         };
         self.tier0.since == now
             || uplinks.into_iter().any(|port| port.since == now)
-            || self.owned != before.owned
+            || !covers(&self.owned, &before.owned)
+            || !covers(&before.owned, &self.owned)
             || self.identities.ranges != before.identities.ranges
             || differs(self, before)
             || differs(before, self)
     }
+}
+
+/// Whether every address of `ranges` is one of `all`: each range lies in one of them. A segment's block lies in
+/// the ranges that blocks are taken from.
+fn covers(all: &Lpm<()>, ranges: &Lpm<()>) -> bool {
+    ranges.iter().all(|(range, ())| {
+        // Mostly it is itself among them.
+        let found = all.get_prefix(range.addr());
+        found.is_some_and(|(other, ())| other.contains(&range))
+            || all.iter().any(|(other, ())| other.contains(&range))
+    })
 }
 
 #[cfg(test)]

@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn a_stranger_may_come_and_go_while_packets_run() {
-        let load = Load::new(Scenario::ClusterIp, Family::Ipv4, 100, 1).unwrap();
+        let load = Load::new(Scenario::FullChain, Family::Ipv4, 100, 1).unwrap();
         let mut lane = load.established(|_| {}).unwrap().remove(0);
         let news = load.follow(&mut lane);
         for with in [true, false, true] {
