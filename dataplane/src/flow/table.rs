@@ -272,7 +272,6 @@ pub struct Passed<A> {
     pub meta: Meta,
     /// When it was last used.
     pub last: Tick,
-    output: u64,
     entry: EntryId,
 }
 
@@ -609,7 +608,7 @@ impl<A: Address> FlowTable<A> {
             let meta = meta_from(output, entry(Self::LINK).load(Ordering::Relaxed));
             let last = last_used(entry(Self::USED).load(Ordering::Relaxed));
             let entry = EntryId(at);
-            see(&Passed { key: self.key(entry), meta, last, output, entry });
+            see(&Passed { key: self.key(entry), meta, last, entry });
         }
     }
 
@@ -624,13 +623,6 @@ impl<A: Address> FlowTable<A> {
                 vector::prefetch_read(line);
             }
         }
-    }
-
-    /// Marks an entry that was passed as agreeing with `generation`, unless somebody changed it since.
-    pub fn stamp_passed(&self, passed: &Passed<A>, generation: Generation) {
-        let new = passed.output & 0xffff_ffff | u64::from(generation.0) << 32;
-        let output = self.entry(passed.entry.0)(Self::OUTPUT);
-        let _ = output.compare_exchange(passed.output, new, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The hash of a key.

@@ -431,14 +431,14 @@ impl Pipeline {
     /// is up or whose binding is gone. All workers move on together.
     pub fn sweep(&mut self, count: usize, now: Instant) {
         let (state, snap) = (&*self.state, &*self.snapshot);
-        let (v4, v6) = (state.v4.buckets(), state.v6.buckets());
+        let (v4, v6, outside) = (state.v4.buckets(), state.v6.buckets(), commit::outside_since(snap));
         for at in state.sweep.next(count, v4 + v6) {
             if at < v4 {
                 state.v4.prefetch_bucket(at + 1);
-                state.v4.pass(at, |passed| commit::sweep(&state.v4, state, snap, passed, now));
+                state.v4.pass(at, |passed| commit::sweep(state, snap, outside, passed, now));
             } else {
                 state.v6.prefetch_bucket(at - v4 + 1);
-                state.v6.pass(at - v4, |passed| commit::sweep(&state.v6, state, snap, passed, now));
+                state.v6.pass(at - v4, |passed| commit::sweep(state, snap, outside, passed, now));
             }
         }
     }

@@ -378,6 +378,12 @@ fn original(state: &State, snap: &Snapshot, session: &Session) -> First {
     }
 }
 
+/// When anything last changed that sessions through uplinks depend on.
+pub fn outside_since(snap: &Snapshot) -> Generation {
+    let uplinks = snap.tier0.uplinks.iter().map(|port| snap.row(*port).hop.since);
+    uplinks.max().unwrap_or(Generation(u32::MAX))
+}
+
 /// Whether a session that was judged in `generation`, and goes from one of these ports to the other, is
 /// certain to be judged alike now: nothing that it was built from is newer. `false` may mean nothing.
 pub fn stands(
@@ -395,11 +401,12 @@ pub fn stands(
 }
 
 /// Looks at a session whose forward entry the sweep passes, and ends it if its time is up, or if its binding
-/// is gone and no reset would tell. TCP connections without a binding wait for their next packet.
+/// is gone and no reset would tell. TCP connections without a binding wait for their next packet. `outside` is
+/// [`outside_since`].
 pub fn sweep<A: Address>(
-    table: &FlowTable<A>,
     state: &State,
     snap: &Snapshot,
+    outside: Generation,
     passed: &Passed<A>,
     now: Instant,
 ) {
@@ -408,17 +415,13 @@ pub fn sweep<A: Address>(
     let mut stale = passed.meta.generation < snap.generation && proto != Proto::TCP;
     if stale && state.config.cache && !passed.meta.denied {
         let since = |port: PortId| snap.row(port).hop.since;
-        let uplinks = || snap.tier0.uplinks.iter().map(|port| since(*port)).max();
-        let outside = || uplinks().unwrap_or(Generation(u32::MAX));
-        let from = passed.key.scope().to_port().map_or_else(outside, since);
+        let from = passed.key.scope().to_port().map_or(outside, since);
         let to = match Adjacency::of(passed.meta.adjacency) {
             Adjacency::Port(port) => since(port),
-            Adjacency::NextHop(_) => outside(),
+            Adjacency::NextHop(_) => outside,
         };
-        if stands(state, snap, (from, to), passed.meta.tally, passed.meta.generation) {
-            table.stamp_passed(passed, snap.generation);
-            stale = false;
-        }
+        // It is not marked as looked at: to look again costs less than to write.
+        stale = !stands(state, snap, (from, to), passed.meta.tally, passed.meta.generation);
     }
     if !silent && !stale {
         return;

@@ -45,6 +45,7 @@ macro_rules! opens {
                 let mut guess = [NOWHERE];
                 self.guess(&[self.engine.$hash(&words)], &mut guess);
                 let open = self.open(guess[0], &words)?;
+                let rewrite = open.rewrite()?;
                 match then {
                     Then::Nothing => {}
                     Then::Count(bytes) => open.touch(Tick(9), bytes),
@@ -55,7 +56,7 @@ macro_rules! opens {
                 let got =
                     (open.generation(), open.adjacency(), open.hops(), open.is_switched(), open.tally());
                 assert_eq!(got, (meta.generation, meta.adjacency, meta.hops, meta.switched, meta.tally));
-                Some(Found { entry: EntryId(guess[0]), rewrite: rewrite_from(&open.rewrite), meta })
+                Some(Found { entry: EntryId(guess[0]), rewrite: rewrite_from(&rewrite), meta })
             }
         }
     };
