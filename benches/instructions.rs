@@ -40,13 +40,17 @@ fn unopened(policies: usize) -> Lane {
     let mut lane = Load::build(spec).unwrap().unopened().unwrap().remove(0);
     lane.refill_once();
     run(&mut lane);
-    lane.collect();
     lane
 }
 
-/// Processes [`BATCHES`].
+/// Processes [`BATCHES`], and takes the frames of each back.
 fn run(lane: &mut Lane) -> u64 {
-    (0..BATCHES).map(|_| lane.process(now())).sum()
+    let batch = |_| {
+        let packets = lane.process(now());
+        lane.collect();
+        packets
+    };
+    (0..BATCHES).map(batch).sum()
 }
 
 fn now() -> Instant {
