@@ -20,22 +20,25 @@
 //!
 //! An IPv4 entry is one cache line, an IPv6 entry two. Memory is taken from the system as it is touched.
 
-use super::{Epochs, FlowKey, SessionId, epochs::NEVER, key::ports_from, key::ports_word};
+mod entry;
+mod tags;
+
+pub use entry::{Meta, Open, OpenV4, OpenV6, Tick, Usage};
+
+use super::{Epochs, FlowKey, epochs::NEVER};
 use crate::{
     id::Generation,
     pages::{Line, Lines, lines},
     rewrite::Rewrite,
     sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, fence, lock, spin_loop},
-    time::{Duration, Instant},
     vector::{self, Engine, KeyV4, KeyV6, LANES},
-    wire::{Address, checksum::Delta},
+    wire::Address,
 };
 use crossbeam::utils::CachePadded;
+use entry::{FORWARD, PACKETS, PLAIN, VERSION, VERSION_ONE};
+use entry::{last_used, link_word, meta_from, output_word, rewrite_from, rewrite_words};
 use std::marker::PhantomData;
-
-const FREE: u16 = 0;
-const DEAD: u16 = 0xffff;
-const CLAIMED: u16 = 0xfffe;
+use tags::{CLAIMED, DEAD, FREE, live_lanes, overflow, set_lane, tag_of};
 
 /// Buckets there are at least.
 const BUCKETS: usize = if cfg!(shuttle) { 3 } else { 8 };
@@ -52,27 +55,6 @@ const LOAD: usize = 85;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EntryId(pub(super) u32);
 
-/// What an entry says beside its rewrite.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Meta {
-    /// Where packets go: an adjacency, 24 bits.
-    pub adjacency: u32,
-    /// What is taken off the TTL, at most 3.
-    pub hops: u8,
-    /// Packets stay in their segment: the source MAC is kept.
-    pub switched: bool,
-    /// The firewall denies the connection now; its packets take the slow path and are dropped.
-    pub denied: bool,
-    /// The entry of those who opened the connection; else of the answers.
-    pub forward: bool,
-    /// The snapshot this was computed from, or last found to agree with.
-    pub generation: Generation,
-    /// The session, 28 bits.
-    pub session: SessionId,
-    /// Where hits are counted, 20 bits.
-    pub tally: u32,
-}
-
 /// An entry as a look-up found it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found<A> {
@@ -82,44 +64,6 @@ pub struct Found<A> {
     pub rewrite: Rewrite<A>,
     /// The rest.
     pub meta: Meta,
-}
-
-/// Coarse time in entries: 65.536 ms a tick, 24 bits, comparable over six days.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tick(u32);
-
-impl Tick {
-    const SHIFT: u32 = 16;
-    const MASK: u64 = 0xff_ffff;
-
-    /// The longest silence that is waited for: six days can be told apart, less one for the sweep to come by.
-    pub const LONGEST: Duration = Duration::from_secs(5 * 86_400);
-
-    /// The tick an instant lies in.
-    pub fn of(now: Instant) -> Self {
-        Self((now.micros() >> Self::SHIFT & Self::MASK) as u32)
-    }
-
-    /// Time from this tick to a later one.
-    pub fn until(self, later: Self) -> Duration {
-        let ticks = u64::from(later.0.wrapping_sub(self.0)) & Self::MASK;
-        // A tick stored by another worker may be a little ahead.
-        let ticks = if ticks > Self::MASK / 2 { 0 } else { ticks };
-        Duration::from_micros(ticks << Self::SHIFT)
-    }
-}
-
-/// What an entry has carried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Usage {
-    /// When it was last used.
-    pub last: Tick,
-    /// Whether a packet was neither SYN, FIN nor RST.
-    pub plain: bool,
-    /// Packets.
-    pub packets: u64,
-    /// Bytes of frames.
-    pub bytes: u64,
 }
 
 /// Why a pair of entries was not inserted.
@@ -156,110 +100,6 @@ struct Stripe {
     /// Connections that came and that went whose forward key's first bucket is of this stripe.
     inserted: AtomicUsize,
     removed: AtomicUsize,
-}
-
-/// An entry opened for a packet of its key.
-///
-/// What it says beside its rewrite is certain only once [`is_unchanged`](Self::is_unchanged) or
-/// [`rewrite`](Self::rewrite) has agreed: so its words need not all be at hand at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Open<'a, const LINES: usize, const REWRITE: usize> {
-    lines: &'a [Line; LINES],
-    output: u64,
-    link: u64,
-}
-
-/// An IPv4 entry.
-pub type OpenV4<'a> = Open<'a, 1, 2>;
-/// An IPv6 entry.
-pub type OpenV6<'a> = Open<'a, 2, 5>;
-
-impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
-    const OUTPUT: usize = if LINES == 1 { 4 } else { 5 };
-    const REWRITE: usize = if LINES == 1 { 2 } else { 8 };
-    const LINK: usize = Self::OUTPUT + 1;
-    const USED: usize = Self::OUTPUT + 2;
-    const BYTES: usize = if LINES == 1 { 7 } else { 13 };
-
-    /// Whether nobody has changed the entry since it was opened.
-    #[inline(always)]
-    pub fn is_unchanged(&self) -> bool {
-        fence(Ordering::Acquire);
-        self.word(Self::LINK).load(Ordering::Relaxed) == self.link
-    }
-
-    /// The header edit, as [`crate::rewrite`] applies it, if nobody has changed the entry since it was opened.
-    #[inline(always)]
-    pub fn rewrite(&self) -> Option<[u64; REWRITE]> {
-        let words = std::array::from_fn(|n| self.word(Self::REWRITE + n).load(Ordering::Relaxed));
-        self.is_unchanged().then_some(words)
-    }
-
-    #[inline(always)]
-    fn word(&self, at: usize) -> &AtomicU64 {
-        &self.lines[at / 8].0[at % 8]
-    }
-
-    /// Whether it agrees with the snapshot of this generation, and is not denied.
-    #[inline(always)]
-    pub fn stands(&self, generation: Generation) -> bool {
-        (self.output ^ u64::from(generation.0) << 32) & (DENIED | !0xffff_ffff) == 0
-    }
-
-    /// The snapshot it agrees with.
-    #[inline(always)]
-    pub fn generation(&self) -> Generation {
-        Generation((self.output >> 32) as u32)
-    }
-
-    /// Where packets go.
-    #[inline(always)]
-    pub fn adjacency(&self) -> u32 {
-        (self.output >> 8) as u32 & 0xff_ffff
-    }
-
-    /// What is taken off the TTL.
-    #[inline(always)]
-    pub fn hops(&self) -> u8 {
-        self.output as u8 & 3
-    }
-
-    /// Whether packets keep their source MAC.
-    #[inline(always)]
-    pub fn is_switched(&self) -> bool {
-        self.output & SWITCHED != 0
-    }
-
-    /// Whether the firewall denies the connection now.
-    #[inline(always)]
-    pub fn is_denied(&self) -> bool {
-        self.output & DENIED != 0
-    }
-
-    /// Where packets are counted.
-    #[inline(always)]
-    pub fn tally(&self) -> u32 {
-        (self.link >> 44) as u32
-    }
-
-    /// Counts a packet that neither opens nor closes.
-    #[inline(always)]
-    pub fn touch(&self, now: Tick, bytes: u64) {
-        let used = self.word(Self::USED);
-        let packets = (used.load(Ordering::Relaxed) + 1) & PACKETS;
-        used.store(u64::from(now.0) << 40 | PLAIN | packets, Ordering::Relaxed);
-        let sum = self.word(Self::BYTES);
-        sum.store(sum.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
-    }
-
-    /// Marks the entry as agreeing with `generation`, unless somebody changed it since it was opened.
-    #[inline]
-    pub fn stamp(&self, generation: Generation) {
-        let new = self.output & 0xffff_ffff | u64::from(generation.0) << 32;
-        let word = self.word(Self::OUTPUT);
-        // Whoever changed it knows better.
-        let _ = word.compare_exchange(self.output, new, Ordering::Relaxed, Ordering::Relaxed);
-    }
 }
 
 /// A live entry of those who opened a connection, as the sweep passes it. Nothing of it is certain until its
@@ -351,8 +191,7 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// Where the keys with these hashes may be, by their tags: at most 64. The entries are asked for, to be
-    /// written. A guess may be wrong, [`NOWHERE`] included: what is not
-    /// [`ABSENT`] only a look-up can tell.
+    /// written. A guess may be wrong, [`NOWHERE`] included: what is not [`ABSENT`] only a look-up can tell.
     #[inline]
     pub fn guess(&self, hashes: &[u64], guesses: &mut [u32]) {
         let (mut at, mut tags, mut masks) = ([0; vector::MOST], [0; vector::MOST], [0; vector::MOST]);
@@ -418,20 +257,16 @@ impl<A: Address> FlowTable<A> {
 
     /// Looks up one key.
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
-        self.look_up(key, self.hash(key))
-    }
-
-    /// Looks up a key with this hash.
-    pub fn find_hashed(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
-        self.look_up(key, hash)
+        self.find_hashed(key, self.hash(key))
     }
 
     /// Where a key is, if it is in the table; `hash` is the key's.
     pub fn place_of(&self, key: &FlowKey<A>, hash: u64) -> Option<u32> {
-        self.look_up(key, hash).map(|found| found.entry.0)
+        self.find_hashed(key, hash).map(|found| found.entry.0)
     }
 
-    fn look_up(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
+    /// Looks up a key with this hash.
+    pub fn find_hashed(&self, key: &FlowKey<A>, hash: u64) -> Option<Found<A>> {
         let first = self.first_bucket(hash);
         let found = self.look_into(first, key, hash);
         if found.is_some() || overflow(&self.tags[first]) == 0 {
@@ -480,10 +315,10 @@ impl<A: Address> FlowTable<A> {
     ) -> Result<(EntryId, EntryId), Taken<A>> {
         debug_assert_eq!(hashes, (self.hash(forward.0), self.hash(reverse.0)));
         let _locks = self.lock_pair(hashes);
-        if let Some(found) = self.look_up(forward.0, hashes.0) {
+        if let Some(found) = self.find_hashed(forward.0, hashes.0) {
             return Err(Taken::Forward(found));
         }
-        if forward.0 == reverse.0 || self.look_up(reverse.0, hashes.1).is_some() {
+        if forward.0 == reverse.0 || self.find_hashed(reverse.0, hashes.1).is_some() {
             return Err(Taken::Reverse);
         }
         let first = self.claim(hashes.0).ok_or(Taken::Full)?;
@@ -783,106 +618,6 @@ impl<A: Address> FlowTable<A> {
         let first = lock(a.min(b));
         (first, (a != b).then(|| lock(a.max(b))))
     }
-}
-
-// USED: last seen 24 | plain 1 | packets 39.
-const PLAIN: u64 = 1 << 39;
-const PACKETS: u64 = PLAIN - 1;
-
-fn last_used(word: u64) -> Tick {
-    Tick((word >> 40) as u32)
-}
-
-// LINK: tally 20 | session 28 | version 16.
-const VERSION: u64 = 0xffff;
-const VERSION_ONE: u64 = 1;
-
-fn link_word(meta: &Meta) -> u64 {
-    u64::from(meta.tally & 0xf_ffff) << 44 | u64::from(meta.session.0 & 0xfff_ffff) << 16
-}
-
-// OUTPUT: generation 32 | adjacency 24 | forward 1 | denied 1 | switched 1 | hops 2.
-const SWITCHED: u64 = 4;
-const DENIED: u64 = 8;
-const FORWARD: u64 = 16;
-
-fn output_word(meta: &Meta) -> u64 {
-    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-    let flags = flag(meta.forward, FORWARD) | flag(meta.denied, DENIED) | flag(meta.switched, SWITCHED);
-    let adjacency = u64::from(meta.adjacency & 0xff_ffff) << 8;
-    u64::from(meta.generation.0) << 32 | adjacency | flags | u64::from(meta.hops & 3)
-}
-
-fn meta_from(output: u64, link: u64) -> Meta {
-    Meta {
-        adjacency: (output >> 8) as u32 & 0xff_ffff,
-        hops: (output & 3) as u8,
-        switched: output & SWITCHED != 0,
-        denied: output & DENIED != 0,
-        forward: output & FORWARD != 0,
-        generation: Generation((output >> 32) as u32),
-        session: SessionId((link >> 16) as u32 & 0xfff_ffff),
-        tally: (link >> 44) as u32,
-    }
-}
-
-/// A rewrite as it is applied: addresses and ports as they stand in a packet, sums in the same order.
-fn rewrite_words<A: Address>(r: &Rewrite<A>) -> [u64; 5] {
-    let (src, dst, ports) = (r.src.wire(), r.dst.wire(), ports_word(r.sport, r.dport));
-    let deltas = u64::from(r.l3.0.swap_bytes()) | u64::from(r.l4.0.swap_bytes()) << 16;
-    if A::LEN == 4 {
-        [deltas | src[0] << 32, dst[0] | ports << 32, 0, 0, 0]
-    } else {
-        [src[0], src[1], dst[0], dst[1], deltas | ports << 32]
-    }
-}
-
-fn rewrite_from<A: Address>(words: &[u64]) -> Rewrite<A> {
-    let (src, dst, deltas, ports) = match *words {
-        [a, b] => ([a >> 32, 0], [b & 0xffff_ffff, 0], a, b >> 32),
-        [a, b, c, d, rest] => ([a, b], [c, d], rest, rest >> 32),
-        _ => ([0; 2], [0; 2], 0, 0),
-    };
-    let (sport, dport) = ports_from(ports);
-    Rewrite {
-        src: A::from_wire(src),
-        dst: A::from_wire(dst),
-        sport,
-        dport,
-        l3: Delta((deltas as u16).swap_bytes()),
-        l4: Delta(((deltas >> 16) as u16).swap_bytes()),
-    }
-}
-
-/// Tags are never one of the marks.
-#[inline(always)]
-fn tag_of(hash: u64) -> u16 {
-    (hash as u16).clamp(FREE + 1, CLAIMED - 1)
-}
-
-fn overflow(line: &Line) -> u16 {
-    (line.0[7].load(Ordering::Relaxed) >> 48) as u16
-}
-
-/// Lanes of entries that are linked.
-fn live_lanes(line: &Line) -> u32 {
-    // Most buckets of a table that is little used.
-    if line.0.iter().all(|word| word.load(Ordering::Relaxed) == 0) {
-        return 0;
-    }
-    let marks = [FREE, DEAD, CLAIMED].map(|mark| vector::lanes(line, mark));
-    !(marks[0] | marks[1] | marks[2]) & ((1 << LANES) - 1)
-}
-
-/// Changes one lane of a tag line; `false` if `change` declines.
-fn set_lane(line: &Line, lane: usize, change: impl Fn(u16) -> Option<u16>) -> bool {
-    let shift = lane % 4 * 16;
-    line.0[lane / 4]
-        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            let new = change((word >> shift) as u16)?;
-            Some(word & !(0xffff << shift) | u64::from(new) << shift)
-        })
-        .is_ok()
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! Keys and values for tests of the table.
 
 use super::*;
-use crate::{flow::Scope, id::PortId, rewrite::Tuple, wire::Proto};
+use crate::{
+    flow::{Scope, SessionId},
+    id::PortId,
+    rewrite::Tuple,
+    wire::{Proto, checksum::Delta},
+};
 use std::{
     hash::{BuildHasher, Hasher},
     net::IpAddr,
