@@ -47,8 +47,8 @@ pub struct Builder {
     leases: Leases,
 }
 
-/// Sessions are numbered with 28 bits.
-const MAX_SESSIONS: usize = 1 << 28;
+/// Sessions are numbered with 28 bits, and the last number is nobody's.
+const MAX_SESSIONS: usize = (1 << 28) - 1;
 
 impl Builder {
     pub(crate) fn new() -> Self {

@@ -20,7 +20,7 @@ use crate::{
 use crossbeam::utils::CachePadded;
 use std::net::{IpAddr, SocketAddr};
 
-/// A session's place. At most 2^28 of them.
+/// A session's place. Fewer than 2^28 of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionId(pub(crate) u32);
 

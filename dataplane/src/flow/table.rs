@@ -9,7 +9,9 @@
 //!
 //! What always holds:
 //! - A reader takes an entry's words between two looks at its version; an odd or changed version means it is
-//!   being written or dead, and the reader looks again. No reader ever blocks a writer.
+//!   being written, and the reader looks again. No reader ever blocks a writer.
+//! - A tag says where an entry may be. Whether it is there the entry itself says: until it is written, and once
+//!   it is removed, it is marked as nobody's, and readers pass it over.
 //! - Of two racing inserts of one key, one wins: both lock the stripe of the key's first bucket.
 //! - No live entry is overwritten. A removed entry's slot is reused when every worker has passed a batch
 //!   boundary, so a worker may count into an entry it found earlier in its batch.
@@ -36,9 +38,9 @@ use crate::{
 };
 use crossbeam::utils::CachePadded;
 use entry::{FORWARD, PACKETS, PLAIN, VERSION, VERSION_ONE};
-use entry::{last_used, link_word, meta_from, output_word, rewrite_from, rewrite_words};
+use entry::{hidden, is_hidden, last_used, link_word, meta_from, output_word, rewrite_from, rewrite_words};
 use std::marker::PhantomData;
-use tags::{CLAIMED, DEAD, FREE, live_lanes, overflow, set_lane, tag_of};
+use tags::{DEAD, FREE, live_lanes, overflow, set_lane, tag_of};
 
 /// Buckets there are at least.
 const BUCKETS: usize = if cfg!(shuttle) { 3 } else { 8 };
@@ -327,15 +329,21 @@ impl<A: Address> FlowTable<A> {
             return Err(Taken::Full);
         };
         for (slot, hash, (key, rewrite, meta)) in [(second, hashes.1, reverse), (first, hashes.0, forward)] {
+            self.count_passed(hash, slot, 1);
             let entry = self.entry(slot.0);
+            let link = hidden(entry(Self::LINK).load(Ordering::Relaxed));
+            entry(Self::LINK).store(link, Ordering::Relaxed);
+            fence(Ordering::Release);
             for (at, word) in key.words()[..FlowKey::<A>::WORDS].iter().enumerate() {
                 entry(at).store(*word, Ordering::Relaxed);
             }
+            for (at, word) in rewrite_words(rewrite)[..Self::REWRITE_WORDS].iter().enumerate() {
+                entry(Self::REWRITE + at).store(*word, Ordering::Relaxed);
+            }
+            entry(Self::OUTPUT).store(output_word(meta), Ordering::Relaxed);
             entry(Self::USED).store(u64::from(now.0) << 40, Ordering::Relaxed);
             entry(Self::BYTES).store(0, Ordering::Relaxed);
-            self.write(slot.0, rewrite, meta);
-            self.count_passed(hash, slot, 1);
-            self.set_lane(slot, tag_of(hash));
+            entry(Self::LINK).store(next_version(link) | link_word(meta), Ordering::Release);
         }
         // Under the stripe's lock, so that nobody else writes.
         let inserted = &self.stripe(hashes.0).inserted;
@@ -380,7 +388,7 @@ impl<A: Address> FlowTable<A> {
     fn unlink(&self, at: EntryId, hash: u64) {
         let entry = self.entry(at.0);
         let link = entry(Self::LINK).load(Ordering::Relaxed);
-        entry(Self::LINK).store(link | VERSION_ONE, Ordering::Relaxed);
+        entry(Self::LINK).store(hidden(link), Ordering::Relaxed);
         fence(Ordering::Release);
         // In no epoch at all until the entry is unlinked.
         entry(0).store(NEVER, Ordering::Release);
@@ -440,7 +448,11 @@ impl<A: Address> FlowTable<A> {
             if output & FORWARD == 0 {
                 continue;
             }
-            let meta = meta_from(output, entry(Self::LINK).load(Ordering::Relaxed));
+            let link = entry(Self::LINK).load(Ordering::Relaxed);
+            if is_hidden(link) {
+                continue;
+            }
+            let meta = meta_from(output, link);
             let last = last_used(entry(Self::USED).load(Ordering::Relaxed));
             let entry = EntryId(at);
             see(&Passed { key: self.key(entry), meta, last, entry });
@@ -499,12 +511,10 @@ impl<A: Address> FlowTable<A> {
         let entry = self.entry(at as u32);
         loop {
             let link = entry(Self::LINK).load(Ordering::Acquire);
+            if is_hidden(link) {
+                return None;
+            }
             if link & VERSION_ONE != 0 {
-                // Being written, or dead. Only a dead one may be passed over.
-                let tag = self.tags[at / LANES].0[at % LANES / 4].load(Ordering::Acquire);
-                if matches!((tag >> (at % LANES % 4 * 16)) as u16, DEAD | CLAIMED | FREE) {
-                    return None;
-                }
                 spin_loop();
                 continue;
             }
@@ -526,7 +536,7 @@ impl<A: Address> FlowTable<A> {
         }
     }
 
-    /// Writes rewrite and meta between two versions. A slot not yet published has an odd version or none.
+    /// Writes rewrite and meta between two versions.
     fn write(&self, at: u32, rewrite: &Rewrite<A>, meta: &Meta) {
         self.change(at, meta, || {
             let entry = self.entry(at);
@@ -544,30 +554,30 @@ impl<A: Address> FlowTable<A> {
         fence(Ordering::Release);
         write();
         entry(Self::OUTPUT).store(output_word(meta), Ordering::Relaxed);
-        let version = ((link | VERSION_ONE).wrapping_add(VERSION_ONE)) & VERSION;
-        entry(Self::LINK).store(version | link_word(meta), Ordering::Release);
+        entry(Self::LINK).store(next_version(link) | link_word(meta), Ordering::Release);
     }
 
-    /// Reserves a slot for a key that hashes to `hash`.
+    /// Sets the tag of a key that hashes to `hash` at a slot that is nobody's, to be written.
     fn claim(&self, hash: u64) -> Option<EntryId> {
-        let first = self.claim_in(self.first_bucket(hash));
-        first.or_else(|| self.way(hash).skip(1).find_map(|bucket| self.claim_in(bucket)))
+        let tag = tag_of(hash);
+        let first = self.claim_in(self.first_bucket(hash), tag);
+        first.or_else(|| self.way(hash).skip(1).find_map(|bucket| self.claim_in(bucket, tag)))
     }
 
     #[inline(always)]
-    fn claim_in(&self, bucket: usize) -> Option<EntryId> {
+    fn claim_in(&self, bucket: usize, tag: u16) -> Option<EntryId> {
         let line = &self.tags[bucket];
         let slot = |lanes: u32| EntryId((bucket * LANES) as u32 + lanes.trailing_zeros());
         let mut free = vector::lanes(line, FREE);
         while free != 0 {
-            if self.swap_lane(slot(free), FREE, CLAIMED) {
+            if self.swap_lane(slot(free), FREE, tag) {
                 return Some(slot(free));
             }
             free &= free - 1;
         }
         let mut dead = vector::lanes(line, DEAD);
         while dead != 0 {
-            if self.claim_dead(slot(dead)) {
+            if self.claim_dead(slot(dead), tag) {
                 return Some(slot(dead));
             }
             dead &= dead - 1;
@@ -575,10 +585,10 @@ impl<A: Address> FlowTable<A> {
         None
     }
 
-    /// Reserves the slot of a removed entry, if nobody can hold that any more.
-    fn claim_dead(&self, at: EntryId) -> bool {
+    /// Sets a tag at the slot of a removed entry, if nobody can hold that any more.
+    fn claim_dead(&self, at: EntryId, tag: u16) -> bool {
         let passed = || self.epochs.passed(self.entry(at.0)(0).load(Ordering::Acquire));
-        if !passed() || !self.swap_lane(at, DEAD, CLAIMED) {
+        if !passed() || !self.swap_lane(at, DEAD, tag) {
             return false;
         }
         // Another insert may have used the slot, and a removal freed it again, since the look.
@@ -618,6 +628,11 @@ impl<A: Address> FlowTable<A> {
         let first = lock(a.min(b));
         (first, (a != b).then(|| lock(a.max(b))))
     }
+}
+
+/// The even version after that of `link`.
+fn next_version(link: u64) -> u64 {
+    (link | VERSION_ONE).wrapping_add(VERSION_ONE) & VERSION
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub struct Meta {
     pub forward: bool,
     /// The snapshot this was computed from, or last found to agree with.
     pub generation: Generation,
-    /// The session, 28 bits.
+    /// The session: fewer than 2^28.
     pub session: SessionId,
     /// Where hits are counted, 20 bits.
     pub tally: u32,
@@ -184,6 +184,18 @@ pub(super) fn last_used(word: u64) -> Tick {
 // LINK: tally 20 | session 28 | version 16.
 pub(super) const VERSION: u64 = 0xffff;
 pub(super) const VERSION_ONE: u64 = 1;
+
+/// In place of the session: the entry was removed, or is not written yet.
+const NOBODY: u64 = 0xfff_ffff << 16;
+
+/// The link of an entry that nobody may find, and no reader of which waits.
+pub(super) fn hidden(link: u64) -> u64 {
+    NOBODY | link & VERSION | VERSION_ONE
+}
+
+pub(super) fn is_hidden(link: u64) -> bool {
+    link & (NOBODY | VERSION_ONE) == NOBODY | VERSION_ONE
+}
 
 pub(super) fn link_word(meta: &Meta) -> u64 {
     u64::from(meta.tally & 0xf_ffff) << 44 | u64::from(meta.session.0 & 0xfff_ffff) << 16

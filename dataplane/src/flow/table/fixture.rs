@@ -45,7 +45,7 @@ pub(super) fn value<A: Address>(key: &FlowKey<A>, generation: u32) -> (Rewrite<A
         denied: false,
         forward: h >> 3 & 1 == 1,
         generation: Generation(generation),
-        session: SessionId(h as u32 & 0xfff_ffff),
+        session: SessionId(h as u32 & 0x7ff_ffff),
         tally: h as u32 & 0xf_ffff,
     };
     (rewrite, meta)

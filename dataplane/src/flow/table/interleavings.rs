@@ -14,6 +14,9 @@ use std::{collections::HashMap, sync::OnceLock};
 const ITERATIONS: usize = 1000;
 const SEED: u64 = 9;
 
+/// A tag that no key of these tests has.
+const TAKEN: u16 = 0xfffe;
+
 /// A worker's loop over a batch or two, as a thread of its own.
 fn spawn(work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     thread::spawn(work)
@@ -95,7 +98,7 @@ fn leave_no_lane_in(table: &FlowTable<impl Address>, bucket: usize) {
         // Nobody else is here yet.
         let tags = word.load(Ordering::Relaxed);
         let lane = |lane: usize| match (tags >> (16 * lane)) as u16 {
-            FREE if n * 4 + lane < LANES => u64::from(CLAIMED) << (16 * lane),
+            FREE if n * 4 + lane < LANES => u64::from(TAKEN) << (16 * lane),
             tag => u64::from(tag) << (16 * lane),
         };
         word.store((0..4).map(lane).fold(0, |all, lane| all | lane), Ordering::Relaxed);
@@ -369,6 +372,7 @@ fn a_slot_is_not_reused_before_it_is_unlinked<A: Address>() {
 /// A slot is free for one worker, who comes by late: another has used it and freed it again, and a third still
 /// holds what was in it meanwhile.
 fn a_slot_is_looked_at_again_when_it_is_taken<A: Address>() {
+    const CLAIMED: u16 = 6;
     const LIVE: u16 = 7;
     let (table, epochs) = table::<A>(3);
     let slot = EntryId(5);
@@ -383,7 +387,7 @@ fn a_slot_is_looked_at_again_when_it_is_taken<A: Address>() {
         let (table, epochs, held) = (table.clone(), epochs.clone(), held.clone());
         spawn(move || {
             epochs.begin(0);
-            if table.claim_dead(slot) {
+            if table.claim_dead(slot, CLAIMED) {
                 assert!(!held.load(Ordering::SeqCst), "a worker holds what was here");
             }
             epochs.rest(0);
@@ -393,7 +397,7 @@ fn a_slot_is_looked_at_again_when_it_is_taken<A: Address>() {
         let (table, epochs) = (table.clone(), epochs.clone());
         spawn(move || {
             epochs.begin(1);
-            if table.claim_dead(slot) {
+            if table.claim_dead(slot, CLAIMED) {
                 table.set_lane(slot, LIVE);
                 unlink(&table, &epochs);
             }

@@ -8,25 +8,23 @@ use crate::{
 
 pub(super) const FREE: u16 = 0;
 pub(super) const DEAD: u16 = 0xffff;
-pub(super) const CLAIMED: u16 = 0xfffe;
 /// Tags are never one of the marks.
 #[inline(always)]
 pub(super) fn tag_of(hash: u64) -> u16 {
-    (hash as u16).clamp(FREE + 1, CLAIMED - 1)
+    (hash as u16).clamp(FREE + 1, DEAD - 1)
 }
 
 pub(super) fn overflow(line: &Line) -> u16 {
     (line.0[7].load(Ordering::Relaxed) >> 48) as u16
 }
 
-/// Lanes of entries that are linked.
+/// Lanes of entries, those included that are not written yet.
 pub(super) fn live_lanes(line: &Line) -> u32 {
     // Most buckets of a table that is little used.
     if line.0.iter().all(|word| word.load(Ordering::Relaxed) == 0) {
         return 0;
     }
-    let marks = [FREE, DEAD, CLAIMED].map(|mark| vector::lanes(line, mark));
-    !(marks[0] | marks[1] | marks[2]) & ((1 << LANES) - 1)
+    !(vector::lanes(line, FREE) | vector::lanes(line, DEAD)) & ((1 << LANES) - 1)
 }
 
 /// Changes one lane of a tag line; `false` if `change` declines.
