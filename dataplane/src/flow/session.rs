@@ -15,6 +15,7 @@ use crate::{
     rewrite::Tuple,
     sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock},
     time::Instant,
+    vector,
     verdict::DropReason,
 };
 use crossbeam::utils::CachePadded;
@@ -258,6 +259,8 @@ impl Sessions {
             let index = if records.free > 0 {
                 let index = records.free - 1;
                 records.free = records.words[index as usize][1];
+                // The next claim need not wait for it.
+                vector::prefetch_write_at(&records.words, (records.free as usize).wrapping_sub(1));
                 index
             } else if (records.fresh as usize) < records.words.len() {
                 records.fresh += 1;

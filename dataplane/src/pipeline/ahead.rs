@@ -9,7 +9,7 @@ use crate::{
     buf::Frame,
     flow::{FlowKey, FlowTable},
     id::PortId,
-    stage::{First, Path, Stop, commit},
+    stage::{First, Path, Stop, commit, commit::Answers},
     state::State,
     verdict::DropReason,
     wire::{Address, L3, Packet, Proto},
@@ -36,8 +36,9 @@ pub(super) struct Prepared {
 pub(super) struct Opening {
     pub(super) first: First,
     pub(super) path: Result<Path, Stop>,
-    /// The hashes of its key and of the one that answers to it are expected to have.
-    pub(super) hashes: (u64, u64),
+    /// The hash of its key.
+    pub(super) hash: u64,
+    pub(super) answers: Answers,
 }
 
 /// The packets that were looked at, in order.
@@ -95,7 +96,8 @@ impl Pipeline {
             }
         }
         for prepared in &ahead.prepared {
-            let Some(Opening { path: Ok(_), hashes, .. }) = prepared.opening else { continue };
+            let Some(Opening { path: Ok(_), hash, answers, .. }) = &prepared.opening else { continue };
+            let hashes = (*hash, answers.hash);
             match &prepared.packet {
                 Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, hashes),
                 _ => ask_for_slots(&self.state.v6, hashes),

@@ -17,7 +17,7 @@ use crate::{
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
         self, First, Path, Stop,
-        commit::{self, Committed, Judged, Order},
+        commit::{self, Answers, Committed, Judged, Order},
         router, segment, spoof_guard, tier0,
     },
     state::State,
@@ -263,13 +263,15 @@ impl Pipeline {
             Some(reason) => Err(forged(snap, port, packet).unwrap_or(reason).into()),
             None => stage::walk(snap, &first, None, &mut ()),
         };
-        let mut opening = Opening { first, path, hashes: (hash, 0) };
+        let mut opening = Opening { first, path, hash, answers: Answers::default() };
         if let Ok(path) = &opening.path {
             let mtu = snap.port(path.out.port()).map_or(0, |p| p.mtu);
             if packet.ip_len() > usize::from(mtu) {
                 opening.path = Err(DropReason::TooBig.into());
-            } else if let Some(answers) = commit::expected_reply::<A>(snap, &opening.first, path) {
-                opening.hashes.1 = self.state.table().prefetch(&answers);
+            } else if let Some((port, key)) =
+                commit::expected_reply::<A>(&self.state, snap, &opening.first, path)
+            {
+                opening.answers = Answers { port, hash: self.state.table().prefetch(&key) };
             }
         }
         opening
@@ -287,7 +289,8 @@ impl Pipeline {
     {
         let state = &*self.state;
         let tally = state.tallies.intern(commit::tally_key(path));
-        let order = Order { hashes: opening.hashes, tally, hint: self.hint, now };
+        let Opening { hash, answers, .. } = *opening;
+        let order = Order { hash, answers, tally, hint: self.hint, now };
         let (committed, hint) =
             commit::commit(state.table(), state, &self.snapshot, &opening.first, path, order)?;
         self.hint = hint;

@@ -62,11 +62,22 @@ pub enum Committed<A> {
     Lost,
 }
 
+/// What answers to a connection are expected to look like, before it is committed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Answers {
+    /// The port they are sent to.
+    pub port: u16,
+    /// The hash of their key.
+    pub hash: u64,
+}
+
 /// What a commit goes by beside the path.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
-    /// The hashes of the opening packet's key, and of the key that answers are expected to have.
-    pub hashes: (u64, u64),
+    /// The hash of the opening packet's key.
+    pub hash: u64,
+    /// What answers are expected to look like.
+    pub answers: Answers,
     /// What the session's packets are counted under.
     pub tally: u32,
     /// Where to look for a place for the session first.
@@ -112,12 +123,12 @@ pub fn commit<A: Address>(
         }
         let reply = reply(source, path, tuple.proto);
         let Some((forward, reverse)) = entries::<A>(snap, first.ingress, &tuple, &reply, path) else { break };
-        let expected = attempt == 0 && source.1 == tuple.sport;
-        let answers = if expected { order.hashes.1 } else { table.hash(&reverse.0) };
+        let expected = attempt == 0 && source.1 == order.answers.port;
+        let answers = if expected { order.answers.hash } else { table.hash(&reverse.0) };
         let inserted = table.insert_pair(
             (&forward.0, &forward.1, &metas.0),
             (&reverse.0, &reverse.1, &metas.1),
-            (order.hashes.0, answers),
+            (order.hash, answers),
             Tick::of(order.now),
         );
         match inserted {
@@ -155,15 +166,21 @@ pub fn commit<A: Address>(
     outcome
 }
 
-/// The key that answers to a connection by this path will probably have: that of its own source port, if its
-/// source is translated and the port is not in use.
-pub fn expected_reply<A: Address>(snap: &Snapshot, first: &First, path: &Path) -> Option<FlowKey<A>> {
-    let address = match path.source {
-        Source::Keep => first.tuple.src,
-        Source::Hairpin(address) | Source::Egress(address) => address,
+/// The port that answers to a connection by this path will probably be sent to, and their key.
+pub fn expected_reply<A: Address>(
+    state: &State,
+    snap: &Snapshot,
+    first: &First,
+    path: &Path,
+) -> Option<(u16, FlowKey<A>)> {
+    let Tuple { src, sport, proto, .. } = first.tuple;
+    let source = match path.source {
+        Source::Keep => (src, sport),
+        Source::Hairpin(address) => (address, sport),
+        Source::Egress(address) => (address, state.nat.pool(address, proto).likely(sport)),
     };
-    let reply = reply((address, first.tuple.sport), path, first.tuple.proto);
-    FlowKey::reverse(&reply, scope(snap, path.out.port()))
+    let key = FlowKey::reverse(&reply(source, path, proto), scope(snap, path.out.port()))?;
+    Some((source.1, key))
 }
 
 /// The connection that a record and its entries are of. The caller holds the record's place.

@@ -69,31 +69,40 @@ impl PortPool {
         if self.blocks[block].take(word, 1 << bit) {
             return Some(self.claimed(block, wanted));
         }
-        // Where the search begins differs from port to port, so that workers rarely meet.
-        let start = place(wanted.wrapping_mul(24_571).wrapping_add(FIRST));
-        let from = |n: usize| (start.0 + n) % BLOCKS;
-        for block in (0..BLOCKS).map(from) {
+        let start = start(wanted);
+        for block in blocks_from(start.0) {
             loop {
                 *words += 1;
-                let some = self.blocks[block].some.load(Ordering::Acquire).rotate_right(start.1 as u32);
-                if some == 0 {
-                    break;
-                }
-                let word = (start.1 + some.trailing_zeros() as usize) % WORDS;
+                let Some(word) = self.blocks[block].word_from(start.1) else { break };
                 *words += 1;
-                if let Some(port) = self.blocks[block].take_any(word) {
-                    return Some(self.claimed(block, (block * BLOCK + word * 64) as u16 + port));
+                if let Some(bit) = self.blocks[block].take_any(word) {
+                    return Some(self.claimed(block, port(block, word, bit)));
                 }
             }
         }
         // A word whose last port was claimed and given back at once may lack its summary bit for a moment.
         for (block, word) in (0..BLOCKS).flat_map(|b| (0..WORDS).map(move |w| (b, w))) {
             *words += 1;
-            if let Some(port) = self.blocks[block].take_any(word) {
-                return Some(self.claimed(block, (block * BLOCK + word * 64) as u16 + port));
+            if let Some(bit) = self.blocks[block].take_any(word) {
+                return Some(self.claimed(block, port(block, word, bit)));
             }
         }
         None
+    }
+
+    /// The port that a claim would get now, as far as one can tell from a look; `wanted` if it would get none.
+    pub fn likely(&self, wanted: u16) -> u16 {
+        let (block, word, bit) = place(wanted);
+        let free = |block: usize, word: usize| self.blocks[block].free[word].load(Ordering::Relaxed);
+        if free(block, word) >> bit & 1 == 1 {
+            return wanted;
+        }
+        let start = start(wanted);
+        let found = blocks_from(start.0).find_map(|block| Some((block, self.blocks[block].word_from(start.1)?)));
+        match found.map(|(block, word)| (block, word, free(block, word))) {
+            Some((block, word, free)) if free != 0 => port(block, word, free.trailing_zeros()),
+            _ => wanted,
+        }
     }
 
     fn claimed(&self, block: usize, port: u16) -> PortClaim<'_> {
@@ -130,7 +139,29 @@ fn place(port: u16) -> (usize, usize, u32) {
     (at / BLOCK, at / 64 % WORDS, u32::from(port % 64))
 }
 
+/// The port of a place.
+fn port(block: usize, word: usize, bit: u32) -> u16 {
+    (block * BLOCK + word * 64) as u16 + bit as u16
+}
+
+/// Where the search for another port than `wanted` begins: block and word. It differs from port to port, so
+/// that workers rarely meet.
+fn start(wanted: u16) -> (usize, usize) {
+    let (block, word, _) = place(wanted.wrapping_mul(24_571).wrapping_add(FIRST));
+    (block, word)
+}
+
+fn blocks_from(start: usize) -> impl Iterator<Item = usize> {
+    (0..BLOCKS).map(move |n| (start + n) % BLOCKS)
+}
+
 impl Block {
+    /// A word that may have a free port, the first from `start` on.
+    fn word_from(&self, start: usize) -> Option<usize> {
+        let some = self.some.load(Ordering::Acquire).rotate_right(start as u32);
+        (some != 0).then(|| (start + some.trailing_zeros() as usize) % WORDS)
+    }
+
     /// Takes the port of this bit, if it is free.
     fn take(&self, word: usize, bit: u64) -> bool {
         // Whoever claims a port sees all that its last owner did.
@@ -142,7 +173,7 @@ impl Block {
     }
 
     /// Takes any free port of a word.
-    fn take_any(&self, word: usize) -> Option<u16> {
+    fn take_any(&self, word: usize) -> Option<u32> {
         loop {
             let free = self.free[word].load(Ordering::Acquire);
             if free == 0 {
@@ -151,7 +182,7 @@ impl Block {
             }
             let bit = free.trailing_zeros();
             if self.take(word, 1 << bit) {
-                return Some(bit as u16);
+                return Some(bit);
             }
         }
     }
@@ -313,7 +344,9 @@ mod tests {
             let mut held: BTreeMap<u16, PortClaim<'_>> = BTreeMap::new();
             for (claim, port) in ops {
                 if claim {
+                    let likely = pool.likely(port);
                     let got = pool.claim(port).unwrap();
+                    prop_assert_eq!(got.port(), likely, "nobody else claims");
                     prop_assert!(!held.contains_key(&got.port()), "handed out twice");
                     prop_assert!(got.port() >= FIRST);
                     if port >= FIRST && !held.contains_key(&port) {
