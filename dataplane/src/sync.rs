@@ -11,8 +11,9 @@ pub(crate) use std::{
     hint::spin_loop,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, fence},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence},
     },
+    thread::yield_now,
 };
 
 #[cfg(shuttle)]
@@ -20,8 +21,9 @@ pub(crate) use shuttle::{
     hint::spin_loop,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, fence},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence},
     },
+    thread::yield_now,
 };
 
 pub(crate) use std::sync::{Arc, PoisonError, atomic::Ordering};
@@ -46,4 +48,48 @@ pub(crate) fn explore(iterations: usize, threads: impl Fn() + Send + Sync + Copy
 /// Locks what no panic leaves half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A lock around a few stores. Unlike a [`Mutex`] it is given back by a store, without an atomic step; who finds
+/// it taken lets others run until it is not.
+#[derive(Debug, Default)]
+pub(crate) struct BriefLock(AtomicBool);
+
+/// Holds a [`BriefLock`].
+#[derive(Debug)]
+pub(crate) struct BriefGuard<'a>(&'a AtomicBool);
+
+impl BriefLock {
+    /// How often to look again before others are let run.
+    const PATIENCE: usize = if cfg!(shuttle) { 0 } else { 100 };
+
+    #[inline(always)]
+    pub(crate) fn lock(&self) -> BriefGuard<'_> {
+        if self.0.swap(true, Ordering::Acquire) {
+            self.wait();
+        }
+        BriefGuard(&self.0)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(&self) {
+        let mut looks = 0;
+        while self.0.load(Ordering::Relaxed) || self.0.swap(true, Ordering::Acquire) {
+            if looks < Self::PATIENCE {
+                spin_loop();
+            } else {
+                // Whoever holds it may have been put to sleep.
+                yield_now();
+            }
+            looks += 1;
+        }
+    }
+}
+
+impl Drop for BriefGuard<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }

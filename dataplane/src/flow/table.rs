@@ -32,7 +32,7 @@ use crate::{
     id::Generation,
     pages::{Line, Lines, lines},
     rewrite::Rewrite,
-    sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, fence, lock, spin_loop},
+    sync::{Arc, AtomicU64, AtomicUsize, BriefGuard, BriefLock, Ordering, fence, spin_loop},
     vector::{self, Engine, KeyV4, KeyV6, LANES},
     wire::Address,
 };
@@ -98,7 +98,7 @@ pub struct FlowTable<A> {
 
 #[derive(Default)]
 struct Stripe {
-    lock: Mutex<()>,
+    lock: BriefLock,
     /// Connections that came and that went whose forward key's first bucket is of this stripe.
     inserted: AtomicUsize,
     removed: AtomicUsize,
@@ -620,11 +620,11 @@ impl<A: Address> FlowTable<A> {
         }
     }
 
-    fn lock_pair(&self, hashes: (u64, u64)) -> (MutexGuard<'_, ()>, Option<MutexGuard<'_, ()>>) {
+    fn lock_pair(&self, hashes: (u64, u64)) -> (BriefGuard<'_>, Option<BriefGuard<'_>>) {
         let stripe = |hash| self.first_bucket(hash) % STRIPES;
         let (a, b) = (stripe(hashes.0), stripe(hashes.1));
         // Always the lower first, so that two inserts never wait for each other.
-        let lock = |n: usize| lock(&self.stripes[n].lock);
+        let lock = |n: usize| self.stripes[n].lock.lock();
         let first = lock(a.min(b));
         (first, (a != b).then(|| lock(a.max(b))))
     }

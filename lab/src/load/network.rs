@@ -9,6 +9,7 @@
 use super::{LoadError, Spec, frames::Template};
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use supernet::{
@@ -204,7 +205,8 @@ impl Plan {
         // TCP and UDP each from every client.
         let n = n / 2;
         if self.scenario == Scenario::Vip {
-            let src = SocketAddr::new(self.outside_client(n % OUTSIDE_CLIENTS), port(n / OUTSIDE_CLIENTS));
+            let client = n % OUTSIDE_CLIENTS;
+            let src = SocketAddr::new(self.outside_client(client), port((at, client), n / OUTSIDE_CLIENTS));
             let dst = SocketAddr::new(here.edge, FRONT_PORT);
             let macs = (NEXT_HOP_MAC, self.uplink.1);
             return Template { port: self.uplink.0, macs, src, dst, proto, flags };
@@ -218,7 +220,7 @@ impl Plan {
             }
             Scenario::FullChain | Scenario::Vip => SocketAddr::new(here.bank, BANK_PORT),
         };
-        let src = SocketAddr::new(client.address, port(n / PODS));
+        let src = SocketAddr::new(client.address, port((at, n % PODS), n / PODS));
         Template { port: client.port, macs: (client.mac, GATEWAY_MAC), src, dst, proto, flags }
     }
 
@@ -231,8 +233,11 @@ impl Plan {
     }
 }
 
-fn port(n: usize) -> u16 {
-    1024 + (n % 64_512) as u16
+/// A client's port number `n`: one after the other, as Linux has them towards one server, from a port on that
+/// differs from client to client (RFC 6056, 3.3.3). So clients that share an egress address meet now and then.
+fn port(client: (usize, usize), n: usize) -> u16 {
+    let first = BuildHasherDefault::<DefaultHasher>::default().hash_one(client) % 64_512;
+    1024 + ((first as usize + n) % 64_512) as u16
 }
 
 fn namespace(n: usize) -> String {

@@ -4,7 +4,7 @@
 //! one key's place reads another's entry there.
 
 use super::{fixture::*, *};
-use crate::sync::explore;
+use crate::sync::{Mutex, explore, lock};
 use shuttle::{
     sync::atomic::AtomicBool,
     thread::{self, JoinHandle},
