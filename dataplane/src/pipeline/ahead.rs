@@ -14,18 +14,19 @@ use crate::{
     verdict::DropReason,
     wire::{Address, L3, Packet, Proto},
 };
+use arrayvec::ArrayVec;
 
 /// Packets looked at ahead.
 pub(super) const AHEAD: usize = 16;
 
 /// A packet that the slow path will take.
-pub(super) struct Prepared {
+pub(super) struct Prepared<'s> {
     /// Which frame of the batch it is.
     n: usize,
     port: PortId,
     pub(super) packet: Result<Packet, DropReason>,
     /// What the stages say, if it belonged to no session when it was looked at.
-    pub(super) opening: Option<Opening>,
+    pub(super) opening: Option<Opening<'s>>,
     /// Of its key, if it has one.
     hash: Option<u64>,
     /// The look-up of the batch did not find it.
@@ -33,39 +34,33 @@ pub(super) struct Prepared {
 }
 
 /// What the stages say of a packet that belongs to no session.
-pub(super) struct Opening {
+pub(super) struct Opening<'s> {
     pub(super) first: First,
     pub(super) path: Result<Path, Stop>,
     /// The hash of its key.
     pub(super) hash: u64,
-    pub(super) answers: Answers,
+    pub(super) answers: Answers<'s>,
 }
 
 /// The packets that were looked at, in order.
 #[derive(Default)]
-pub(super) struct Ahead {
-    prepared: Vec<Prepared>,
+pub(super) struct Ahead<'s> {
+    prepared: ArrayVec<Prepared<'s>, AHEAD>,
     taken: usize,
 }
 
-impl Ahead {
+impl<'s> Ahead<'s> {
     /// Whether nothing is known of frame `n` or later ones.
     pub(super) fn is_behind(&self, n: usize) -> bool {
         self.prepared.last().is_none_or(|last| last.n < n)
     }
 
     /// What is known of frame `n`. To be asked in order.
-    pub(super) fn at(&mut self, n: usize) -> Option<&Prepared> {
+    pub(super) fn at(&mut self, n: usize) -> Option<&Prepared<'s>> {
         while self.prepared.get(self.taken).is_some_and(|p| p.n < n) {
             self.taken += 1;
         }
         self.prepared.get(self.taken).filter(|p| p.n == n)
-    }
-
-    /// Forgets everything: another batch begins.
-    pub(super) fn clear(&mut self) {
-        self.prepared.clear();
-        self.taken = 0;
     }
 }
 
@@ -73,12 +68,13 @@ impl Pipeline {
     /// Looks at frames of the batch that the slow path will take: at most [`AHEAD`]. The last of each says
     /// whether the batch's look-up was in vain.
     #[inline(never)]
-    pub(super) fn look_ahead<'a>(
+    pub(super) fn look_ahead<'a, 's>(
         &self,
-        ahead: &mut Ahead,
+        state: &'s State,
+        ahead: &mut Ahead<'s>,
         frames: impl Iterator<Item = (usize, &'a Frame, PortId, bool)>,
     ) {
-        ahead.clear();
+        *ahead = Ahead::default();
         for (n, frame, port, absent) in frames.take(AHEAD) {
             let packet = admit(&self.snapshot, port, frame.bytes());
             let hash = match &packet {
@@ -90,8 +86,8 @@ impl Pipeline {
         }
         for prepared in &mut ahead.prepared {
             match &prepared.packet {
-                Ok(p) if p.l3 == L3::V4 => self.open_ahead::<u32>(prepared),
-                Ok(_) => self.open_ahead::<u128>(prepared),
+                Ok(p) if p.l3 == L3::V4 => self.open_ahead::<u32>(state, prepared),
+                Ok(_) => self.open_ahead::<u128>(state, prepared),
                 Err(_) => {}
             }
         }
@@ -116,7 +112,7 @@ impl Pipeline {
     }
 
     /// Asks the stages about a packet that belongs to no session, and for the tags of the answers.
-    fn open_ahead<A: Address>(&self, prepared: &mut Prepared)
+    fn open_ahead<'s, A: Address>(&self, state: &'s State, prepared: &mut Prepared<'s>)
     where
         State: Tables<A>,
     {
@@ -125,13 +121,13 @@ impl Pipeline {
         // out.
         let syn = packet.proto == Proto::TCP && opens(packet);
         if !syn && !prepared.absent {
-            let table: &FlowTable<A> = self.state.table();
+            let table: &FlowTable<A> = state.table();
             let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
             if key.is_none_or(|key| table.find_hashed(&key, hash).is_some()) {
                 return;
             }
         }
-        prepared.opening = Some(self.ask_stages::<A>(packet, prepared.port, hash));
+        prepared.opening = Some(self.ask_stages::<A>(state, packet, prepared.port, hash));
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! What is not finished here goes through the slow path in its turn, between its neighbours.
 
-use super::{Output, Pipeline};
+use super::{Output, Pipeline, ahead::Ahead};
 use crate::{
     buf::{Frame, HEADER},
     counters::WorkerCounters,
@@ -223,7 +223,6 @@ pub(super) fn process(
         world.meet_neighbors();
     }
     let mut batch = std::mem::take(&mut pipeline.fast.batch).unwrap_or_else(Batch::new);
-    let mut ahead = std::mem::take(&mut pipeline.ahead);
     // Frames without a port are nobody's.
     frames.truncate(ports.len());
     let (mut frames, mut ports) = (frames.drain(..), ports);
@@ -231,7 +230,7 @@ pub(super) fn process(
         let (these, later) = ports.split_at(frames.as_slice().len().min(MOST));
         ports = later;
         world.scan(&mut batch, frames.as_slice(), these);
-        ahead.clear();
+        let mut ahead = Ahead::default();
         let mut run = Run { batch: &batch, ports: these, done: 0, now: Tick::of(now) };
         let mut slow = 0;
         while let Some(class) = run.classes().first() {
@@ -250,14 +249,14 @@ pub(super) fn process(
                     guess.map(|guess| (n, frame, port, guess == ABSENT))
                 });
                 let first = (n, &frame, port, run.guess(n) == Some(ABSENT));
-                pipeline.look_ahead(&mut ahead, std::iter::once(first).chain(later));
+                pipeline.look_ahead(&world.state, &mut ahead, std::iter::once(first).chain(later));
             }
-            pipeline.slow(frame, port, ahead.at(n), now, out);
+            pipeline.slow(&world.state, frame, port, ahead.at(n), now, out);
         }
         world.counters.hits.add((run.done - slow) as u64);
     }
     drop(frames);
-    (pipeline.fast.world, pipeline.fast.batch, pipeline.ahead) = (Some(world), Some(batch), ahead);
+    (pipeline.fast.world, pipeline.fast.batch) = (Some(world), Some(batch));
 }
 
 impl World {

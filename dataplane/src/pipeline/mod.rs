@@ -44,7 +44,6 @@ pub struct Pipeline {
     pool: Pool,
     errors: slow::ErrorBudget,
     fast: fast::FastPath,
-    ahead: ahead::Ahead,
     /// Where the next session looks for a place.
     hint: u32,
 }
@@ -70,8 +69,7 @@ impl Pipeline {
         let errors = slow::ErrorBudget::new(state.config.errors_per_second);
         let fast = fast::FastPath::new();
         let hint = state.hints.fetch_add(1, Ordering::Relaxed);
-        let ahead = ahead::Ahead::default();
-        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, ahead, hint }
+        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint }
     }
 
     /// Uses another snapshot from the next batch on.

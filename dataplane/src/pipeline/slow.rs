@@ -45,9 +45,10 @@ impl Pipeline {
     #[inline(never)]
     pub(super) fn slow(
         &mut self,
+        state: &State,
         frame: Frame,
         port: PortId,
-        prepared: Option<&Prepared>,
+        prepared: Option<&Prepared<'_>>,
         now: Instant,
         out: &mut Output,
     ) {
@@ -63,8 +64,8 @@ impl Pipeline {
             return self.local(arrival, now, out);
         }
         match arrival.packet.l3 {
-            L3::V4 => self.routed::<u32>(arrival, opening, now, out),
-            L3::V6 => self.routed::<u128>(arrival, opening, now, out),
+            L3::V4 => self.routed::<u32>(state, arrival, opening, now, out),
+            L3::V6 => self.routed::<u128>(state, arrival, opening, now, out),
             L3::Arp | L3::Other => {
                 self.drop_frame(arrival.port, DropReason::UnsupportedProtocol, arrival.frame);
             }
@@ -73,8 +74,9 @@ impl Pipeline {
 
     fn routed<A: Address>(
         &mut self,
+        state: &State,
         mut arrival: Arrival,
-        mut opening: Option<&Opening>,
+        mut opening: Option<&Opening<'_>>,
         now: Instant,
         out: &mut Output,
     ) where
@@ -86,7 +88,7 @@ impl Pipeline {
             // What was asked ahead may open the connection, which finds out whether another packet has done so
             // since; but it may not refuse a packet that has a session by now.
             if opening.is_none_or(|opening| opening.path.is_err())
-                && let Some(found) = key(&arrival.packet).and_then(|key| self.state.table().find(&key))
+                && let Some(found) = key(&arrival.packet).and_then(|key| state.table().find(&key))
             {
                 match self.hit(arrival, &found, now, out) {
                     Some(back) => arrival = back,
@@ -107,8 +109,8 @@ impl Pipeline {
             let opening = match opening.take() {
                 Some(opening) => opening,
                 None => {
-                    let hash = key(&arrival.packet).map_or(0, |key| self.state.table().hash(&key));
-                    asked = self.ask_stages::<A>(&arrival.packet, arrival.port, hash);
+                    let hash = key(&arrival.packet).map_or(0, |key| state.table().hash(&key));
+                    asked = self.ask_stages::<A>(state, &arrival.packet, arrival.port, hash);
                     &asked
                 }
             };
@@ -245,7 +247,13 @@ impl Pipeline {
     }
 
     /// Takes a packet of no session through the stages. Changes nothing.
-    pub(super) fn ask_stages<A: Address>(&self, packet: &Packet, port: PortId, hash: u64) -> Opening
+    pub(super) fn ask_stages<'s, A: Address>(
+        &self,
+        state: &'s State,
+        packet: &Packet,
+        port: PortId,
+        hash: u64,
+    ) -> Opening<'s>
     where
         State: Tables<A>,
     {
@@ -256,7 +264,7 @@ impl Pipeline {
             tuple,
             ttl: packet.ttl,
             dst_mac: packet.dst_mac,
-            hash: tuple.flow_hash(self.state.config.seed),
+            hash: tuple.flow_hash(state.config.seed),
             echo: packet.is_echo_request(),
         };
         let path = match refusal(snap, packet) {
@@ -268,10 +276,8 @@ impl Pipeline {
             let mtu = snap.port(path.out.port()).map_or(0, |p| p.mtu);
             if packet.ip_len() > usize::from(mtu) {
                 opening.path = Err(DropReason::TooBig.into());
-            } else if let Some((port, key)) =
-                commit::expected_reply::<A>(&self.state, snap, &opening.first, path)
-            {
-                opening.answers = Answers { port, hash: self.state.table().prefetch(&key) };
+            } else {
+                opening.answers = commit::expect::<A>(state.table(), state, snap, &opening.first, path);
             }
         }
         opening
@@ -280,7 +286,7 @@ impl Pipeline {
     /// Makes the session that the stages agreed to.
     fn commit<A: Address>(
         &mut self,
-        opening: &Opening,
+        opening: &Opening<'_>,
         path: &Path,
         now: Instant,
     ) -> Result<Committed<A>, Stop>

@@ -16,7 +16,7 @@ use crate::{
     rewrite::{Rewrite, Tuple},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     state::{Neighbors, State},
-    table::ports::PortClaim,
+    table::ports::{PortClaim, PortPool},
     time::Instant,
     verdict::DropReason,
     wire::{Address, Proto},
@@ -63,21 +63,23 @@ pub enum Committed<A> {
 }
 
 /// What answers to a connection are expected to look like, before it is committed.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Answers {
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Answers<'s> {
     /// The port they are sent to.
     pub port: u16,
+    /// Where that will be claimed, if their address is an egress address.
+    pub pool: Option<&'s PortPool>,
     /// The hash of their key.
     pub hash: u64,
 }
 
 /// What a commit goes by beside the path.
 #[derive(Clone, Copy, Debug)]
-pub struct Order {
+pub struct Order<'s> {
     /// The hash of the opening packet's key.
     pub hash: u64,
     /// What answers are expected to look like.
-    pub answers: Answers,
+    pub answers: Answers<'s>,
     /// What the session's packets are counted under.
     pub tally: u32,
     /// Where to look for a place for the session first.
@@ -96,14 +98,14 @@ pub fn commit<A: Address>(
     snap: &Snapshot,
     first: &First,
     path: &Path,
-    order: Order,
+    order: Order<'_>,
 ) -> Result<(Committed<A>, u32), DropReason> {
     let tuple = first.tuple;
     let (mut source, claim) = match path.source {
         Source::Keep => ((tuple.src, tuple.sport), None),
         Source::Hairpin(address) => ((address, tuple.sport), None),
         Source::Egress(address) => {
-            let pool = state.nat.pool(address, tuple.proto);
+            let pool = order.answers.pool.unwrap_or_else(|| state.nat.pool(address, tuple.proto));
             let claim = pool.claim(tuple.sport).ok_or(DropReason::NatPortsExhausted)?;
             ((address, claim.port()), Some(claim))
         }
@@ -166,21 +168,25 @@ pub fn commit<A: Address>(
     outcome
 }
 
-/// The port that answers to a connection by this path will probably be sent to, and their key.
-pub fn expected_reply<A: Address>(
-    state: &State,
+/// What answers to a connection by this path will probably look like; asks for the tags of their key.
+pub fn expect<'s, A: Address>(
+    table: &FlowTable<A>,
+    state: &'s State,
     snap: &Snapshot,
     first: &First,
     path: &Path,
-) -> Option<(u16, FlowKey<A>)> {
-    let Tuple { src, sport, proto, .. } = first.tuple;
-    let source = match path.source {
-        Source::Keep => (src, sport),
-        Source::Hairpin(address) => (address, sport),
-        Source::Egress(address) => (address, state.nat.pool(address, proto).likely(sport)),
+) -> Answers<'s> {
+    let Tuple { src, sport: port, proto, .. } = first.tuple;
+    let (address, port, pool) = match path.source {
+        Source::Keep => (src, port, None),
+        Source::Hairpin(address) => (address, port, None),
+        Source::Egress(address) => {
+            let pool = state.nat.pool(address, proto);
+            (address, pool.likely(port), Some(pool))
+        }
     };
-    let key = FlowKey::reverse(&reply(source, path, proto), scope(snap, path.out.port()))?;
-    Some((source.1, key))
+    let key = FlowKey::reverse(&reply((address, port), path, proto), scope(snap, path.out.port()));
+    Answers { port, pool, hash: key.map_or(0, |key| table.prefetch(&key)) }
 }
 
 /// The connection that a record and its entries are of. The caller holds the record's place.

@@ -98,7 +98,8 @@ impl PortPool {
             return wanted;
         }
         let start = start(wanted);
-        let found = blocks_from(start.0).find_map(|block| Some((block, self.blocks[block].word_from(start.1)?)));
+        let found =
+            blocks_from(start.0).find_map(|block| Some((block, self.blocks[block].word_from(start.1)?)));
         match found.map(|(block, word)| (block, word, free(block, word))) {
             Some((block, word, free)) if free != 0 => port(block, word, free.trailing_zeros()),
             _ => wanted,

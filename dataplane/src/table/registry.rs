@@ -57,29 +57,28 @@ impl<V> Registry<V> {
 
     /// What is registered under a key, made if need be.
     pub fn get_or_make(&self, key: RegistryKey, make: impl FnOnce() -> V) -> &V {
-        match self.find(key) {
-            Ok(value) => value,
-            Err(_) => {
-                let _making = self.lock();
-                match self.find(key) {
-                    Ok(value) => value,
-                    Err(place) => place.fill(key, make()),
-                }
-            }
-        }
+        self.find(key).unwrap_or_else(|_| self.make(key, make))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make(&self, key: RegistryKey, make: impl FnOnce() -> V) -> &V {
+        let _making = self.lock();
+        self.find(key).unwrap_or_else(|place| place.fill(key, make()))
     }
 
     /// The same when `make` may decline; then nothing is registered.
     pub fn get_or_try(&self, key: RegistryKey, make: impl FnOnce() -> Option<V>) -> Option<&V> {
+        self.find(key).ok().or_else(|| self.try_make(key, make))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_make(&self, key: RegistryKey, make: impl FnOnce() -> Option<V>) -> Option<&V> {
+        let _making = self.lock();
         match self.find(key) {
             Ok(value) => Some(value),
-            Err(_) => {
-                let _making = self.lock();
-                match self.find(key) {
-                    Ok(value) => Some(value),
-                    Err(place) => Some(place.fill(key, make()?)),
-                }
-            }
+            Err(place) => Some(place.fill(key, make()?)),
         }
     }
 
