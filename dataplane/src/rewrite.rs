@@ -5,7 +5,7 @@
 //! and two additions. Headers are edited in place; everything not named here (ECN, options, payload) stays.
 
 use crate::wire::{
-    Address, L3, Packet, Proto, be16,
+    Address, AnyAddress, L3, Packet, Proto, be16,
     checksum::{self, Delta},
     put16,
 };
@@ -17,11 +17,11 @@ use std::{
 /// One side of a connection's packets: where from, where to, by which protocol. An ICMP echo's identifier
 /// stands as the source port of requests and as the destination port of replies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Tuple {
+pub struct Tuple<A = IpAddr> {
     /// Source address.
-    pub src: IpAddr,
+    pub src: A,
     /// Destination address.
-    pub dst: IpAddr,
+    pub dst: A,
     /// Protocol.
     pub proto: Proto,
     /// Source port.
@@ -32,14 +32,31 @@ pub struct Tuple {
 
 impl Tuple {
     /// The tuple of a parsed packet.
+    #[inline(always)]
     pub fn of(p: &Packet) -> Self {
         Self { src: p.src, dst: p.dst, proto: p.proto, sport: p.sport, dport: p.dport }
+    }
+}
+
+impl<A: AnyAddress> Tuple<A> {
+    /// The same with other addresses; `None` unless they can be such.
+    #[inline(always)]
+    pub fn to<B: AnyAddress>(self) -> Option<Tuple<B>> {
+        let Self { src, dst, proto, sport, dport } = self;
+        Some(Tuple { src: B::of(src.ip())?, dst: B::of(dst.ip())?, proto, sport, dport })
+    }
+
+    /// The same with addresses that name their family.
+    #[inline(always)]
+    pub fn ip(self) -> Tuple {
+        let Self { src, dst, proto, sport, dport } = self;
+        Tuple { src: src.ip(), dst: dst.ip(), proto, sport, dport }
     }
 
     /// A hash that is the same for every packet of a connection, given the tuple of its first: it picks members
     /// and routes.
     pub fn flow_hash(&self, seed: u64) -> u64 {
-        let (src, dst) = (bits(self.src), bits(self.dst));
+        let (src, dst) = (self.src.bits(), self.dst.bits());
         let ports = u64::from(self.sport) << 24 | u64::from(self.dport) << 8 | u64::from(self.proto.0);
         let mut hasher = foldhash::fast::FixedState::with_seed(seed).build_hasher();
         hasher.write_u128(src);
@@ -55,7 +72,7 @@ impl Tuple {
     }
 }
 
-impl std::fmt::Display for Tuple {
+impl std::fmt::Display for Tuple<IpAddr> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.proto.is_icmp() {
             return write!(f, "{} > {} {}", self.src, self.dst, self.proto);
@@ -85,11 +102,13 @@ pub struct Rewrite<A> {
 impl<A: Address> Rewrite<A> {
     /// Compiles the edit that turns `from` into `to` and takes `hops` off the TTL. `None` unless both are of
     /// this family.
-    pub fn new(from: &Tuple, to: &Tuple, hops: u8) -> Option<Self> {
-        let (src, dst) = ((A::of(from.src)?, A::of(to.src)?), (A::of(from.dst)?, A::of(to.dst)?));
+    #[inline]
+    pub fn new<B: AnyAddress>(from: &Tuple<B>, to: &Tuple<B>, hops: u8) -> Option<Self> {
+        let (from, to) = (from.to::<A>()?, to.to::<A>()?);
+        let (src, dst) = ((from.src, to.src), (from.dst, to.dst));
         let (before, after) = (halves(src.0) + halves(dst.0), halves(src.1) + halves(dst.1));
         let addresses = A::LEN as u64;
-        let ports = |tuple: &Tuple| u64::from(tuple.sport) + u64::from(tuple.dport);
+        let ports = |tuple: &Tuple<A>| u64::from(tuple.sport) + u64::from(tuple.dport);
         // ICMP's checksum does not cover addresses; ICMPv6's does.
         let covered = if from.proto == Proto::ICMP { 0 } else { 1 };
         Some(Self {
@@ -99,9 +118,9 @@ impl<A: Address> Rewrite<A> {
             dport: to.dport,
             l3: Delta::of_sums(before + (u64::from(hops) << 8), addresses + 1, after),
             l4: Delta::of_sums(
-                covered * before + ports(from),
+                covered * before + ports(&from),
                 covered * addresses + 2,
-                covered * after + ports(to),
+                covered * after + ports(&to),
             ),
         })
     }
@@ -158,11 +177,4 @@ impl<A: Address> Rewrite<A> {
 fn halves<A: Address>(address: A) -> u64 {
     let bits = address.bits();
     (0..A::LEN as u32 / 2).map(|n| (bits >> (16 * n)) as u64 & 0xffff).sum()
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(a) => a.to_bits().into(),
-        IpAddr::V6(a) => a.to_bits(),
-    }
 }

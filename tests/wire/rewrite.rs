@@ -106,7 +106,7 @@ fn a_udp_checksum_that_comes_out_as_zero_is_sent_as_all_ones() {
 #[test]
 fn a_rewrite_is_of_one_family() {
     let tuple = |src: &str, dst: &str| Tuple {
-        src: src.parse().unwrap(),
+        src: src.parse::<IpAddr>().unwrap(),
         dst: dst.parse().unwrap(),
         proto: Proto::TCP,
         sport: 1,

@@ -4,7 +4,7 @@ use crate::{
     id::PortId,
     rewrite::Tuple,
     vector::{KeyV4, KeyV6},
-    wire::{Address, Packet, Proto},
+    wire::{Address, AnyAddress, Packet, Proto},
 };
 use std::marker::PhantomData;
 
@@ -52,18 +52,20 @@ impl<A: Address> FlowKey<A> {
     }
 
     /// The key of packets that open a connection or go on in the direction of the first.
-    pub fn forward(tuple: &Tuple, scope: Scope) -> Option<Self> {
+    pub fn forward<B: AnyAddress>(tuple: &Tuple<B>, scope: Scope) -> Option<Self> {
         Self::new(tuple, tuple.proto.0, scope)
     }
 
     /// The key of answers that have this tuple.
-    pub fn reverse(tuple: &Tuple, scope: Scope) -> Option<Self> {
+    pub fn reverse<B: AnyAddress>(tuple: &Tuple<B>, scope: Scope) -> Option<Self> {
         let proto = if tuple.proto.is_icmp() { ECHO_REPLY } else { tuple.proto.0 };
         Self::new(tuple, proto, scope)
     }
 
-    fn new(tuple: &Tuple, proto: u8, scope: Scope) -> Option<Self> {
-        let (src, dst) = (A::of(tuple.src)?, A::of(tuple.dst)?);
+    #[inline]
+    fn new<B: AnyAddress>(tuple: &Tuple<B>, proto: u8, scope: Scope) -> Option<Self> {
+        let tuple = tuple.to::<A>()?;
+        let (src, dst) = (tuple.src, tuple.dst);
         let origin = u64::from(scope.origin() | u32::from(proto));
         let ports = ports_word(tuple.sport, tuple.dport);
         let words = if A::LEN == 4 {

@@ -4,15 +4,16 @@
 //! Only what changes nothing is done ahead: parsing, a look-up, the stages. A packet's turn comes in order, and
 //! what was worked out for it is checked then: the commit looks the key up again.
 
-use super::{Pipeline, Tables, admit, has_session, slow::opens};
+use super::{Family, Pipeline, admit, has_session, slow::opens};
 use crate::{
     buf::Frame,
-    flow::{FlowKey, FlowTable},
+    flow::FlowKey,
     id::PortId,
+    rewrite::Tuple,
     stage::{First, Path, Stop, commit, commit::Answers},
     state::State,
     verdict::DropReason,
-    wire::{Address, L3, Packet, Proto},
+    wire::{L3, Packet, Proto},
 };
 use arrayvec::ArrayVec;
 
@@ -25,18 +26,24 @@ pub(super) struct Prepared<'s> {
     n: usize,
     port: PortId,
     pub(super) packet: Result<Packet, DropReason>,
-    /// What the stages say, if it belonged to no session when it was looked at.
-    pub(super) opening: Option<Opening<'s>>,
+    pub(super) asked: Asked<'s>,
     /// Of its key, if it has one.
     hash: Option<u64>,
     /// The look-up of the batch did not find it.
     absent: bool,
 }
 
+/// What the stages say of a packet, if it belonged to no session when it was looked at.
+pub(super) enum Asked<'s> {
+    Nothing,
+    V4(Opening<'s, u32>),
+    V6(Opening<'s, u128>),
+}
+
 /// What the stages say of a packet that belongs to no session.
-pub(super) struct Opening<'s> {
-    pub(super) first: First,
-    pub(super) path: Result<Path, Stop>,
+pub(super) struct Opening<'s, A> {
+    pub(super) first: First<A>,
+    pub(super) path: Result<Path<A>, Stop>,
     /// The hash of its key.
     pub(super) hash: u64,
     pub(super) answers: Answers<'s>,
@@ -78,11 +85,11 @@ impl Pipeline {
         for (n, frame, port, absent) in frames.take(AHEAD) {
             let packet = admit(&self.snapshot, port, frame.bytes());
             let hash = match &packet {
-                Ok(p) if p.l3 == L3::V4 => self.ask_for_key::<u32>(p, port),
-                Ok(p) if p.l3 == L3::V6 => self.ask_for_key::<u128>(p, port),
+                Ok(p) if p.l3 == L3::V4 => self.ask_for_key::<u32>(state, p, port),
+                Ok(p) if p.l3 == L3::V6 => self.ask_for_key::<u128>(state, p, port),
                 _ => None,
             };
-            ahead.prepared.push(Prepared { n, port, packet, opening: None, hash, absent });
+            ahead.prepared.push(Prepared { n, port, packet, asked: Asked::Nothing, hash, absent });
         }
         for prepared in &mut ahead.prepared {
             match &prepared.packet {
@@ -92,46 +99,41 @@ impl Pipeline {
             }
         }
         for prepared in &ahead.prepared {
-            let Some(Opening { path: Ok(_), hash, answers, .. }) = &prepared.opening else { continue };
-            let hashes = (*hash, answers.hash);
-            match &prepared.packet {
-                Ok(p) if p.l3 == L3::V4 => ask_for_slots(&self.state.v4, hashes),
-                _ => ask_for_slots(&self.state.v6, hashes),
+            match &prepared.asked {
+                Asked::Nothing => {}
+                Asked::V4(opening) => ask_for_slots(state, opening),
+                Asked::V6(opening) => ask_for_slots(state, opening),
             }
         }
     }
 
     /// The hash of a packet's key, whose tags are asked for.
-    fn ask_for_key<A: Address>(&self, packet: &Packet, port: PortId) -> Option<u64>
-    where
-        State: Tables<A>,
-    {
+    fn ask_for_key<A: Family>(&self, state: &State, packet: &Packet, port: PortId) -> Option<u64> {
         let key =
             FlowKey::<A>::of(packet, commit::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
-        Some(self.state.table().prefetch(&key))
+        Some(A::table(state).prefetch(&key))
     }
 
     /// Asks the stages about a packet that belongs to no session, and for the tags of the answers.
-    fn open_ahead<'s, A: Address>(&self, state: &'s State, prepared: &mut Prepared<'s>)
-    where
-        State: Tables<A>,
-    {
+    fn open_ahead<'s, A: Family>(&self, state: &'s State, prepared: &mut Prepared<'s>) {
         let (Ok(packet), Some(hash)) = (&prepared.packet, prepared.hash) else { return };
+        let Some(tuple) = Tuple::of(packet).to::<A>() else { return };
         // A SYN mostly belongs to nothing, and what was looked up in vain just now, too. If not, the commit finds
         // out.
         let syn = packet.proto == Proto::TCP && opens(packet);
         if !syn && !prepared.absent {
-            let table: &FlowTable<A> = state.table();
             let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
-            if key.is_none_or(|key| table.find_hashed(&key, hash).is_some()) {
+            if key.is_none_or(|key| A::table(state).find_hashed(&key, hash).is_some()) {
                 return;
             }
         }
-        prepared.opening = Some(self.ask_stages::<A>(state, packet, prepared.port, hash));
+        prepared.asked = A::asked(self.ask_stages(state, (packet, tuple), prepared.port, hash));
     }
 }
 
-fn ask_for_slots<A: Address>(table: &FlowTable<A>, (forward, reverse): (u64, u64)) {
-    table.prefetch_slot(forward);
-    table.prefetch_slot(reverse);
+fn ask_for_slots<A: Family>(state: &State, opening: &Opening<'_, A>) {
+    if opening.path.is_ok() {
+        A::table(state).prefetch_slot(opening.hash);
+        A::table(state).prefetch_slot(opening.answers.hash);
+    }
 }

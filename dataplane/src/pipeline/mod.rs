@@ -19,6 +19,8 @@ mod slow;
 
 pub use output::Output;
 
+use ahead::{Asked, Opening};
+
 use crate::{
     buf::{Frame, Pool},
     counters::WorkerCounters,
@@ -32,7 +34,7 @@ use crate::{
     state::State,
     time::Instant,
     verdict::DropReason,
-    wire::{self, L3, Mac, Packet, ParseError, Proto, tcp_flags},
+    wire::{self, Address, L3, Mac, Packet, ParseError, Proto, tcp_flags},
 };
 use std::sync::{Arc, atomic::Ordering};
 
@@ -143,32 +145,53 @@ impl Pipeline {
     }
 }
 
-/// The table of a family.
-trait Tables<A> {
-    fn table(&self) -> &FlowTable<A>;
+/// What there is of each address family.
+trait Family: Address {
+    fn table(state: &State) -> &FlowTable<Self>;
+
+    fn asked(opening: Opening<'_, Self>) -> Asked<'_>;
+
+    fn opening<'p, 's>(asked: &'p Asked<'s>) -> Option<&'p Opening<'s, Self>>;
 }
 
-impl Tables<u32> for State {
-    fn table(&self) -> &FlowTable<u32> {
-        &self.v4
+impl Family for u32 {
+    fn table(state: &State) -> &FlowTable<Self> {
+        &state.v4
+    }
+
+    fn asked(opening: Opening<'_, Self>) -> Asked<'_> {
+        Asked::V4(opening)
+    }
+
+    fn opening<'p, 's>(asked: &'p Asked<'s>) -> Option<&'p Opening<'s, Self>> {
+        if let Asked::V4(opening) = asked { Some(opening) } else { None }
     }
 }
 
-impl Tables<u128> for State {
-    fn table(&self) -> &FlowTable<u128> {
-        &self.v6
+impl Family for u128 {
+    fn table(state: &State) -> &FlowTable<Self> {
+        &state.v6
+    }
+
+    fn asked(opening: Opening<'_, Self>) -> Asked<'_> {
+        Asked::V6(opening)
+    }
+
+    fn opening<'p, 's>(asked: &'p Asked<'s>) -> Option<&'p Opening<'s, Self>> {
+        if let Asked::V6(opening) = asked { Some(opening) } else { None }
     }
 }
 
 /// Parses a frame and checks what is checked of every frame: it is sound, and its MACs belong where it is.
 fn admit(snap: &Snapshot, port: PortId, frame: &[u8]) -> Result<Packet, DropReason> {
     let port = snap.port(port).ok_or(DropReason::NotReady)?;
-    let packet = wire::parse(frame).map_err(|e| match e {
-        ParseError::BadChecksum => DropReason::BadChecksum,
-        ParseError::Truncated | ParseError::BadLength | ParseError::TooManyExtensions => {
-            DropReason::Malformed
+    let packet = match wire::parse(frame) {
+        Ok(packet) => packet,
+        Err(ParseError::BadChecksum) => return Err(DropReason::BadChecksum),
+        Err(ParseError::Truncated | ParseError::BadLength | ParseError::TooManyExtensions) => {
+            return Err(DropReason::Malformed);
         }
-    })?;
+    };
     match &port.role {
         PortRole::Endpoint(_) => spoof_guard::mac(port, packet.src_mac)?,
         PortRole::Uplink(_) if packet.dst_mac != port.mac && !packet.dst_mac.is_multicast() => {

@@ -5,8 +5,8 @@
 //! stages; if they let it pass, its session is committed and it goes on as a packet of that session.
 
 use super::{
-    Arrival, Output, Pipeline, Tables, Way, admit,
-    ahead::{Opening, Prepared},
+    Arrival, Family, Output, Pipeline, Way, admit,
+    ahead::{Asked, Opening, Prepared},
     changes_state, has_session,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     state::State,
     time::{Duration, Instant},
     verdict::DropReason,
-    wire::{Address, L3, Mac, Packet, Proto, icmp, tcp, tcp_flags},
+    wire::{L3, Mac, Packet, Proto, icmp, tcp, tcp_flags},
 };
 use std::{cmp::Ordering, net::IpAddr};
 
@@ -58,37 +58,38 @@ impl Pipeline {
             Ok(packet) => packet,
             Err(reason) => return self.drop_frame(port, reason, frame),
         };
-        let opening = prepared.and_then(|p| p.opening.as_ref());
+        let asked = prepared.map_or(&Asked::Nothing, |p| &p.asked);
         let arrival = Arrival { frame, packet, port };
         if segment::is_local(&arrival.packet) {
             return self.local(arrival, now, out);
         }
         match arrival.packet.l3 {
-            L3::V4 => self.routed::<u32>(state, arrival, opening, now, out),
-            L3::V6 => self.routed::<u128>(state, arrival, opening, now, out),
+            L3::V4 => self.routed(state, arrival, u32::opening(asked), now, out),
+            L3::V6 => self.routed(state, arrival, u128::opening(asked), now, out),
             L3::Arp | L3::Other => {
                 self.drop_frame(arrival.port, DropReason::UnsupportedProtocol, arrival.frame);
             }
         }
     }
 
-    fn routed<A: Address>(
+    fn routed<A: Family>(
         &mut self,
         state: &State,
         mut arrival: Arrival,
-        mut opening: Option<&Opening<'_>>,
+        mut opening: Option<&Opening<'_, A>>,
         now: Instant,
         out: &mut Output,
-    ) where
-        State: Tables<A>,
-    {
+    ) {
+        let Some(tuple) = Tuple::of(&arrival.packet).to::<A>() else {
+            return self.drop_frame(arrival.port, DropReason::Malformed, arrival.frame);
+        };
         let scope = commit::scope(&self.snapshot, arrival.port);
         let key = |packet: &Packet| FlowKey::<A>::of(packet, scope).filter(|_| has_session(packet));
         for _ in 0..TRIES {
             // What was asked ahead may open the connection, which finds out whether another packet has done so
             // since; but it may not refuse a packet that has a session by now.
             if opening.is_none_or(|opening| opening.path.is_err())
-                && let Some(found) = key(&arrival.packet).and_then(|key| state.table().find(&key))
+                && let Some(found) = key(&arrival.packet).and_then(|key| A::table(state).find(&key))
             {
                 match self.hit(arrival, &found, now, out) {
                     Some(back) => arrival = back,
@@ -109,8 +110,8 @@ impl Pipeline {
             let opening = match opening.take() {
                 Some(opening) => opening,
                 None => {
-                    let hash = key(&arrival.packet).map_or(0, |key| state.table().hash(&key));
-                    asked = self.ask_stages::<A>(state, &arrival.packet, arrival.port, hash);
+                    let hash = key(&arrival.packet).map_or(0, |key| A::table(state).hash(&key));
+                    asked = self.ask_stages(state, (&arrival.packet, tuple), arrival.port, hash);
                     &asked
                 }
             };
@@ -130,16 +131,13 @@ impl Pipeline {
     }
 
     /// Forwards a frame by its entry, or gives it back: a hit by a packet that is not plain, as an echo is.
-    fn hit<A: Address>(
+    fn hit<A: Family>(
         &self,
         mut arrival: Arrival,
         found: &Found<A>,
         now: Instant,
         out: &mut Output,
-    ) -> Option<Arrival>
-    where
-        State: Tables<A>,
-    {
+    ) -> Option<Arrival> {
         let (packet, meta) = (&arrival.packet, &found.meta);
         let usable = self.state.config.cache
             && meta.generation == self.snapshot.generation
@@ -152,17 +150,14 @@ impl Pipeline {
         let fits = |way: &Way| packet.ip_len() <= usize::from(way.mtu) && self.addressed(&arrival, way);
         let Some(way) = way.filter(fits) else { return Some(arrival) };
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
-        self.state.table().touch(found.entry, Tick::of(now), true, arrival.frame.len());
+        A::table(&self.state).touch(found.entry, Tick::of(now), true, arrival.frame.len());
         self.counters.hits.add(1);
         self.forward(arrival.frame, meta, &way, out);
         None
     }
 
     /// A packet of a session.
-    fn known<A: Address>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output) -> Known
-    where
-        State: Tables<A>,
-    {
+    fn known<A: Family>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output) -> Known {
         let state = &*self.state;
         let mut place = state.sessions.lock(found.meta.session);
         let Some(mut record) = place.get().filter(|r| r.is_v4 == (A::LEN == 4)) else {
@@ -201,7 +196,7 @@ impl Pipeline {
             return Known::Done;
         }
         // Judging may have changed the entry.
-        let table = state.table();
+        let table = A::table(state);
         let scope = commit::scope(&self.snapshot, arrival.port);
         let found = FlowKey::of(&packet, scope).and_then(|key| table.find(&key)).unwrap_or(*found);
         if let Some(denial) = record.denied {
@@ -247,18 +242,14 @@ impl Pipeline {
     }
 
     /// Takes a packet of no session through the stages. Changes nothing.
-    pub(super) fn ask_stages<'s, A: Address>(
+    pub(super) fn ask_stages<'s, A: Family>(
         &self,
         state: &'s State,
-        packet: &Packet,
+        (packet, tuple): (&Packet, Tuple<A>),
         port: PortId,
         hash: u64,
-    ) -> Opening<'s>
-    where
-        State: Tables<A>,
-    {
+    ) -> Opening<'s, A> {
         let snap = &*self.snapshot;
-        let tuple = Tuple::of(packet);
         let first = First {
             ingress: port,
             tuple,
@@ -277,28 +268,25 @@ impl Pipeline {
             if packet.ip_len() > usize::from(mtu) {
                 opening.path = Err(DropReason::TooBig.into());
             } else {
-                opening.answers = commit::expect::<A>(state.table(), state, snap, &opening.first, path);
+                opening.answers = commit::expect(A::table(state), state, snap, &opening.first, path);
             }
         }
         opening
     }
 
     /// Makes the session that the stages agreed to.
-    fn commit<A: Address>(
+    fn commit<A: Family>(
         &mut self,
-        opening: &Opening<'_>,
-        path: &Path,
+        opening: &Opening<'_, A>,
+        path: &Path<A>,
         now: Instant,
-    ) -> Result<Committed<A>, Stop>
-    where
-        State: Tables<A>,
-    {
+    ) -> Result<Committed<A>, Stop> {
         let state = &*self.state;
         let tally = state.tallies.intern(commit::tally_key(path));
         let Opening { hash, answers, .. } = *opening;
         let order = Order { hash, answers, tally, hint: self.hint, now };
         let (committed, hint) =
-            commit::commit(state.table(), state, &self.snapshot, &opening.first, path, order)?;
+            commit::commit(A::table(state), state, &self.snapshot, &opening.first, path, order)?;
         self.hint = hint;
         if let Committed::New(_) = committed {
             self.counters.tallies.at(tally as usize).connections.add(1);
@@ -307,12 +295,9 @@ impl Pipeline {
     }
 
     /// Sends the packet on that opened a session.
-    fn opened<A: Address>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output)
-    where
-        State: Tables<A>,
-    {
+    fn opened<A: Family>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output) {
         let Arrival { mut frame, packet, port } = arrival;
-        self.state.table().touch(found.entry, Tick::of(now), !changes_state(&packet), frame.len());
+        A::table(&self.state).touch(found.entry, Tick::of(now), !changes_state(&packet), frame.len());
         match self.resolve(found.meta.adjacency) {
             Ok(way) => {
                 found.rewrite.apply(frame.bytes_mut(), &packet, found.meta.hops);
@@ -387,7 +372,7 @@ impl Pipeline {
 
     /// Ends a connection for both sides, from one packet of it. There is one such packet a session and no other
     /// chance to tell them, so no budget limits it.
-    fn reset_both<A: Address>(
+    fn reset_both<A: Family>(
         &self,
         about: &Arrival,
         rewrite: &Rewrite<A>,

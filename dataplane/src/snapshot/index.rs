@@ -21,7 +21,7 @@ use crate::{
         maglev,
         ranges::Ranges,
     },
-    wire::{Address, Mac, Proto},
+    wire::{Address, AnyAddress, Mac, Proto},
 };
 use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
@@ -176,17 +176,12 @@ pub(crate) struct Listener {
 /// A member that takes new connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Member {
-    ip: IpAddr,
-    port: u16,
+    /// Its address.
+    pub(crate) ip: IpAddr,
+    /// Its port.
+    pub(crate) port: u16,
     /// What is known of its address.
     pub(crate) facts: Facts,
-}
-
-impl Member {
-    /// Its address and port.
-    pub(crate) fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.ip, self.port)
-    }
 }
 
 /// How the Tier-0 reaches an address.
@@ -241,16 +236,20 @@ const _: () = assert!(size_of::<PortRow>() == 64);
 
 impl PortRow {
     /// The egress address of its namespace in the family of `like`.
-    pub(crate) fn egress_address(&self, like: IpAddr) -> Option<IpAddr> {
-        if like.is_ipv4() { self.egress_v4.map(Into::into) } else { self.egress_v6.map(Into::into) }
+    #[inline]
+    pub(crate) fn egress_address<A: AnyAddress>(&self, like: A) -> Option<A> {
+        match like.ip() {
+            IpAddr::V4(_) => A::of(self.egress_v4?.into()),
+            IpAddr::V6(_) => A::of(self.egress_v6?.into()),
+        }
     }
 }
 
 impl Index {
     /// What is known of an address.
     #[inline]
-    pub(crate) fn of(&self, addr: IpAddr) -> Facts {
-        match addr {
+    pub(crate) fn of(&self, addr: impl AnyAddress) -> Facts {
+        match addr.ip() {
             IpAddr::V4(a) => self.v4.of(a.to_bits()),
             IpAddr::V6(a) => self.v6.of(a.to_bits()),
         }

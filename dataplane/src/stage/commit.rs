@@ -19,7 +19,7 @@ use crate::{
     table::ports::{PortClaim, PortPool},
     time::Instant,
     verdict::DropReason,
-    wire::{Address, Proto},
+    wire::{Address, AnyAddress, Proto},
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -96,8 +96,8 @@ pub fn commit<A: Address>(
     table: &FlowTable<A>,
     state: &State,
     snap: &Snapshot,
-    first: &First,
-    path: &Path,
+    first: &First<A>,
+    path: &Path<A>,
     order: Order<'_>,
 ) -> Result<(Committed<A>, u32), DropReason> {
     let tuple = first.tuple;
@@ -105,7 +105,7 @@ pub fn commit<A: Address>(
         Source::Keep => ((tuple.src, tuple.sport), None),
         Source::Hairpin(address) => ((address, tuple.sport), None),
         Source::Egress(address) => {
-            let pool = order.answers.pool.unwrap_or_else(|| state.nat.pool(address, tuple.proto));
+            let pool = order.answers.pool.unwrap_or_else(|| state.nat.pool(address.ip(), tuple.proto));
             let claim = pool.claim(tuple.sport).ok_or(DropReason::NatPortsExhausted)?;
             ((address, claim.port()), Some(claim))
         }
@@ -124,7 +124,9 @@ pub fn commit<A: Address>(
             source.1 = port as u16;
         }
         let reply = reply(source, path, tuple.proto);
-        let Some((forward, reverse)) = entries::<A>(snap, first.ingress, &tuple, &reply, path) else { break };
+        let Some((forward, reverse)) = entries::<A, A>(snap, first.ingress, &tuple, &reply, path) else {
+            break;
+        };
         let expected = attempt == 0 && source.1 == order.answers.port;
         let answers = if expected { order.answers.hash } else { table.hash(&reverse.0) };
         let inserted = table.insert_pair(
@@ -139,7 +141,7 @@ pub fn commit<A: Address>(
                     entries,
                     is_v4: A::LEN == 4,
                     ingress: first.ingress,
-                    server: path.bound.map(|bound| bound.server),
+                    server: path.server,
                     translated: claim.is_some(),
                     generation: snap.generation,
                     identities: path.identities,
@@ -173,15 +175,15 @@ pub fn expect<'s, A: Address>(
     table: &FlowTable<A>,
     state: &'s State,
     snap: &Snapshot,
-    first: &First,
-    path: &Path,
+    first: &First<A>,
+    path: &Path<A>,
 ) -> Answers<'s> {
     let Tuple { src, sport: port, proto, .. } = first.tuple;
     let (address, port, pool) = match path.source {
         Source::Keep => (src, port, None),
         Source::Hairpin(address) => (address, port, None),
         Source::Egress(address) => {
-            let pool = state.nat.pool(address, proto);
+            let pool = state.nat.pool(address.ip(), proto);
             (address, pool.likely(port), Some(pool))
         }
     };
@@ -251,12 +253,12 @@ pub fn usage(state: &State, record: &Record) -> (Usage, Usage) {
 type Entries<A> = ((FlowKey<A>, Rewrite<A>), (FlowKey<A>, Rewrite<A>));
 
 /// Compiles the entries of a session.
-fn entries<A: Address>(
+fn entries<A: Address, B: AnyAddress>(
     snap: &Snapshot,
     ingress: PortId,
-    original: &Tuple,
-    reply: &Tuple,
-    path: &Path,
+    original: &Tuple<B>,
+    reply: &Tuple<B>,
+    path: &Path<B>,
 ) -> Option<Entries<A>> {
     let forward = (
         FlowKey::forward(original, scope(snap, ingress))?,
@@ -270,7 +272,13 @@ fn entries<A: Address>(
 }
 
 /// Where the packets of both directions go; `None` when there are too many next hops.
-fn metas(state: &State, snap: &Snapshot, path: &Path, tally: u32, id: SessionId) -> Option<(Meta, Meta)> {
+fn metas<A>(
+    state: &State,
+    snap: &Snapshot,
+    path: &Path<A>,
+    tally: u32,
+    id: SessionId,
+) -> Option<(Meta, Meta)> {
     let meta = |next: &Next, forward| {
         Some(Meta {
             adjacency: adjacency(state, next)?,
@@ -287,12 +295,8 @@ fn metas(state: &State, snap: &Snapshot, path: &Path, tally: u32, id: SessionId)
 }
 
 /// What connections of this path are counted under.
-pub fn tally_key(path: &Path) -> TallyKey {
-    TallyKey {
-        egress_rule: path.egress_rule,
-        ingress_rule: path.ingress_rule,
-        server: path.bound.map(|b| b.server),
-    }
+pub fn tally_key<A>(path: &Path<A>) -> TallyKey {
+    TallyKey { egress_rule: path.egress_rule, ingress_rule: path.ingress_rule, server: path.server }
 }
 
 /// What packets are counted under that a firewall rule denies.
@@ -316,7 +320,7 @@ fn adjacency(state: &State, next: &Next) -> Option<u32> {
 }
 
 /// The tuple that answers will have.
-fn reply((src, sport): (IpAddr, u16), path: &Path, proto: Proto) -> Tuple {
+fn reply<A: AnyAddress>((src, sport): (A, u16), path: &Path<A>, proto: Proto) -> Tuple<A> {
     let (dst, dport) = path.dst;
     Tuple { src, dst, sport, dport, proto }.reversed()
 }

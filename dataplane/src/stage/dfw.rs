@@ -8,6 +8,7 @@ use crate::{
     snapshot::{EndpointPort, Firewall, Snapshot},
     table::classifier::{Action, RuleSet},
     verdict::DropReason,
+    wire::Proto,
 };
 
 /// Judges what leaves a workload; `tuple` has the member as its destination.
@@ -30,11 +31,16 @@ fn by_rules(rules: Option<&RuleSet>, peer: IdentityId, tuple: &Tuple) -> Judged 
     }
 }
 
-/// Asks one firewall about a new connection with a peer of this identity.
+/// Asks one firewall about a new connection, with a peer of this identity, by this protocol to this port.
 #[inline]
-pub(super) fn judge(snap: &Snapshot, firewall: Option<Firewall>, peer: IdentityId, tuple: &Tuple) -> Judged {
+pub(super) fn judge(
+    snap: &Snapshot,
+    firewall: Option<Firewall>,
+    peer: IdentityId,
+    (proto, port): (Proto, u16),
+) -> Judged {
     match firewall {
-        Some(firewall) => Judged::Rule(snap.index.decide(firewall, peer, tuple.proto, tuple.dport)),
+        Some(firewall) => Judged::Rule(snap.index.decide(firewall, peer, proto, port)),
         None => Judged::NoFirewall,
     }
 }

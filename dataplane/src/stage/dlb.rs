@@ -3,10 +3,11 @@
 
 use super::{Balanced, First, Stop};
 use crate::{
-    flow::{Binding, Bound},
+    flow::Binding,
     id::ServerId,
     snapshot::{Facts, Listener, ServerKind, Snapshot},
     verdict::DropReason,
+    wire::AnyAddress,
 };
 
 /// Picks the member for a connection of a workload; `None` when its destination, of which `dst` is known, is no
@@ -16,12 +17,12 @@ use crate::{
 /// Nobody serves the port or no member could, and the connection is refused; or the member of a living
 /// session is gone.
 #[inline]
-pub(super) fn balance(
+pub(super) fn balance<A: AnyAddress>(
     snap: &Snapshot,
-    first: &First,
+    first: &First<A>,
     dst: &Facts,
     binding: Option<&Binding>,
-) -> Result<Option<Balanced>, Stop> {
+) -> Result<Option<Balanced<A>>, Stop> {
     if let Some(binding) = binding {
         return keep(snap, first, binding, |_| true);
     }
@@ -34,28 +35,29 @@ pub(super) fn balance(
 
 /// Picks a member for a new connection.
 #[inline]
-pub(super) fn pick(
+pub(super) fn pick<A: AnyAddress>(
     snap: &Snapshot,
     (server, listener): (ServerId, Listener),
     hash: u64,
-) -> Result<Balanced, Stop> {
-    let member = snap.index.pick(&listener, hash).ok_or(Stop::Refuse(DropReason::NoBackend))?;
-    Ok(Balanced { bound: Bound { server, member: member.address() }, facts: member.facts })
+) -> Result<Balanced<A>, Stop> {
+    let member = snap.index.pick(&listener, hash);
+    let member = member.and_then(|member| Some(((A::of(member.ip)?, member.port), member.facts)));
+    let (member, facts) = member.ok_or(Stop::Refuse(DropReason::NoBackend))?;
+    Ok(Balanced { server, member, facts })
 }
 
 /// Keeps the member of a living session, if the server, of a kind that the sender may reach, still has it.
-pub(super) fn keep(
+pub(super) fn keep<A: AnyAddress>(
     snap: &Snapshot,
-    first: &First,
+    first: &First<A>,
     binding: &Binding,
     reaches: impl FnOnce(ServerKind) -> bool,
-) -> Result<Option<Balanced>, Stop> {
+) -> Result<Option<Balanced<A>>, Stop> {
     let Some(bound) = binding.bound else { return Ok(None) };
     let tuple = &first.tuple;
-    let server = snap.servers.listening.get(&(tuple.dst, tuple.proto, tuple.dport));
+    let server = snap.servers.listening.get(&(tuple.dst.ip(), tuple.proto, tuple.dport));
     let keeps = server.is_some_and(|s| s.id == bound.server && reaches(s.kind) && s.keeps(bound.member));
-    if !keeps {
-        return Err(DropReason::BindingGone.into());
-    }
-    Ok(Some(Balanced { bound, facts: snap.index.of(bound.member.ip()) }))
+    let member = A::of(bound.member.ip()).filter(|_| keeps).ok_or(DropReason::BindingGone)?;
+    let facts = snap.index.of(member);
+    Ok(Some(Balanced { server: bound.server, member: (member, bound.member.port()), facts }))
 }

@@ -22,23 +22,23 @@ pub mod tier0;
 pub mod vip;
 
 use crate::{
-    flow::{Binding, Bound},
+    flow::Binding,
     id::{IdentityId, PortId, RuleId, ServerId, Tier1Id},
     rewrite::Tuple,
     snapshot::{Facts, Neighbor, PortRow, Role, Snapshot},
     table::classifier::Decision,
     verdict::DropReason,
-    wire::Mac,
+    wire::{AnyAddress, Mac},
 };
 use std::net::{IpAddr, SocketAddr};
 
 /// The packet that opens a connection, or stands for one that did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct First {
+pub struct First<A = IpAddr> {
     /// The port it came in by.
     pub ingress: PortId,
     /// Its addresses and ports.
-    pub tuple: Tuple,
+    pub tuple: Tuple<A>,
     /// Its TTL or hop limit.
     pub ttl: u8,
     /// The MAC it was sent to: the gateway's, or that of a port in the segment.
@@ -51,17 +51,17 @@ pub struct First {
 
 /// What becomes of a connection's packets: the intent of all stages together.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Path {
+pub struct Path<A = IpAddr> {
     /// Where they leave by.
     pub out: Next,
     /// Where answers leave by.
     pub back: Next,
-    /// The virtual server and member they were balanced to.
-    pub bound: Option<Bound>,
+    /// The virtual server that they were balanced by.
+    pub server: Option<ServerId>,
     /// What happens to their source.
-    pub source: Source,
-    /// Their destination afterwards.
-    pub dst: (IpAddr, u16),
+    pub source: Source<A>,
+    /// Their destination afterwards: of a virtual server, the member.
+    pub dst: (A, u16),
     /// Routers on the way; each takes one off the TTL.
     pub hops: u8,
     /// They stay in their segment: MACs are kept.
@@ -76,13 +76,13 @@ pub struct Path {
 
 /// What happens to a connection's source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum Source<A = IpAddr> {
     /// It is kept.
     Keep,
     /// It becomes this egress address, and a port of it that commit claims.
-    Egress(IpAddr),
+    Egress(A),
     /// The pod reaches itself through a virtual server: it becomes that server's address, the port is kept.
-    Hairpin(IpAddr),
+    Hairpin(A),
 }
 
 /// Where packets leave.
@@ -202,6 +202,7 @@ pub trait Observer {
 
 /// Nobody follows.
 impl Observer for () {
+    #[inline(always)]
     fn see(&mut self, _: Event, _: &Tuple) {}
 }
 
@@ -212,12 +213,12 @@ impl Observer for () {
 ///
 /// # Errors
 /// Where and why the packet stopped.
-pub fn walk(
+pub fn walk<A: AnyAddress>(
     snap: &Snapshot,
-    first: &First,
+    first: &First<A>,
     binding: Option<&Binding>,
     seen: &mut impl Observer,
-) -> Result<Path, Stop> {
+) -> Result<Path<A>, Stop> {
     let port = snap.index.port(first.ingress).ok_or(DropReason::NotReady)?;
     match port.role {
         Role::Uplink => from_uplink(snap, first, binding, seen),
@@ -226,45 +227,50 @@ pub fn walk(
 }
 
 /// The virtual server and member of a connection, and what is known of the member's address.
-struct Balanced {
-    bound: Bound,
+struct Balanced<A> {
+    server: ServerId,
+    member: (A, u16),
     facts: Facts,
 }
 
-fn from_endpoint(
+fn from_endpoint<A: AnyAddress>(
     snap: &Snapshot,
-    first: &First,
+    first: &First<A>,
     from: &PortRow,
     binding: Option<&Binding>,
     seen: &mut impl Observer,
-) -> Result<Path, Stop> {
+) -> Result<Path<A>, Stop> {
     let index = &*snap.index;
     // As it came in; `tuple` is what becomes of it.
     let original = &first.tuple;
     let src = index.of(original.src);
-    if !index.holds(snap, first.ingress, original.src, &src) {
+    if !index.holds(snap, first.ingress, original.src.ip(), &src) {
         return Err(DropReason::SpoofedAddress.into());
     }
-    router::check_destination(original.dst)?;
+    router::check_destination(original.dst.ip())?;
     let mut tuple = *original;
-    seen.see(Event::Arrived(first.ingress), &tuple);
+    seen.see(Event::Arrived(first.ingress), &tuple.ip());
 
     let mut dst = index.of(original.dst);
-    let mut bound = None;
+    let mut server = None;
     if let Some(balanced) = dlb::balance(snap, first, &dst, binding)? {
-        let member = balanced.bound.member;
-        (tuple.dst, tuple.dport) = (member.ip(), member.port());
+        (tuple.dst, tuple.dport) = balanced.member;
         dst = balanced.facts;
-        bound = Some(balanced.bound);
-        seen.see(Event::Balanced { server: balanced.bound.server, member }, &tuple);
+        server = Some(balanced.server);
+        let member = SocketAddr::new(tuple.dst.ip(), tuple.dport);
+        seen.see(Event::Balanced { server: balanced.server, member }, &tuple.ip());
     }
 
-    let same_pod = index.holds(snap, first.ingress, tuple.dst, &dst);
-    let judged = if same_pod { Judged::SamePod } else { dfw::judge(snap, from.egress, dst.identity, &tuple) };
-    seen.see(Event::Judged { egress: true, port: first.ingress, judged }, &tuple);
+    let same_pod = index.holds(snap, first.ingress, tuple.dst.ip(), &dst);
+    let judged = if same_pod {
+        Judged::SamePod
+    } else {
+        dfw::judge(snap, from.egress, dst.identity, (tuple.proto, tuple.dport))
+    };
+    seen.see(Event::Judged { egress: true, port: first.ingress, judged }, &tuple.ip());
     let egress_rule = judged.allowed(DropReason::EgressDenied)?;
 
-    let is_gateway = || from.segment.is_some_and(|segment| router::is_gateway(snap, segment, tuple.dst));
+    let is_gateway = || from.segment.is_some_and(|segment| router::is_gateway(snap, segment, tuple.dst.ip()));
     if first.echo && (dst.is_tier0() || dst.server().is_some() || is_gateway()) {
         return Err(Stop::EchoReply);
     }
@@ -277,23 +283,23 @@ fn from_endpoint(
     let mut routers = router::Hops::new(first.ttl);
     let Some((to, dest)) = dst.port().and_then(|id| Some((id, index.port(id)?))) else {
         // Out into the world.
-        router::not_ours_of(tuple.dst, &dst)?;
-        let tier1 = router::leave(snap, from, tuple.dst, &mut routers)?;
-        seen.see(Event::Routed { tier1 }, &tuple);
-        let neighbor = index
-            .next_hop(tuple.dst, &dst, first.hash, None)
-            .ok_or_else(|| Stop::NoRoute(tier0::address(snap, tuple.dst)))?;
+        router::not_ours_of(tuple.dst.ip(), &dst)?;
+        let tier1 = router::leave(snap, from, tuple.dst.ip(), &mut routers)?;
+        seen.see(Event::Routed { tier1 }, &tuple.ip());
+        let Some(neighbor) = index.next_hop(tuple.dst.ip(), &dst, first.hash, None) else {
+            return Err(Stop::NoRoute(tier0::address(snap, tuple.dst.ip())));
+        };
         if let Some(address) = egress_address(from, &tuple, binding)? {
             source = Source::Egress(address);
             tuple.src = address;
-            seen.see(Event::SourceTranslated { to: address }, &tuple);
+            seen.see(Event::SourceTranslated { to: address.ip() }, &tuple.ip());
         }
-        routers.pass(|| tier0::address(snap, tuple.dst))?;
-        seen.see(Event::Tier0 { neighbor: Some(neighbor) }, &tuple);
+        routers.pass(|| tier0::address(snap, tuple.dst.ip()))?;
+        seen.see(Event::Tier0 { neighbor: Some(neighbor) }, &tuple.ip());
         return Ok(Path {
             out: Next::Neighbor(neighbor),
             back,
-            bound,
+            server,
             source,
             dst: (tuple.dst, tuple.dport),
             hops: routers.count(),
@@ -307,7 +313,7 @@ fn from_endpoint(
     if dest.role != Role::Endpoint {
         return Err(DropReason::NoEndpoint.into());
     }
-    let switched = bound.is_none() && first.dst_mac != crate::snapshot::GATEWAY_MAC;
+    let switched = server.is_none() && first.dst_mac != crate::snapshot::GATEWAY_MAC;
     if switched {
         if dest.segment != from.segment || first.dst_mac != dest.mac {
             return Err(DropReason::UnknownMac.into());
@@ -315,21 +321,20 @@ fn from_endpoint(
     } else {
         router::east_west(snap, from, dest, &mut routers, &tuple, seen)?;
     }
-    if let Some(server) = bound.filter(|_| same_pod) {
+    if server.is_some() && same_pod {
         source = Source::Hairpin(original.dst);
         tuple.src = original.dst;
-        debug_assert_eq!(server.member.ip(), tuple.dst);
-        seen.see(Event::Hairpinned, &tuple);
+        seen.see(Event::Hairpinned, &tuple.ip());
     }
     let judged =
         if same_pod { Judged::SamePod } else { dfw_ingress(snap, (to, dest), (original.src, &src), &tuple) };
-    seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
+    seen.see(Event::Judged { egress: false, port: to, judged }, &tuple.ip());
     let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
-    seen.see(Event::Delivered(to), &tuple);
+    seen.see(Event::Delivered(to), &tuple.ip());
     Ok(Path {
         out: Next::Port(to),
         back,
-        bound,
+        server,
         source,
         dst: (tuple.dst, tuple.dport),
         hops: routers.count(),
@@ -341,22 +346,27 @@ fn from_endpoint(
 }
 
 /// Judges what reaches a workload from `src`, the real client, of which `facts` are known.
-fn dfw_ingress(
+fn dfw_ingress<A: AnyAddress>(
     snap: &Snapshot,
     (to, dest): (PortId, &PortRow),
-    (src, facts): (IpAddr, &Facts),
-    tuple: &Tuple,
+    (src, facts): (A, &Facts),
+    tuple: &Tuple<A>,
 ) -> Judged {
-    if snap.index.is_node_of(snap, to, src, facts) {
+    if snap.index.is_node_of(snap, to, src.ip(), facts) {
         return Judged::OwnNode;
     }
-    dfw::judge(snap, dest.ingress, facts.identity, tuple)
+    dfw::judge(snap, dest.ingress, facts.identity, (tuple.proto, tuple.dport))
 }
 
 /// The egress address of a new connection; a living one keeps being translated or not, as it began.
-fn egress_address(from: &PortRow, tuple: &Tuple, binding: Option<&Binding>) -> Result<Option<IpAddr>, Stop> {
+#[inline]
+fn egress_address<A: AnyAddress>(
+    from: &PortRow,
+    tuple: &Tuple<A>,
+    binding: Option<&Binding>,
+) -> Result<Option<A>, Stop> {
     let now = snat::egress_address(from, tuple.dst);
-    match binding.map(|b| b.translated.then_some(b.source.0)) {
+    match binding.map(|b| b.translated.then(|| A::of(b.source.0)).flatten()) {
         None => Ok(now),
         Some(None) => Ok(None),
         Some(kept) if kept == now => Ok(kept),
@@ -364,58 +374,59 @@ fn egress_address(from: &PortRow, tuple: &Tuple, binding: Option<&Binding>) -> R
     }
 }
 
-fn from_uplink(
+fn from_uplink<A: AnyAddress>(
     snap: &Snapshot,
-    first: &First,
+    first: &First<A>,
     binding: Option<&Binding>,
     seen: &mut impl Observer,
-) -> Result<Path, Stop> {
+) -> Result<Path<A>, Stop> {
     let index = &*snap.index;
     // As it came in; `tuple` is what becomes of it.
     let original = &first.tuple;
-    router::check_destination(original.dst)?;
+    router::check_destination(original.dst.ip())?;
     let src = index.of(original.src);
-    tier0::reverse_path_of(original.src, &src)?;
+    tier0::reverse_path_of(original.src.ip(), &src)?;
     let mut tuple = *original;
-    seen.see(Event::ReversePathChecked(first.ingress), &tuple);
+    seen.see(Event::ReversePathChecked(first.ingress), &tuple.ip());
     let mut dst = index.of(original.dst);
     if dst.is_tier0() {
         return Err(if first.echo { Stop::EchoReply } else { DropReason::NoEndpoint.into() });
     }
     let mut routers = router::Hops::new(first.ttl);
-    routers.pass(|| tier0::address(snap, tuple.src))?;
-    seen.see(Event::Tier0 { neighbor: None }, &tuple);
+    routers.pass(|| tier0::address(snap, tuple.src.ip()))?;
+    seen.see(Event::Tier0 { neighbor: None }, &tuple.ip());
 
-    let mut bound = None;
+    let mut server = None;
     if let Some(balanced) = vip::balance(snap, first, &dst, binding)? {
-        let member = balanced.bound.member;
-        (tuple.dst, tuple.dport) = (member.ip(), member.port());
+        (tuple.dst, tuple.dport) = balanced.member;
         dst = balanced.facts;
-        bound = Some(balanced.bound);
-        seen.see(Event::Balanced { server: balanced.bound.server, member }, &tuple);
+        server = Some(balanced.server);
+        let member = SocketAddr::new(tuple.dst.ip(), tuple.dport);
+        seen.see(Event::Balanced { server: balanced.server, member }, &tuple.ip());
     }
-    if bound.is_none() && dst.is_egress() {
+    if server.is_none() && dst.is_egress() {
         return Err(DropReason::NoNatSession.into());
     }
     let Some((to, dest)) = dst.port().and_then(|id| Some((id, index.port(id)?))) else {
-        router::not_ours_of(tuple.dst, &dst)?;
+        router::not_ours_of(tuple.dst.ip(), &dst)?;
         return Err(DropReason::Transit.into());
     };
     if dest.role != Role::Endpoint {
         return Err(DropReason::NoEndpoint.into());
     }
-    let tier1 = router::enter(snap, dest, tuple.dst, &mut routers)?;
-    seen.see(Event::Routed { tier1 }, &tuple);
+    let tier1 = router::enter(snap, dest, tuple.dst.ip(), &mut routers)?;
+    seen.see(Event::Routed { tier1 }, &tuple.ip());
     let judged = dfw_ingress(snap, (to, dest), (original.src, &src), &tuple);
-    seen.see(Event::Judged { egress: false, port: to, judged }, &tuple);
+    seen.see(Event::Judged { egress: false, port: to, judged }, &tuple.ip());
     let ingress_rule = judged.allowed(DropReason::IngressDenied)?;
-    let back =
-        index.next_hop(original.src, &src, first.hash, Some(first.ingress)).ok_or(DropReason::NoRoute)?;
-    seen.see(Event::Delivered(to), &tuple);
+    let back = index
+        .next_hop(original.src.ip(), &src, first.hash, Some(first.ingress))
+        .ok_or(DropReason::NoRoute)?;
+    seen.see(Event::Delivered(to), &tuple.ip());
     Ok(Path {
         out: Next::Port(to),
         back: Next::Neighbor(back),
-        bound,
+        server,
         source: Source::Keep,
         dst: (tuple.dst, tuple.dport),
         hops: routers.count(),

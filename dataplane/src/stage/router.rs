@@ -8,6 +8,7 @@ use crate::{
     rewrite::Tuple,
     snapshot::{EndpointPort, Facts, GATEWAY_V6, PortRow, Snapshot},
     verdict::DropReason,
+    wire::AnyAddress,
 };
 use std::net::IpAddr;
 
@@ -43,6 +44,7 @@ impl Hops {
 ///
 /// # Errors
 /// [`DropReason::Martian`].
+#[inline]
 pub fn check_destination(dst: IpAddr) -> Result<(), DropReason> {
     if is_martian(dst) && dst != GATEWAY_V6 { Err(DropReason::Martian) } else { Ok(()) }
 }
@@ -81,6 +83,7 @@ pub fn not_ours(snap: &Snapshot, dst: IpAddr) -> Result<(), DropReason> {
 }
 
 /// The same when `facts` are known of the destination.
+#[inline]
 pub(super) fn not_ours_of(dst: IpAddr, facts: &Facts) -> Result<(), DropReason> {
     let link_local = matches!(dst, IpAddr::V6(a) if a.is_unicast_link_local());
     if link_local || facts.is_reserved() { Err(DropReason::NoEndpoint) } else { Ok(()) }
@@ -90,21 +93,22 @@ pub(super) fn not_ours_of(dst: IpAddr, facts: &Facts) -> Result<(), DropReason> 
 ///
 /// # Errors
 /// The TTL ends on the way.
-pub(super) fn east_west(
+pub(super) fn east_west<A: AnyAddress>(
     snap: &Snapshot,
     from: &PortRow,
     to: &PortRow,
     hops: &mut Hops,
-    tuple: &Tuple,
+    tuple: &Tuple<A>,
     seen: &mut impl Observer,
 ) -> Result<(), Stop> {
-    let first = leave(snap, from, tuple.dst, hops)?;
-    seen.see(Event::Routed { tier1: first }, tuple);
+    let dst = tuple.dst.ip();
+    let first = leave(snap, from, dst, hops)?;
+    seen.see(Event::Routed { tier1: first }, &tuple.ip());
     if to.tier1.ok_or(DropReason::NotReady)? != first {
-        hops.pass(|| tier0::address(snap, tuple.dst))?;
-        seen.see(Event::Tier0 { neighbor: None }, tuple);
-        let second = enter(snap, to, tuple.dst, hops)?;
-        seen.see(Event::Routed { tier1: second }, tuple);
+        hops.pass(|| tier0::address(snap, dst))?;
+        seen.see(Event::Tier0 { neighbor: None }, &tuple.ip());
+        let second = enter(snap, to, dst, hops)?;
+        seen.see(Event::Routed { tier1: second }, &tuple.ip());
     }
     Ok(())
 }
@@ -113,6 +117,7 @@ pub(super) fn east_west(
 ///
 /// # Errors
 /// The TTL ends there.
+#[inline]
 pub(super) fn leave(snap: &Snapshot, from: &PortRow, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
     hops.pass(|| gateway_of(snap, from.segment, dst))?;
     Ok(from.tier1.ok_or(DropReason::NotReady)?)
@@ -122,6 +127,7 @@ pub(super) fn leave(snap: &Snapshot, from: &PortRow, dst: IpAddr, hops: &mut Hop
 ///
 /// # Errors
 /// The TTL ends there.
+#[inline]
 pub(super) fn enter(snap: &Snapshot, to: &PortRow, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
     leave(snap, to, dst, hops)
 }

@@ -23,6 +23,7 @@ pub fn reverse_path(snap: &Snapshot, src: IpAddr) -> Result<(), DropReason> {
 }
 
 /// The same when `facts` are known of the source.
+#[inline]
 pub(super) fn reverse_path_of(src: IpAddr, facts: &Facts) -> Result<(), DropReason> {
     if router::is_martian(src) {
         return Err(DropReason::Martian);

@@ -6,6 +6,7 @@ use crate::{
     flow::Binding,
     snapshot::{Facts, ServerKind, Snapshot},
     verdict::DropReason,
+    wire::AnyAddress,
 };
 
 /// Picks the member for a connection from outside; `None` when its destination, of which `dst` is known, is no
@@ -15,12 +16,12 @@ use crate::{
 /// Nobody serves the port or no member could, and the connection is refused; a ClusterIP, which has no meaning
 /// outside; an echo request to the VIP, which is answered; or the member of a living session is gone.
 #[inline]
-pub(super) fn balance(
+pub(super) fn balance<A: AnyAddress>(
     snap: &Snapshot,
-    first: &First,
+    first: &First<A>,
     dst: &Facts,
     binding: Option<&Binding>,
-) -> Result<Option<Balanced>, Stop> {
+) -> Result<Option<Balanced<A>>, Stop> {
     if let Some(binding) = binding {
         return dlb::keep(snap, first, binding, |kind| kind == ServerKind::Server);
     }

@@ -6,21 +6,42 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// An address as an integer: `u32` for IPv4, `u128` for IPv6. Tables of the packet path are generic over it.
-pub trait Address: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
-    /// Offset of the source address in the network header; the destination follows it.
-    const AT: usize;
-    /// Bytes of an address.
-    const LEN: usize;
-
-    /// From an address of this family.
+/// An address of either family ([`IpAddr`]), or of one that is known when the program is compiled ([`Address`]):
+/// then the stages keep it in a register or two, and ask for its family never.
+pub trait AnyAddress: Copy + Eq + fmt::Debug {
+    /// From an address, if it can be this.
     fn of(addr: IpAddr) -> Option<Self>;
 
     /// As an address.
     fn ip(self) -> IpAddr;
 
-    /// As 128 bits.
+    /// As 128 bits, or the low 32 of them.
     fn bits(self) -> u128;
+}
+
+impl AnyAddress for IpAddr {
+    fn of(addr: IpAddr) -> Option<Self> {
+        Some(addr)
+    }
+
+    fn ip(self) -> IpAddr {
+        self
+    }
+
+    fn bits(self) -> u128 {
+        match self {
+            Self::V4(a) => a.to_bits().into(),
+            Self::V6(a) => a.to_bits(),
+        }
+    }
+}
+
+/// An address as an integer: `u32` for IPv4, `u128` for IPv6. Tables of the packet path are generic over it.
+pub trait Address: AnyAddress + Hash + Send + Sync + 'static {
+    /// Offset of the source address in the network header; the destination follows it.
+    const AT: usize;
+    /// Bytes of an address.
+    const LEN: usize;
 
     /// From the low bits.
     fn from_bits(bits: u128) -> Self;
@@ -35,10 +56,7 @@ pub trait Address: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
     fn put(self, out: &mut [u8]);
 }
 
-impl Address for u32 {
-    const AT: usize = 12;
-    const LEN: usize = 4;
-
+impl AnyAddress for u32 {
     fn of(addr: IpAddr) -> Option<Self> {
         match addr {
             IpAddr::V4(a) => Some(a.to_bits()),
@@ -53,6 +71,11 @@ impl Address for u32 {
     fn bits(self) -> u128 {
         self.into()
     }
+}
+
+impl Address for u32 {
+    const AT: usize = 12;
+    const LEN: usize = 4;
 
     fn from_bits(bits: u128) -> Self {
         bits as Self
@@ -71,10 +94,7 @@ impl Address for u32 {
     }
 }
 
-impl Address for u128 {
-    const AT: usize = 8;
-    const LEN: usize = 16;
-
+impl AnyAddress for u128 {
     fn of(addr: IpAddr) -> Option<Self> {
         match addr {
             IpAddr::V4(_) => None,
@@ -89,6 +109,11 @@ impl Address for u128 {
     fn bits(self) -> u128 {
         self
     }
+}
+
+impl Address for u128 {
+    const AT: usize = 8;
+    const LEN: usize = 16;
 
     fn from_bits(bits: u128) -> Self {
         bits

@@ -11,7 +11,7 @@ pub mod nd;
 mod parse;
 pub mod tcp;
 
-pub use address::Address;
+pub use address::{Address, AnyAddress};
 pub use parse::{Icmp, L3, Packet, ParseError, parse};
 
 use std::{fmt, str::FromStr};

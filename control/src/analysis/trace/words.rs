@@ -201,8 +201,8 @@ impl Names<'_> {
             let next = Tuple { dst: original.src, dport: original.sport, ..delivered.reversed() };
             change("snat", tier1, format!("translates {address} back to {}", original.src), next);
         }
-        if let Some(bound) = path.bound {
-            let name = self.snap.names.servers.get(&bound.server).cloned().unwrap_or_default();
+        if let Some(server) = path.server {
+            let name = self.snap.names.servers.get(&server).cloned().unwrap_or_default();
             let stage = if self.is_uplink(trace.first.ingress) { "vip" } else { "dlb" };
             let did = format!("answers in the virtual server's name, {}", original.dst);
             change(stage, &name, did, original.reversed());
