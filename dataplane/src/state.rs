@@ -15,7 +15,7 @@ use crate::{
     },
     time::{Duration, Instant},
     vector::{Engine, Isa},
-    wire::{Mac, Proto},
+    wire::{AnyAddress, Mac, Proto},
 };
 use std::{
     net::IpAddr,
@@ -128,6 +128,7 @@ impl State {
 }
 
 /// An address and a number, as one key. Mapped IPv4 addresses are on no wire, so families do not meet.
+#[inline]
 fn key(address: IpAddr, number: u32) -> RegistryKey {
     let bits = match address {
         IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
@@ -156,7 +157,9 @@ impl NatPools {
     }
 
     /// The ports of an address for a protocol.
-    pub fn pool(&self, address: IpAddr, proto: Proto) -> &PortPool {
+    #[inline]
+    pub fn pool(&self, address: impl AnyAddress, proto: Proto) -> &PortPool {
+        let address = address.ip();
         let make = || NatPool { address, proto, ports: PortPool::new(self.ports.clone()) };
         &self.pools.get_or_make(key(address, proto.0.into()), make).ports
     }

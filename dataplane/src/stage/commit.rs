@@ -105,7 +105,7 @@ pub fn commit<A: Address>(
         Source::Keep => ((tuple.src, tuple.sport), None),
         Source::Hairpin(address) => ((address, tuple.sport), None),
         Source::Egress(address) => {
-            let pool = order.answers.pool.unwrap_or_else(|| state.nat.pool(address.ip(), tuple.proto));
+            let pool = order.answers.pool.unwrap_or_else(|| state.nat.pool(address, tuple.proto));
             let claim = pool.claim(tuple.sport).ok_or(DropReason::NatPortsExhausted)?;
             ((address, claim.port()), Some(claim))
         }
@@ -183,7 +183,7 @@ pub fn expect<'s, A: Address>(
         Source::Keep => (src, port, None),
         Source::Hairpin(address) => (address, port, None),
         Source::Egress(address) => {
-            let pool = state.nat.pool(address.ip(), proto);
+            let pool = state.nat.pool(address, proto);
             (address, pool.likely(port), Some(pool))
         }
     };

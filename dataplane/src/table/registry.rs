@@ -56,6 +56,7 @@ impl<V> Registry<V> {
     }
 
     /// What is registered under a key, made if need be.
+    #[inline]
     pub fn get_or_make(&self, key: RegistryKey, make: impl FnOnce() -> V) -> &V {
         self.find(key).unwrap_or_else(|_| self.make(key, make))
     }
@@ -68,6 +69,7 @@ impl<V> Registry<V> {
     }
 
     /// The same when `make` may decline; then nothing is registered.
+    #[inline]
     pub fn get_or_try(&self, key: RegistryKey, make: impl FnOnce() -> Option<V>) -> Option<&V> {
         self.find(key).ok().or_else(|| self.try_make(key, make))
     }
@@ -88,6 +90,7 @@ impl<V> Registry<V> {
     }
 
     /// The value, or the free place where it belongs.
+    #[inline]
     fn find(&self, key: RegistryKey) -> Result<&V, &Place<V>> {
         let mut hash = key.0.mix() ^ u64::from(key.1).mix();
         let mut place = &self.heads[(hash >> (64 - HEADS_LOG2)) as usize];
