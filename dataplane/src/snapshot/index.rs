@@ -67,7 +67,7 @@ impl fmt::Debug for Index {
 #[derive(Clone, Default)]
 struct Family<A: Key + Ord> {
     exact: Exact<A, Facts>,
-    ranges: Ranges<A, Facts>,
+    ranges: Ranges<A, Facts, 8>,
 }
 
 /// What is known of an address.

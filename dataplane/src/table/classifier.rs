@@ -124,9 +124,12 @@ pub struct Shape {
     rows: Exact<u32, u32>,
     /// From which protocol and port on which column holds; columns that decide alike
     /// in every row are one.
-    columns: Ranges<ServiceKey, u32>,
+    columns: Columns,
     width: u32,
 }
+
+/// From which number on which column holds.
+type Columns = Ranges<ServiceKey, u32, 16>;
 
 /// Protocol and port as one number, in order.
 type ServiceKey = u32;
@@ -149,7 +152,7 @@ impl Shape {
 #[derive(Debug, Default)]
 pub struct Shapes(HashMap<ShapeKey, Arc<Shape>>);
 
-type ShapeKey = (Vec<(u32, u32)>, Ranges<ServiceKey, u32>);
+type ShapeKey = (Vec<(u32, u32)>, Columns);
 
 impl PartialEq for RuleSet {
     fn eq(&self, other: &Self) -> bool {
@@ -275,7 +278,7 @@ fn merged(
     columns: BTreeMap<ServiceKey, u32>,
     width: usize,
     cells: &[Decision],
-) -> (Ranges<ServiceKey, u32>, Box<[Decision]>) {
+) -> (Columns, Box<[Decision]>) {
     let mut distinct: Vec<usize> = Vec::new();
     let mut seen: HashMap<Vec<Decision>, u32> = HashMap::new();
     let merge = (0..width).map(|column| {
