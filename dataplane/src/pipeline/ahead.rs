@@ -10,7 +10,10 @@ use crate::{
     flow::FlowKey,
     id::PortId,
     rewrite::Tuple,
-    stage::{First, Path, Stop, commit, commit::Answers},
+    stage::{
+        Stop,
+        plan::{self, Plan},
+    },
     state::State,
     verdict::DropReason,
     wire::{L3, Packet, Proto},
@@ -41,13 +44,7 @@ pub(super) enum Asked<'s> {
 }
 
 /// What the stages say of a packet that belongs to no session.
-pub(super) struct Opening<'s, A> {
-    pub(super) first: First<A>,
-    pub(super) path: Result<Path<A>, Stop>,
-    /// The hash of its key.
-    pub(super) hash: u64,
-    pub(super) answers: Answers<'s>,
-}
+pub(super) type Opening<'s, A> = Result<Plan<'s, A>, Stop>;
 
 /// The packets that were looked at, in order.
 #[derive(Default)]
@@ -110,7 +107,7 @@ impl Pipeline {
     /// The hash of a packet's key, whose tags are asked for.
     fn ask_for_key<A: Family>(&self, state: &State, packet: &Packet, port: PortId) -> Option<u64> {
         let key =
-            FlowKey::<A>::of(packet, commit::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
+            FlowKey::<A>::of(packet, plan::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
         Some(A::table(state).prefetch(&key))
     }
 
@@ -122,7 +119,7 @@ impl Pipeline {
         // out.
         let syn = packet.proto == Proto::TCP && opens(packet);
         if !syn && !prepared.absent {
-            let key = FlowKey::<A>::of(packet, commit::scope(&self.snapshot, prepared.port));
+            let key = FlowKey::<A>::of(packet, plan::scope(&self.snapshot, prepared.port));
             if key.is_none_or(|key| A::table(state).find_hashed(&key, hash).is_some()) {
                 return;
             }
@@ -132,8 +129,7 @@ impl Pipeline {
 }
 
 fn ask_for_slots<A: Family>(state: &State, opening: &Opening<'_, A>) {
-    if opening.path.is_ok() {
-        A::table(state).prefetch_slot(opening.hash);
-        A::table(state).prefetch_slot(opening.answers.hash);
+    if let Ok(plan) = opening {
+        plan.prefetch(A::table(state));
     }
 }

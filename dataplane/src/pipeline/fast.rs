@@ -16,7 +16,7 @@ use crate::{
     flow::{ABSENT, FlowKey, NOWHERE, Open, OpenV4, OpenV6, Tick},
     id::PortId,
     snapshot::{Hop, MAC_BITS, Row, Snapshot},
-    stage::commit,
+    stage::judge,
     state::{Neighbors, State},
     time::Instant,
     vector::{self, Header, KeyV4, KeyV6, MOST, Scan},
@@ -39,7 +39,7 @@ struct World {
     counters: Arc<WorkerCounters>,
     /// The next hops are those of this version.
     neighbors: u64,
-    /// By the numbers of [`Adjacency`](commit::Adjacency).
+    /// By the numbers of [`Adjacency`](crate::stage::plan::Adjacency).
     hops: Vec<Hop>,
 }
 
@@ -470,7 +470,7 @@ impl World {
         let stands = !open.is_denied()
             && open.generation() < self.snapshot.generation
             && open.is_unchanged()
-            && commit::stands(&self.state, &self.snapshot, since, open.tally(), open.generation());
+            && judge::stands(&self.state, &self.snapshot, since, open.tally(), open.generation());
         if stands {
             open.stamp(self.snapshot.generation);
         }

@@ -28,7 +28,7 @@ use crate::{
     id::PortId,
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
-        commit::{self, Adjacency},
+        plan::{self, Adjacency},
         spoof_guard,
     },
     state::State,
@@ -135,7 +135,7 @@ impl Pipeline {
         let dst = arrival.packet.dst_mac;
         dst == GATEWAY_MAC
             || dst == way.dst_mac
-            || commit::scope(&self.snapshot, arrival.port) == Scope::UPLINKS
+            || plan::scope(&self.snapshot, arrival.port) == Scope::UPLINKS
     }
 
     fn drop_frame(&self, port: PortId, reason: DropReason, frame: Frame) {

@@ -16,8 +16,10 @@ use crate::{
     rewrite::{Rewrite, Tuple},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     stage::{
-        self, First, Path, Stop,
-        commit::{self, Answers, Committed, Judged, Order},
+        self, First, Stop,
+        commit::{self, Committed},
+        judge::{self, Judged},
+        plan::{self, Plan},
         router, segment, spoof_guard, tier0,
     },
     state::State,
@@ -83,12 +85,12 @@ impl Pipeline {
         let Some(tuple) = Tuple::of(&arrival.packet).to::<A>() else {
             return self.drop_frame(arrival.port, DropReason::Malformed, arrival.frame);
         };
-        let scope = commit::scope(&self.snapshot, arrival.port);
+        let scope = plan::scope(&self.snapshot, arrival.port);
         let key = |packet: &Packet| FlowKey::<A>::of(packet, scope).filter(|_| has_session(packet));
         for _ in 0..TRIES {
             // What was asked ahead may open the connection, which finds out whether another packet has done so
             // since; but it may not refuse a packet that has a session by now.
-            if opening.is_none_or(|opening| opening.path.is_err())
+            if opening.is_none_or(Result::is_err)
                 && let Some(found) = key(&arrival.packet).and_then(|key| A::table(state).find(&key))
             {
                 match self.hit(arrival, &found, now, out) {
@@ -115,15 +117,15 @@ impl Pipeline {
                     &asked
                 }
             };
-            let committed = match &opening.path {
-                Ok(path) => self.commit(opening, path, now),
+            let committed = match opening {
+                Ok(plan) => self.commit(plan, now),
                 Err(stop) => Err(*stop),
             };
             match committed {
                 Ok(Committed::New(found)) => return self.opened(arrival, &found, now, out),
                 Ok(Committed::Lost) => {}
                 // What ran out, a packet needs no more that another has opened the connection for since.
-                Err(_) if ahead && opening.path.is_ok() => {}
+                Err(_) if ahead && opening.is_ok() => {}
                 Err(stop) => return self.stop(arrival, stop, now, out),
             }
         }
@@ -182,7 +184,7 @@ impl Pipeline {
             // A worker that has not picked up the newest snapshot yet does not overrule one that has.
             Ordering::Greater => false,
         };
-        if stale && commit::judge_again(state, &self.snapshot, &mut place, &mut record) == Judged::Gone {
+        if stale && judge::judge_again(state, &self.snapshot, &mut place, &mut record) == Judged::Gone {
             let rewrite = found.rewrite;
             let way = self.resolve(found.meta.adjacency).ok();
             commit::end(state, &mut place);
@@ -197,7 +199,7 @@ impl Pipeline {
         }
         // Judging may have changed the entry.
         let table = A::table(state);
-        let scope = commit::scope(&self.snapshot, arrival.port);
+        let scope = plan::scope(&self.snapshot, arrival.port);
         let found = FlowKey::of(&packet, scope).and_then(|key| table.find(&key)).unwrap_or(*found);
         if let Some(denial) = record.denied {
             self.counters.tallies.at(found.meta.tally as usize).denied.add(1);
@@ -258,38 +260,26 @@ impl Pipeline {
             hash: tuple.flow_hash(state.config.seed),
             echo: packet.is_echo_request(),
         };
-        let path = match refusal(snap, packet) {
-            Some(reason) => Err(forged(snap, port, packet).unwrap_or(reason).into()),
-            None => stage::walk(snap, &first, None, &mut ()),
-        };
-        let mut opening = Opening { first, path, hash, answers: Answers::default() };
-        if let Ok(path) = &opening.path {
-            let mtu = snap.port(path.out.port()).map_or(0, |p| p.mtu);
-            if packet.ip_len() > usize::from(mtu) {
-                opening.path = Err(DropReason::TooBig.into());
-            } else {
-                opening.answers = commit::expect(A::table(state), state, snap, &opening.first, path);
-            }
+        if let Some(reason) = refusal(snap, packet) {
+            return Err(forged(snap, port, packet).unwrap_or(reason).into());
         }
-        opening
+        let path = stage::walk(snap, &first, None, &mut ())?;
+        let mtu = snap.port(path.out.port()).map_or(0, |p| p.mtu);
+        if packet.ip_len() > usize::from(mtu) {
+            return Err(DropReason::TooBig.into());
+        }
+        let plan = Plan::new(A::table(state), state, snap, &first, &path, hash);
+        Ok(plan.ok_or(DropReason::NeighborUnresolved)?)
     }
 
     /// Makes the session that the stages agreed to.
-    fn commit<A: Family>(
-        &mut self,
-        opening: &Opening<'_, A>,
-        path: &Path<A>,
-        now: Instant,
-    ) -> Result<Committed<A>, Stop> {
-        let state = &*self.state;
-        let tally = state.tallies.intern(commit::tally_key(path));
-        let Opening { hash, answers, .. } = *opening;
-        let order = Order { hash, answers, tally, hint: self.hint, now };
+    fn commit<A: Family>(&mut self, plan: &Plan<'_, A>, now: Instant) -> Result<Committed<A>, Stop> {
+        let generation = self.snapshot.generation;
         let (committed, hint) =
-            commit::commit(A::table(state), state, &self.snapshot, &opening.first, path, order)?;
+            commit::commit(A::table(&self.state), &self.state, generation, plan, self.hint, now)?;
         self.hint = hint;
         if let Committed::New(_) = committed {
-            self.counters.tallies.at(tally as usize).connections.add(1);
+            self.counters.tallies.at(plan.course.tally as usize).connections.add(1);
         }
         Ok(committed)
     }
@@ -331,7 +321,7 @@ impl Pipeline {
 
     pub(super) fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
         if let Some(rule) = rule {
-            let tally = self.state.tallies.intern(commit::denied_key(reason, rule));
+            let tally = self.state.tallies.intern(judge::denied_key(reason, rule));
             self.counters.tallies.at(tally as usize).denied.add(1);
         }
     }
@@ -425,14 +415,14 @@ impl Pipeline {
     /// is up or whose binding is gone. All workers move on together.
     pub fn sweep(&mut self, count: usize, now: Instant) {
         let (state, snap) = (&*self.state, &*self.snapshot);
-        let (v4, v6, outside) = (state.v4.buckets(), state.v6.buckets(), commit::outside_since(snap));
+        let (v4, v6, outside) = (state.v4.buckets(), state.v6.buckets(), judge::outside_since(snap));
         for at in state.sweep.next(count, v4 + v6) {
             if at < v4 {
                 state.v4.prefetch_bucket(at + 1);
-                state.v4.pass(at, |passed| commit::sweep(state, snap, outside, passed, now));
+                state.v4.pass(at, |passed| judge::sweep(state, snap, outside, passed, now));
             } else {
                 state.v6.prefetch_bucket(at - v4 + 1);
-                state.v6.pass(at - v4, |passed| commit::sweep(state, snap, outside, passed, now));
+                state.v6.pass(at - v4, |passed| judge::sweep(state, snap, outside, passed, now));
             }
         }
     }

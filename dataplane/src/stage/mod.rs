@@ -2,7 +2,7 @@
 //!
 //! A stage is a function of the snapshot and the connection's first packet; none changes anything. [`walk`]
 //! runs them in the order in which a packet meets them and returns a [`Path`], the whole intent, or where the
-//! packet stopped. Only [`commit`] turns a path into state. The same walk judges new
+//! packet stopped. A [`plan`] puts a path into numbers, and only [`commit`] makes a session of it. The same walk judges new
 //! connections, judges living ones again (with their [`Binding`] kept), and traces.
 //!
 //! ```text
@@ -14,6 +14,8 @@
 pub mod commit;
 pub mod dfw;
 pub mod dlb;
+pub mod judge;
+pub mod plan;
 pub mod router;
 pub mod segment;
 pub mod snat;
