@@ -245,9 +245,10 @@ impl<A: Address> FlowTable<A> {
         hash
     }
 
-    /// Asks for the entry that an insert of a key with this hash will probably write.
+    /// Asks for the lock and the entry that an insert of a key with this hash will probably take and write.
     pub fn prefetch_slot(&self, hash: u64) {
         let bucket = self.first_bucket(hash);
+        vector::prefetch_write_at(&self.stripes, bucket % STRIPES);
         let Some(line) = self.tags.get(bucket) else { return };
         let free = vector::lanes(line, FREE);
         let lanes = if free != 0 { free } else { vector::lanes(line, DEAD) };

@@ -183,6 +183,7 @@ impl Family for u128 {
 }
 
 /// Parses a frame and checks what is checked of every frame: it is sound, and its MACs belong where it is.
+#[inline(always)]
 fn admit(snap: &Snapshot, port: PortId, frame: &[u8]) -> Result<Packet, DropReason> {
     let port = snap.port(port).ok_or(DropReason::NotReady)?;
     let packet = match wire::parse(frame) {

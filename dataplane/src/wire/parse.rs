@@ -128,6 +128,7 @@ impl Packet {
 /// # Errors
 /// The frame is cut short or contradicts itself. Frames that are merely of no interest parse as
 /// [`L3::Other`].
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
     if frame.len() < ETHERNET {
         return Err(ParseError::Truncated);
@@ -184,6 +185,7 @@ fn arp(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     Ok(())
 }
 
+#[inline(always)]
 fn ipv4(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     let b = &frame[packet.l3()..];
     if b.len() < 20 {
@@ -282,6 +284,7 @@ fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
 }
 
 /// Reads the transport header; `frame` ends where the IP packet does.
+#[inline(always)]
 fn transport(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     let b = &frame[packet.l4()..];
     let need = |n: usize| if b.len() < n { Err(ParseError::Truncated) } else { Ok(()) };
