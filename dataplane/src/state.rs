@@ -140,7 +140,7 @@ fn key(address: IpAddr, number: u32) -> RegistryKey {
 /// The ports of every egress address in use.
 #[derive(Debug)]
 pub struct NatPools {
-    pools: Registry<NatPool>,
+    pools: Registry<Box<NatPool>>,
     ports: RangeInclusive<u16>,
 }
 
@@ -160,7 +160,7 @@ impl NatPools {
     #[inline]
     pub fn pool(&self, address: impl AnyAddress, proto: Proto) -> &PortPool {
         let address = address.ip();
-        let make = || NatPool { address, proto, ports: PortPool::new(self.ports.clone()) };
+        let make = || Box::new(NatPool { address, proto, ports: PortPool::new(self.ports.clone()) });
         &self.pools.get_or_make(key(address, proto.0.into()), make).ports
     }
 

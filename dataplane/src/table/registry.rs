@@ -16,36 +16,37 @@ const CHILDREN_LOG2: u32 = 2;
 /// The registry.
 #[derive(Debug)]
 pub struct Registry<V> {
-    heads: Box<[Place<V>]>,
+    /// The topmost nodes, in place: most look-ups end at the first line they read.
+    heads: Box<[OnceLock<Node<V>>]>,
     making: Mutex<()>,
 }
-
-/// Where a node is or will be; filled under the lock.
-#[derive(Debug)]
-struct Place<V>(OnceLock<Box<Node<V>>>);
 
 #[derive(Debug)]
 struct Node<V> {
     key: RegistryKey,
     value: V,
-    children: [Place<V>; 1 << CHILDREN_LOG2],
+    children: [OnceLock<Box<Self>>; 1 << CHILDREN_LOG2],
 }
 
-impl<V> Default for Place<V> {
-    fn default() -> Self {
-        Self(OnceLock::new())
-    }
+/// Where a node will be; filled under the lock.
+enum Place<'a, V> {
+    Head(&'a OnceLock<Node<V>>),
+    Child(&'a OnceLock<Box<Node<V>>>),
 }
 
-impl<V> Place<V> {
-    fn fill(&self, key: RegistryKey, value: V) -> &V {
-        &self.0.get_or_init(|| Box::new(Node { key, value, children: Default::default() })).value
+impl<'a, V> Place<'a, V> {
+    fn fill(self, key: RegistryKey, value: V) -> &'a V {
+        let node = || Node { key, value, children: Default::default() };
+        match self {
+            Self::Head(place) => &place.get_or_init(node).value,
+            Self::Child(place) => &place.get_or_init(|| Box::new(node())).value,
+        }
     }
 }
 
 impl<V> Default for Registry<V> {
     fn default() -> Self {
-        Self { heads: (0..1 << HEADS_LOG2).map(|_| Place::default()).collect(), making: Mutex::new(()) }
+        Self { heads: (0..1 << HEADS_LOG2).map(|_| OnceLock::new()).collect(), making: Mutex::new(()) }
     }
 }
 
@@ -91,31 +92,41 @@ impl<V> Registry<V> {
 
     /// The value, or the free place where it belongs.
     #[inline]
-    fn find(&self, key: RegistryKey) -> Result<&V, &Place<V>> {
-        let mut hash = key.0.mix() ^ u64::from(key.1).mix();
-        let mut place = &self.heads[(hash >> (64 - HEADS_LOG2)) as usize];
-        hash = hash.rotate_left(HEADS_LOG2);
-        while let Some(node) = place.0.get() {
-            if node.key == key {
-                return Ok(&node.value);
-            }
-            hash = hash.rotate_left(CHILDREN_LOG2);
-            place = &node.children[hash as usize % (1 << CHILDREN_LOG2)];
+    fn find(&self, key: RegistryKey) -> Result<&V, Place<'_, V>> {
+        let hash = key.0.mix() ^ u64::from(key.1).mix();
+        let head = &self.heads[(hash >> (64 - HEADS_LOG2)) as usize];
+        match head.get() {
+            Some(node) if node.key == key => Ok(&node.value),
+            Some(node) => node.find(key, hash.rotate_left(HEADS_LOG2)),
+            None => Err(Place::Head(head)),
         }
-        Err(place)
     }
 
     /// Everything, in no order.
     pub fn all(&self) -> Vec<(RegistryKey, &V)> {
         let mut all = Vec::new();
-        let mut open: Vec<&Place<V>> = self.heads.iter().collect();
-        while let Some(place) = open.pop() {
-            if let Some(node) = place.0.get() {
-                all.push((node.key, &node.value));
-                open.extend(&node.children);
-            }
+        let mut open: Vec<&Node<V>> = self.heads.iter().filter_map(OnceLock::get).collect();
+        while let Some(node) = open.pop() {
+            all.push((node.key, &node.value));
+            open.extend(node.children.iter().filter_map(OnceLock::get).map(Box::as_ref));
         }
         all
+    }
+}
+
+impl<V> Node<V> {
+    /// The same among the nodes below this one.
+    fn find(&self, key: RegistryKey, mut hash: u64) -> Result<&V, Place<'_, V>> {
+        let mut node = self;
+        loop {
+            hash = hash.rotate_left(CHILDREN_LOG2);
+            let place = &node.children[hash as usize % (1 << CHILDREN_LOG2)];
+            node = match place.get() {
+                Some(node) if node.key == key => return Ok(&node.value),
+                Some(node) => node,
+                None => return Err(Place::Child(place)),
+            };
+        }
     }
 }
 
