@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 impl Pipeline {
     /// Finishes a frame that is the segment's matter.
+    #[inline(never)]
     pub(super) fn local(&mut self, arrival: Arrival, now: Instant, out: &mut Output) {
         let Some(port) = self.snapshot.port(arrival.port).cloned() else {
             return self.drop_frame(arrival.port, DropReason::NotReady, arrival.frame);

@@ -159,6 +159,7 @@ impl Pipeline {
     }
 
     /// A packet of a session.
+    #[inline(never)]
     fn known<A: Family>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output) -> Known {
         let state = &*self.state;
         let mut place = state.sessions.lock(found.meta.session);
@@ -298,6 +299,7 @@ impl Pipeline {
     }
 
     /// A packet went no further than this.
+    #[inline(never)]
     pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
         match stop {
             Stop::EchoReply => {
