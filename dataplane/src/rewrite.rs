@@ -4,10 +4,15 @@
 //! addresses and ports, and what that does to the checksums, the TTL included. Applying it is a few stores
 //! and two additions. Headers are edited in place; everything not named here (ECN, options, payload) stays.
 
-use crate::wire::{
-    Address, AnyAddress, L3, Packet, Proto, be16,
-    checksum::{self, Delta},
-    put16,
+use crate::{
+    buf::HEADER,
+    flow::{ports_from, ports_word},
+    vector::Header,
+    wire::{
+        Address, AnyAddress, L3, Packet, Proto, be16,
+        checksum::{self, Delta},
+        put16,
+    },
 };
 use std::{
     hash::{BuildHasher, Hasher},
@@ -125,6 +130,38 @@ impl<A: Address> Rewrite<A> {
         })
     }
 
+    /// The edit as words, as [`edit_v4`] and [`edit_v6`] take them: addresses and ports as they stand in a packet,
+    /// sums in the same order. For IPv4, two: `sums 16 + 16 | source 32`, `destination 32 | ports 16 + 16`. For
+    /// IPv6, five: source 128, destination 128, `sums 16 + 16 | ports 16 + 16`.
+    #[inline]
+    pub fn words(&self) -> [u64; 5] {
+        let (src, dst, ports) = (self.src.wire(), self.dst.wire(), ports_word(self.sport, self.dport));
+        let sums = u64::from(self.l3.0.swap_bytes()) | u64::from(self.l4.0.swap_bytes()) << 16;
+        if A::LEN == 4 {
+            [sums | src[0] << 32, dst[0] | ports << 32, 0, 0, 0]
+        } else {
+            [src[0], src[1], dst[0], dst[1], sums | ports << 32]
+        }
+    }
+
+    /// The edit that these words are, two or five of them.
+    pub fn from_words(words: &[u64]) -> Self {
+        let (src, dst, sums, ports) = match *words {
+            [a, b] => ([a >> 32, 0], [b & 0xffff_ffff, 0], a, b >> 32),
+            [a, b, c, d, rest] => ([a, b], [c, d], rest, rest >> 32),
+            _ => ([0; 2], [0; 2], 0, 0),
+        };
+        let (sport, dport) = ports_from(ports);
+        Self {
+            src: A::from_wire(src),
+            dst: A::from_wire(dst),
+            sport,
+            dport,
+            l3: Delta((sums as u16).swap_bytes()),
+            l4: Delta(((sums >> 16) as u16).swap_bytes()),
+        }
+    }
+
     /// Edits a packet of the tuple this was compiled for, and takes `hops` off its TTL.
     pub fn apply(&self, frame: &mut [u8], packet: &Packet, hops: u8) {
         let (l3, l4) = (packet.l3(), packet.l4());
@@ -170,6 +207,68 @@ impl<A: Address> Rewrite<A> {
     fn put_ports(&self, frame: &mut [u8], l4: usize) {
         put16(frame, l4, self.sport);
         put16(frame, l4 + 2, self.dport);
+    }
+}
+
+/// Edits a plain IPv4 packet (untagged, no options, TCP or UDP) as [`Rewrite::apply`] would, by words.
+#[inline(always)]
+pub fn edit_v4(h: &mut Header, [low, high]: [u64; 2], hops: u8) {
+    // TTL, protocol and header checksum, then the addresses and ports.
+    let old = u32::from_le_bytes([h[22], h[23], h[24], h[25]]);
+    let sum = add(!(old >> 16) & 0xffff, low as u32 & 0xffff);
+    let new = ((old & 0xffff) - u32::from(hops)) | !sum << 16;
+    put64(h, 22, low & !0xffff_ffff | u64::from(new));
+    put64(h, 30, high);
+    mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u32 & 0xffff);
+}
+
+/// The same for a plain IPv6 packet (untagged, no extension headers, TCP or UDP).
+#[inline(always)]
+pub fn edit_v6(h: &mut Header, [a, b, c, d, rest]: [u64; 5], hops: u8) {
+    let proto = h[20];
+    h[21] -= hops;
+    put64(h, 22, a);
+    put64(h, 30, b);
+    put64(h, 38, c);
+    put64(h, 46, d);
+    h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
+    mend_transport(h, 54, proto, (rest >> 16) as u32 & 0xffff);
+}
+
+/// Mends the checksum of the TCP or UDP header at `at` (RFC 1624). A UDP checksum of zero means none and stays;
+/// one that comes out as zero is sent as all ones (RFC 768).
+#[inline(always)]
+fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
+    // TCP is 6 and UDP 17. They come in any order, so this is worked out, not branched on.
+    let at = (at + 6 + usize::from(proto & 2) * 5) % HEADER;
+    let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
+    let new = !add(!old & 0xffff, delta) as u16;
+    let new = if (new == 0) | (old == 0) { zero(proto, old, new) } else { new };
+    [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
+}
+
+/// The checksum to be sent when that before or after is zero.
+#[cold]
+#[inline(never)]
+fn zero(proto: u8, old: u32, new: u16) -> u16 {
+    match (proto, old) {
+        (17, 0) => 0,
+        (17, _) => 0xffff,
+        _ => new,
+    }
+}
+
+/// One's complement addition of two 16-bit numbers.
+#[inline(always)]
+fn add(a: u32, b: u32) -> u32 {
+    let sum = a + b;
+    (sum & 0xffff) + (sum >> 16)
+}
+
+#[inline(always)]
+fn put64(h: &mut Header, at: usize, word: u64) {
+    if let Some(place) = h.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+        *place = word.to_le_bytes();
     }
 }
 

@@ -12,7 +12,7 @@ mod text;
 
 pub use index::Index;
 pub(crate) use index::{Facts, Firewall, Listener, PortRow, Role};
-pub use rows::{Hop, MAC_BITS, Row, mac_word};
+pub use rows::{Hop, MAC_BITS, Row, mac_of, mac_word};
 
 use crate::{
     id::{Generation, IdentityId, NamespaceId, PortId, RuleId, SegmentId, ServerId, Tier1Id},

@@ -141,11 +141,11 @@ impl FlowKey<u128> {
 }
 
 /// Two ports as they stand in a packet, the first byte lowest.
-pub(super) fn ports_word(sport: u16, dport: u16) -> u64 {
+pub(crate) fn ports_word(sport: u16, dport: u16) -> u64 {
     u64::from(sport.swap_bytes()) | u64::from(dport.swap_bytes()) << 16
 }
 
-pub(super) fn ports_from(word: u64) -> (u16, u16) {
+pub(crate) fn ports_from(word: u64) -> (u16, u16) {
     ((word as u16).swap_bytes(), ((word >> 16) as u16).swap_bytes())
 }
 

@@ -38,7 +38,7 @@ use crate::{
 };
 use crossbeam::utils::CachePadded;
 use entry::{FORWARD, PACKETS, PLAIN, VERSION, VERSION_ONE};
-use entry::{hidden, is_hidden, last_used, link_word, meta_from, output_word, rewrite_from, rewrite_words};
+use entry::{hidden, is_hidden, last_used, link_word, meta_from, output_word};
 use std::marker::PhantomData;
 use tags::{DEAD, FREE, live_lanes, overflow, set_lane, tag_of};
 
@@ -77,6 +77,22 @@ pub enum Taken<A> {
     Reverse,
     /// No slot is free near one of the keys.
     Full,
+}
+
+/// Where an entry of a key that is not in the table will go, as far as one can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spot {
+    /// The key's hash.
+    pub hash: u64,
+    /// The slot that was free when it was looked for.
+    slot: Option<EntryId>,
+}
+
+impl From<u64> for Spot {
+    /// Anywhere for a key with this hash.
+    fn from(hash: u64) -> Self {
+        Self { hash, slot: None }
+    }
 }
 
 /// No entry has this place: a key may be further along its way.
@@ -245,17 +261,18 @@ impl<A: Address> FlowTable<A> {
         hash
     }
 
-    /// Asks for the lock and the entry that an insert of a key with this hash will probably take and write.
-    pub fn prefetch_slot(&self, hash: u64) {
+    /// Finds the slot that an insert of a key with this hash will probably take, and asks for it and for the
+    /// lock.
+    pub fn look_for_slot(&self, hash: u64) -> Spot {
         let bucket = self.first_bucket(hash);
         vector::prefetch_write_at(&self.stripes, bucket % STRIPES);
-        let Some(line) = self.tags.get(bucket) else { return };
-        let free = vector::lanes(line, FREE);
-        let lanes = if free != 0 { free } else { vector::lanes(line, DEAD) };
-        let entry = bucket * LANES + lanes.trailing_zeros() as usize;
+        let free = vector::lanes(&self.tags[bucket], FREE);
+        let lanes = if free != 0 { free } else { vector::lanes(&self.tags[bucket], DEAD) };
+        let slot = slot(bucket, lanes);
         for line in 0..Self::ENTRY_LINES {
-            vector::prefetch_write_at(&self.entries, entry * Self::ENTRY_LINES + line);
+            vector::prefetch_write_at(&self.entries, slot.0 as usize * Self::ENTRY_LINES + line);
         }
+        Spot { hash, slot: (lanes != 0).then_some(slot) }
     }
 
     /// Looks up one key.
@@ -305,7 +322,7 @@ impl<A: Address> FlowTable<A> {
         None
     }
 
-    /// Adds the two entries of a connection, or neither. `hashes` are those of their keys.
+    /// Adds the two entries of a connection, or neither. The spots are those of their keys.
     ///
     /// # Errors
     /// One of the keys is taken, or there is no room near one of them.
@@ -313,9 +330,10 @@ impl<A: Address> FlowTable<A> {
         &self,
         forward: (&FlowKey<A>, &Rewrite<A>, &Meta),
         reverse: (&FlowKey<A>, &Rewrite<A>, &Meta),
-        hashes: (u64, u64),
+        spots: (Spot, Spot),
         now: Tick,
     ) -> Result<(EntryId, EntryId), Taken<A>> {
+        let hashes = (spots.0.hash, spots.1.hash);
         debug_assert_eq!(hashes, (self.hash(forward.0), self.hash(reverse.0)));
         let _locks = self.lock_pair(hashes);
         if let Some(found) = self.find_hashed(forward.0, hashes.0) {
@@ -324,8 +342,8 @@ impl<A: Address> FlowTable<A> {
         if forward.0 == reverse.0 || self.find_hashed(reverse.0, hashes.1).is_some() {
             return Err(Taken::Reverse);
         }
-        let first = self.claim(hashes.0).ok_or(Taken::Full)?;
-        let Some(second) = self.claim(hashes.1) else {
+        let first = self.claim(spots.0).ok_or(Taken::Full)?;
+        let Some(second) = self.claim(spots.1) else {
             self.set_lane(first, FREE);
             return Err(Taken::Full);
         };
@@ -338,7 +356,7 @@ impl<A: Address> FlowTable<A> {
             for (at, word) in key.words()[..FlowKey::<A>::WORDS].iter().enumerate() {
                 entry(at).store(*word, Ordering::Relaxed);
             }
-            for (at, word) in rewrite_words(rewrite)[..Self::REWRITE_WORDS].iter().enumerate() {
+            for (at, word) in rewrite.words()[..Self::REWRITE_WORDS].iter().enumerate() {
                 entry(Self::REWRITE + at).store(*word, Ordering::Relaxed);
             }
             entry(Self::OUTPUT).store(output_word(meta), Ordering::Relaxed);
@@ -532,7 +550,7 @@ impl<A: Address> FlowTable<A> {
             if !same {
                 return None;
             }
-            let rewrite = rewrite_from(&rewrite[..Self::REWRITE_WORDS]);
+            let rewrite = Rewrite::from_words(&rewrite[..Self::REWRITE_WORDS]);
             return Some(Found { entry: EntryId(at as u32), rewrite, meta: meta_from(output, link) });
         }
     }
@@ -541,7 +559,7 @@ impl<A: Address> FlowTable<A> {
     fn write(&self, at: u32, rewrite: &Rewrite<A>, meta: &Meta) {
         self.change(at, meta, || {
             let entry = self.entry(at);
-            for (n, word) in rewrite_words(rewrite)[..Self::REWRITE_WORDS].iter().enumerate() {
+            for (n, word) in rewrite.words()[..Self::REWRITE_WORDS].iter().enumerate() {
                 entry(Self::REWRITE + n).store(*word, Ordering::Relaxed);
             }
         });
@@ -558,28 +576,28 @@ impl<A: Address> FlowTable<A> {
         entry(Self::LINK).store(next_version(link) | link_word(meta), Ordering::Release);
     }
 
-    /// Sets the tag of a key that hashes to `hash` at a slot that is nobody's, to be written.
-    fn claim(&self, hash: u64) -> Option<EntryId> {
-        let tag = tag_of(hash);
-        let first = self.claim_in(self.first_bucket(hash), tag);
-        first.or_else(|| self.way(hash).skip(1).find_map(|bucket| self.claim_in(bucket, tag)))
+    /// Sets a key's tag at a slot that is nobody's, to be written.
+    fn claim(&self, spot: Spot) -> Option<EntryId> {
+        let tag = tag_of(spot.hash);
+        let takes = |slot: &EntryId| self.swap_lane(*slot, FREE, tag) || self.claim_dead(*slot, tag);
+        spot.slot.filter(takes).or_else(|| self.way(spot.hash).find_map(|bucket| self.claim_in(bucket, tag)))
     }
 
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     fn claim_in(&self, bucket: usize, tag: u16) -> Option<EntryId> {
         let line = &self.tags[bucket];
-        let slot = |lanes: u32| EntryId((bucket * LANES) as u32 + lanes.trailing_zeros());
         let mut free = vector::lanes(line, FREE);
         while free != 0 {
-            if self.swap_lane(slot(free), FREE, tag) {
-                return Some(slot(free));
+            if self.swap_lane(slot(bucket, free), FREE, tag) {
+                return Some(slot(bucket, free));
             }
             free &= free - 1;
         }
         let mut dead = vector::lanes(line, DEAD);
         while dead != 0 {
-            if self.claim_dead(slot(dead), tag) {
-                return Some(slot(dead));
+            if self.claim_dead(slot(bucket, dead), tag) {
+                return Some(slot(bucket, dead));
             }
             dead &= dead - 1;
         }
@@ -629,6 +647,11 @@ impl<A: Address> FlowTable<A> {
         let first = lock(a.min(b));
         (first, (a != b).then(|| lock(a.max(b))))
     }
+}
+
+/// The slot of the first of some lanes.
+fn slot(bucket: usize, lanes: u32) -> EntryId {
+    EntryId((bucket * LANES) as u32 + lanes.trailing_zeros())
 }
 
 /// The even version after that of `link`.

@@ -95,8 +95,8 @@ impl Pipeline {
                 Err(_) => {}
             }
         }
-        for prepared in &ahead.prepared {
-            match &prepared.asked {
+        for prepared in &mut ahead.prepared {
+            match &mut prepared.asked {
                 Asked::Nothing => {}
                 Asked::V4(opening) => ask_for_slots(state, opening),
                 Asked::V6(opening) => ask_for_slots(state, opening),
@@ -128,8 +128,8 @@ impl Pipeline {
     }
 }
 
-fn ask_for_slots<A: Family>(state: &State, opening: &Opening<'_, A>) {
+fn ask_for_slots<A: Family>(state: &State, opening: &mut Opening<'_, A>) {
     if let Ok(plan) = opening {
-        plan.prefetch(A::table(state));
+        plan.look_for_slots(A::table(state));
     }
 }

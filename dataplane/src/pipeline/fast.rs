@@ -15,6 +15,7 @@ use crate::{
     counters::WorkerCounters,
     flow::{ABSENT, FlowKey, NOWHERE, Open, OpenV4, OpenV6, Tick},
     id::PortId,
+    rewrite,
     snapshot::{Hop, MAC_BITS, Row, Snapshot},
     stage::judge,
     state::{Neighbors, State},
@@ -33,14 +34,14 @@ pub(super) struct FastPath {
 }
 
 /// What hits read. It changes between batches only.
-struct World {
-    state: Arc<State>,
+pub(super) struct World {
+    pub(super) state: Arc<State>,
     snapshot: Arc<Snapshot>,
     counters: Arc<WorkerCounters>,
     /// The next hops are those of this version.
     neighbors: u64,
     /// By the numbers of [`Adjacency`](crate::stage::plan::Adjacency).
-    hops: Vec<Hop>,
+    pub(super) hops: Vec<Hop>,
 }
 
 /// What a frame turned out to be: its place in the lane of IPv4, or, with this bit, of IPv6.
@@ -251,7 +252,7 @@ pub(super) fn process(
                 let first = (n, &frame, port, run.guess(n) == Some(ABSENT));
                 pipeline.look_ahead(&world.state, &mut ahead, std::iter::once(first).chain(later));
             }
-            pipeline.slow(&world.state, frame, port, ahead.at(n), now, out);
+            pipeline.slow(&world, frame, port, ahead.at(n), now, out);
         }
         world.counters.hits.add((run.done - slow) as u64);
     }
@@ -374,16 +375,10 @@ impl World {
             let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
                 return run.miss(n, frame);
             };
-            let Some([low, high]) = open.rewrite() else { return run.miss(n, frame) };
+            let Some(words) = open.rewrite() else { return run.miss(n, frame) };
             let h = frame.header_mut();
-            set_macs(h, hop, open.is_switched());
-            // TTL, protocol and header checksum, then the addresses and ports.
-            let old = u32::from_le_bytes([h[22], h[23], h[24], h[25]]);
-            let sum = add(!(old >> 16) & 0xffff, low as u32 & 0xffff);
-            let new = ((old & 0xffff) - u32::from(open.hops())) | !sum << 16;
-            put64(h, 22, low & !0xffff_ffff | u64::from(new));
-            put64(h, 30, high);
-            mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u32 & 0xffff);
+            hop.write_macs(h, open.is_switched());
+            rewrite::edit_v4(h, words, open.hops());
             open.touch(now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
@@ -431,17 +426,10 @@ impl World {
             let Some(tally) = tallies.get(tally).or_else(|| self.counters.tallies.get(tally)) else {
                 return run.miss(n, frame);
             };
-            let Some([a, b, c, d, rest]) = open.rewrite() else { return run.miss(n, frame) };
+            let Some(words) = open.rewrite() else { return run.miss(n, frame) };
             let h = frame.header_mut();
-            set_macs(h, hop, open.is_switched());
-            let proto = h[20];
-            h[21] -= open.hops();
-            put64(h, 22, a);
-            put64(h, 30, b);
-            put64(h, 38, c);
-            put64(h, 46, d);
-            h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
-            mend_transport(h, 54, proto, (rest >> 16) as u32 & 0xffff);
+            hop.write_macs(h, open.is_switched());
+            rewrite::edit_v6(h, words, open.hops());
             open.touch(now, len as u64);
             tally.packets.add(1);
             tally.bytes.add(len as u64);
@@ -518,53 +506,6 @@ fn set_aside(classes: &mut [u8; MOST], frames: &[u8], plain: u64) -> bool {
 }
 
 #[inline(always)]
-fn set_macs(h: &mut Header, hop: &Hop, keep_source: bool) {
-    if keep_source {
-        h[..6].copy_from_slice(&hop.macs.to_le_bytes()[..6]);
-    } else {
-        put64(h, 0, hop.macs);
-        h[8..12].copy_from_slice(&hop.src_mac_tail.to_le_bytes());
-    }
-}
-
-/// Mends the checksum of the TCP or UDP header at `at` (RFC 1624). A UDP checksum of zero means none and stays;
-/// one that comes out as zero is sent as all ones (RFC 768).
-#[inline(always)]
-fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
-    // TCP is 6 and UDP 17. They come in any order, so this is worked out, not branched on.
-    let at = (at + 6 + usize::from(proto & 2) * 5) % HEADER;
-    let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
-    let new = !add(!old & 0xffff, delta) as u16;
-    let new = if (new == 0) | (old == 0) { zero(proto, old, new) } else { new };
-    [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
-}
-
-/// The checksum to be sent when that before or after is zero.
-#[cold]
-#[inline(never)]
-fn zero(proto: u8, old: u32, new: u16) -> u16 {
-    match (proto, old) {
-        (17, 0) => 0,
-        (17, _) => 0xffff,
-        _ => new,
-    }
-}
-
-/// One's complement addition of two 16-bit numbers.
-#[inline(always)]
-fn add(a: u32, b: u32) -> u32 {
-    let sum = a + b;
-    (sum & 0xffff) + (sum >> 16)
-}
-
-#[inline(always)]
 fn le64(h: &Header, at: usize) -> u64 {
     h.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
-}
-
-#[inline(always)]
-fn put64(h: &mut Header, at: usize, word: u64) {
-    if let Some(place) = h.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
-        *place = word.to_le_bytes();
-    }
 }

@@ -26,15 +26,17 @@ use crate::{
     counters::WorkerCounters,
     flow::{FlowTable, Meta, Scope},
     id::PortId,
-    snapshot::{GATEWAY_MAC, PortRole, Snapshot},
+    rewrite::{self, Rewrite},
+    snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_word},
     stage::{
         plan::{self, Adjacency},
         spoof_guard,
     },
     state::State,
     time::Instant,
+    vector::Header,
     verdict::DropReason,
-    wire::{self, Address, L3, Mac, Packet, ParseError, Proto, tcp_flags},
+    wire::{self, Address, L3, Packet, ParseError, Proto, tcp_flags},
 };
 use std::sync::{Arc, atomic::Ordering};
 
@@ -48,14 +50,6 @@ pub struct Pipeline {
     fast: fast::FastPath,
     /// Where the next session looks for a place.
     hint: u32,
-}
-
-/// Where a frame goes next: a port and the MACs it gets.
-struct Way {
-    port: PortId,
-    mtu: u16,
-    dst_mac: Mac,
-    src_mac: Mac,
 }
 
 /// A frame in the pipeline, and what is known of it.
@@ -101,40 +95,46 @@ impl Pipeline {
     }
 
     /// Sends a rewritten frame of a session on.
-    fn forward(&self, mut frame: Frame, meta: &Meta, way: &Way, out: &mut Output) {
-        let bytes = frame.bytes_mut();
-        bytes[..6].copy_from_slice(&way.dst_mac.0);
-        if !meta.switched {
-            bytes[6..12].copy_from_slice(&way.src_mac.0);
-        }
+    fn forward(&self, mut frame: Frame, meta: &Meta, hop: &Hop, out: &mut Output) {
+        hop.write_macs(frame.header_mut(), meta.switched);
         let row = self.counters.tallies.at(meta.tally as usize);
         row.packets.add(1);
         row.bytes.add(frame.len() as u64);
-        out.push(way.port, frame);
+        out.push(hop.port, frame);
     }
 
-    /// Where an adjacency leads in this snapshot.
-    fn resolve(&self, adjacency: u32) -> Result<Way, DropReason> {
+    /// Where an adjacency leads in this snapshot; `hops` are those that hits go by.
+    fn resolve(&self, hops: &[Hop], adjacency: u32) -> Result<Hop, DropReason> {
+        match hops.get(adjacency as usize) {
+            Some(hop) if hop.mtu > 0 => Ok(*hop),
+            _ => self.resolve_now(adjacency),
+        }
+    }
+
+    /// The same for what may just have become known, or is not.
+    #[cold]
+    fn resolve_now(&self, adjacency: u32) -> Result<Hop, DropReason> {
+        let since = |port| self.snapshot.row(port).hop.since;
         match Adjacency::of(adjacency) {
             Adjacency::Port(port) => {
                 let port = self.snapshot.port(port).ok_or(DropReason::NoEndpoint)?;
-                Ok(Way { port: port.id, mtu: port.mtu, dst_mac: port.mac, src_mac: GATEWAY_MAC })
+                Ok(Hop::new(port.id, GATEWAY_MAC, port.mac, port.mtu, since(port.id)))
             }
             Adjacency::NextHop(id) => {
                 let (port, mac) = self.state.neighbors.get(id).ok_or(DropReason::NoRoute)?;
-                let dst_mac = mac.ok_or(DropReason::NeighborUnresolved)?;
+                let mac = mac.ok_or(DropReason::NeighborUnresolved)?;
                 let port = self.snapshot.port(port).ok_or(DropReason::NoRoute)?;
-                Ok(Way { port: port.id, mtu: port.mtu, dst_mac, src_mac: port.mac })
+                Ok(Hop::new(port.id, port.mac, mac, port.mtu, since(port.id)))
             }
         }
     }
 
     /// Whether the frame was sent to the gateway, or straight to where it goes. What an uplink brings was
     /// admitted by its MAC.
-    fn addressed(&self, arrival: &Arrival, way: &Way) -> bool {
+    fn addressed(&self, arrival: &Arrival, hop: &Hop) -> bool {
         let dst = arrival.packet.dst_mac;
         dst == GATEWAY_MAC
-            || dst == way.dst_mac
+            || mac_word(dst) == hop.dst_mac()
             || plan::scope(&self.snapshot, arrival.port) == Scope::UPLINKS
     }
 
@@ -152,6 +152,9 @@ trait Family: Address {
     fn asked(opening: Opening<'_, Self>) -> Asked<'_>;
 
     fn opening<'p, 's>(asked: &'p Asked<'s>) -> Option<&'p Opening<'s, Self>>;
+
+    /// Edits a plain packet.
+    fn edit(h: &mut Header, edit: &Rewrite<Self>, hops: u8);
 }
 
 impl Family for u32 {
@@ -166,6 +169,12 @@ impl Family for u32 {
     fn opening<'p, 's>(asked: &'p Asked<'s>) -> Option<&'p Opening<'s, Self>> {
         if let Asked::V4(opening) = asked { Some(opening) } else { None }
     }
+
+    #[inline]
+    fn edit(h: &mut Header, edit: &Rewrite<Self>, hops: u8) {
+        let [low, high, ..] = edit.words();
+        rewrite::edit_v4(h, [low, high], hops);
+    }
 }
 
 impl Family for u128 {
@@ -179,6 +188,11 @@ impl Family for u128 {
 
     fn opening<'p, 's>(asked: &'p Asked<'s>) -> Option<&'p Opening<'s, Self>> {
         if let Asked::V6(opening) = asked { Some(opening) } else { None }
+    }
+
+    #[inline]
+    fn edit(h: &mut Header, edit: &Rewrite<Self>, hops: u8) {
+        rewrite::edit_v6(h, edit.words(), hops);
     }
 }
 

@@ -5,16 +5,18 @@
 //! stages; if they let it pass, its session is committed and it goes on as a packet of that session.
 
 use super::{
-    Arrival, Family, Output, Pipeline, Way, admit,
+    Arrival, Family, Output, Pipeline, admit,
     ahead::{Asked, Opening, Prepared},
-    changes_state, has_session,
+    changes_state,
+    fast::World,
+    has_session,
 };
 use crate::{
     buf::Frame,
     flow::{Direction, FlowKey, Found, Tick},
     id::{Generation, PortId, RuleId},
     rewrite::{Rewrite, Tuple},
-    snapshot::{GATEWAY_MAC, PortRole, Snapshot},
+    snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_of},
     stage::{
         self, First, Stop,
         commit::{self, Committed},
@@ -47,7 +49,7 @@ impl Pipeline {
     #[inline(never)]
     pub(super) fn slow(
         &mut self,
-        state: &State,
+        world: &World,
         frame: Frame,
         port: PortId,
         prepared: Option<&Prepared<'_>>,
@@ -66,8 +68,8 @@ impl Pipeline {
             return self.local(arrival, now, out);
         }
         match arrival.packet.l3 {
-            L3::V4 => self.routed(state, arrival, u32::opening(asked), now, out),
-            L3::V6 => self.routed(state, arrival, u128::opening(asked), now, out),
+            L3::V4 => self.routed(world, arrival, u32::opening(asked), now, out),
+            L3::V6 => self.routed(world, arrival, u128::opening(asked), now, out),
             L3::Arp | L3::Other => {
                 self.drop_frame(arrival.port, DropReason::UnsupportedProtocol, arrival.frame);
             }
@@ -76,12 +78,13 @@ impl Pipeline {
 
     fn routed<A: Family>(
         &mut self,
-        state: &State,
+        world: &World,
         mut arrival: Arrival,
         mut opening: Option<&Opening<'_, A>>,
         now: Instant,
         out: &mut Output,
     ) {
+        let state = &*world.state;
         let Some(tuple) = Tuple::of(&arrival.packet).to::<A>() else {
             return self.drop_frame(arrival.port, DropReason::Malformed, arrival.frame);
         };
@@ -93,11 +96,11 @@ impl Pipeline {
             if opening.is_none_or(Result::is_err)
                 && let Some(found) = key(&arrival.packet).and_then(|key| A::table(state).find(&key))
             {
-                match self.hit(arrival, &found, now, out) {
+                match self.hit(world, arrival, &found, now, out) {
                     Some(back) => arrival = back,
                     None => return,
                 }
-                match self.known(arrival, &found, now, out) {
+                match self.known(world, arrival, &found, now, out) {
                     Known::Done => return,
                     Known::Ended(back) => arrival = back,
                     Known::Expired(back, router) => {
@@ -122,7 +125,7 @@ impl Pipeline {
                 Err(stop) => Err(*stop),
             };
             match committed {
-                Ok(Committed::New(found)) => return self.opened(arrival, &found, now, out),
+                Ok(Committed::New(found)) => return self.opened(world, arrival, &found, now, out),
                 Ok(Committed::Lost) => {}
                 // What ran out, a packet needs no more that another has opened the connection for since.
                 Err(_) if ahead && opening.is_ok() => {}
@@ -135,6 +138,7 @@ impl Pipeline {
     /// Forwards a frame by its entry, or gives it back: a hit by a packet that is not plain, as an echo is.
     fn hit<A: Family>(
         &self,
+        world: &World,
         mut arrival: Arrival,
         found: &Found<A>,
         now: Instant,
@@ -148,19 +152,26 @@ impl Pipeline {
             && !packet.options
             && packet.ttl > meta.hops
             && !changes_state(packet);
-        let way = if usable { self.resolve(meta.adjacency).ok() } else { None };
-        let fits = |way: &Way| packet.ip_len() <= usize::from(way.mtu) && self.addressed(&arrival, way);
-        let Some(way) = way.filter(fits) else { return Some(arrival) };
+        let hop = if usable { self.resolve(&world.hops, meta.adjacency).ok() } else { None };
+        let fits = |hop: &Hop| packet.ip_len() <= usize::from(hop.mtu) && self.addressed(&arrival, hop);
+        let Some(hop) = hop.filter(fits) else { return Some(arrival) };
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
         A::table(&self.state).touch(found.entry, Tick::of(now), true, arrival.frame.len());
         self.counters.hits.add(1);
-        self.forward(arrival.frame, meta, &way, out);
+        self.forward(arrival.frame, meta, &hop, out);
         None
     }
 
     /// A packet of a session.
     #[inline(never)]
-    fn known<A: Family>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output) -> Known {
+    fn known<A: Family>(
+        &self,
+        world: &World,
+        arrival: Arrival,
+        found: &Found<A>,
+        now: Instant,
+        out: &mut Output,
+    ) -> Known {
         let state = &*self.state;
         let mut place = state.sessions.lock(found.meta.session);
         let Some(mut record) = place.get().filter(|r| r.is_v4 == (A::LEN == 4)) else {
@@ -187,7 +198,7 @@ impl Pipeline {
         };
         if stale && judge::judge_again(state, &self.snapshot, &mut place, &mut record) == Judged::Gone {
             let rewrite = found.rewrite;
-            let way = self.resolve(found.meta.adjacency).ok();
+            let way = self.resolve(&world.hops, found.meta.adjacency).ok();
             commit::end(state, &mut place);
             // A SYN that is sent again may as well reach a new member.
             if packet.proto != Proto::TCP || anew {
@@ -207,7 +218,7 @@ impl Pipeline {
             self.drop_frame(arrival.port, denial.reason(), arrival.frame);
             return Known::Done;
         }
-        let way = match self.resolve(found.meta.adjacency) {
+        let way = match self.resolve(&world.hops, found.meta.adjacency) {
             Ok(way) => way,
             Err(reason) => {
                 self.drop_frame(arrival.port, reason, arrival.frame);
@@ -286,13 +297,24 @@ impl Pipeline {
     }
 
     /// Sends the packet on that opened a session.
-    fn opened<A: Family>(&self, arrival: Arrival, found: &Found<A>, now: Instant, out: &mut Output) {
+    fn opened<A: Family>(
+        &self,
+        world: &World,
+        arrival: Arrival,
+        found: &Found<A>,
+        now: Instant,
+        out: &mut Output,
+    ) {
         let Arrival { mut frame, packet, port } = arrival;
         A::table(&self.state).touch(found.entry, Tick::of(now), !changes_state(&packet), frame.len());
-        match self.resolve(found.meta.adjacency) {
-            Ok(way) => {
-                found.rewrite.apply(frame.bytes_mut(), &packet, found.meta.hops);
-                self.forward(frame, &found.meta, &way, out);
+        match self.resolve(&world.hops, found.meta.adjacency) {
+            Ok(hop) => {
+                if matches!(packet.proto, Proto::TCP | Proto::UDP) && !packet.options {
+                    A::edit(frame.header_mut(), &found.rewrite, found.meta.hops);
+                } else {
+                    found.rewrite.apply(frame.bytes_mut(), &packet, found.meta.hops);
+                }
+                self.forward(frame, &found.meta, &hop, out);
             }
             Err(reason) => self.drop_frame(port, reason, frame),
         }
@@ -368,7 +390,7 @@ impl Pipeline {
         &self,
         about: &Arrival,
         rewrite: &Rewrite<A>,
-        way: Option<Way>,
+        way: Option<Hop>,
         out: &mut Output,
     ) {
         let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
@@ -377,7 +399,7 @@ impl Pipeline {
             let ends = tcp::Ends {
                 from: (rewrite.src.ip(), rewrite.sport),
                 to: (rewrite.dst.ip(), rewrite.dport),
-                macs: (way.src_mac, way.dst_mac),
+                macs: (mac_of(way.src_mac()), mac_of(way.dst_mac())),
             };
             self.emit(way.port, out, |out| tcp::reset_onward(frame, packet, &ends, out));
         }

@@ -5,6 +5,7 @@ use super::{GATEWAY_MAC, PortRole, Snapshot};
 use crate::{
     id::{Generation, PortId, ServerId},
     table::lpm::Lpm,
+    vector::Header,
     wire::Mac,
 };
 use std::net::IpAddr;
@@ -44,11 +45,32 @@ impl Hop {
     pub fn dst_mac(&self) -> u64 {
         self.macs & MAC_BITS
     }
+
+    /// The source MAC, likewise.
+    pub fn src_mac(&self) -> u64 {
+        self.macs >> 48 | u64::from(self.src_mac_tail) << 16
+    }
+
+    /// Gives a frame its MACs.
+    #[inline(always)]
+    pub fn write_macs(&self, h: &mut Header, keep_source: bool) {
+        if keep_source {
+            h[..6].copy_from_slice(&self.macs.to_le_bytes()[..6]);
+        } else {
+            h[..8].copy_from_slice(&self.macs.to_le_bytes());
+            h[8..12].copy_from_slice(&self.src_mac_tail.to_le_bytes());
+        }
+    }
 }
 
 /// A MAC as it stands in a frame, the first byte lowest.
 pub const fn mac_word(mac: Mac) -> u64 {
     mac.to_u64().swap_bytes() >> 16
+}
+
+/// The MAC that a word is.
+pub const fn mac_of(word: u64) -> Mac {
+    Mac::from_u64((word << 16).swap_bytes())
 }
 
 /// A port, for the fast path.

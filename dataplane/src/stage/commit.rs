@@ -63,8 +63,8 @@ pub fn commit<A: Address>(
         }
         let reply = plan::reply(source, plan.dst, original);
         let Some((forward, reverse)) = course.edits::<A, A>(original, &reply) else { break };
-        let (opening, answers) = plan.key_hashes;
-        let answers = if source.1 == plan.source.1 { answers } else { table.hash(&reverse.0) };
+        let (opening, answers) = plan.spots;
+        let answers = if source.1 == plan.source.1 { answers } else { table.hash(&reverse.0).into() };
         let inserted = table.insert_pair(
             (&forward.0, &forward.1, &metas.0),
             (&reverse.0, &reverse.1, &metas.1),

@@ -7,7 +7,7 @@
 use super::{First, Next, Path, Source};
 use crate::{
     counters::TallyKey,
-    flow::{FlowKey, FlowTable, Meta, Scope, SessionId},
+    flow::{FlowKey, FlowTable, Meta, Scope, SessionId, Spot},
     id::{Generation, IdentityId, NeighborId, PortId, ServerId},
     rewrite::{Rewrite, Tuple},
     snapshot::Snapshot,
@@ -127,8 +127,8 @@ pub struct Plan<'s, A> {
     pub identities: (IdentityId, IdentityId),
     /// The hash of its first packet's tuple.
     pub hash: u64,
-    /// The hashes of its first packet's key, and of the key that answers will probably have.
-    pub key_hashes: (u64, u64),
+    /// Where the entry of its first packet's key goes, and that of the key that answers will probably have.
+    pub spots: (Spot, Spot),
 }
 
 impl<'s, A: Address> Plan<'s, A> {
@@ -163,14 +163,15 @@ impl<'s, A: Address> Plan<'s, A> {
             server: path.server,
             identities: path.identities,
             hash: first.hash,
-            key_hashes: (key_hash, answers.map_or(0, |key| table.prefetch(&key))),
+            spots: (key_hash.into(), answers.map_or(0, |key| table.prefetch(&key)).into()),
         })
     }
 
-    /// Asks for the entries that a commit will probably write.
-    pub fn prefetch(&self, table: &FlowTable<A>) {
-        table.prefetch_slot(self.key_hashes.0);
-        table.prefetch_slot(self.key_hashes.1);
+    /// Looks for the slots that a commit will probably take, and asks for them.
+    pub fn look_for_slots(&mut self, table: &FlowTable<A>) {
+        for spot in [&mut self.spots.0, &mut self.spots.1] {
+            *spot = table.look_for_slot(spot.hash);
+        }
     }
 }
 

@@ -1,16 +1,11 @@
 //! What an entry of the flow table says, and how its words say it.
 
 use crate::{
-    flow::{
-        SessionId,
-        key::{ports_from, ports_word},
-    },
+    flow::SessionId,
     id::Generation,
     pages::Line,
-    rewrite::Rewrite,
     sync::{AtomicU64, Ordering, fence},
     time::{Duration, Instant},
-    wire::{Address, checksum::Delta},
 };
 
 /// What an entry says beside its rewrite.
@@ -223,33 +218,5 @@ pub(super) fn meta_from(output: u64, link: u64) -> Meta {
         generation: Generation((output >> 32) as u32),
         session: SessionId((link >> 16) as u32 & 0xfff_ffff),
         tally: (link >> 44) as u32,
-    }
-}
-
-/// A rewrite as it is applied: addresses and ports as they stand in a packet, sums in the same order.
-pub(super) fn rewrite_words<A: Address>(r: &Rewrite<A>) -> [u64; 5] {
-    let (src, dst, ports) = (r.src.wire(), r.dst.wire(), ports_word(r.sport, r.dport));
-    let deltas = u64::from(r.l3.0.swap_bytes()) | u64::from(r.l4.0.swap_bytes()) << 16;
-    if A::LEN == 4 {
-        [deltas | src[0] << 32, dst[0] | ports << 32, 0, 0, 0]
-    } else {
-        [src[0], src[1], dst[0], dst[1], deltas | ports << 32]
-    }
-}
-
-pub(super) fn rewrite_from<A: Address>(words: &[u64]) -> Rewrite<A> {
-    let (src, dst, deltas, ports) = match *words {
-        [a, b] => ([a >> 32, 0], [b & 0xffff_ffff, 0], a, b >> 32),
-        [a, b, c, d, rest] => ([a, b], [c, d], rest, rest >> 32),
-        _ => ([0; 2], [0; 2], 0, 0),
-    };
-    let (sport, dport) = ports_from(ports);
-    Rewrite {
-        src: A::from_wire(src),
-        dst: A::from_wire(dst),
-        sport,
-        dport,
-        l3: Delta((deltas as u16).swap_bytes()),
-        l4: Delta(((deltas >> 16) as u16).swap_bytes()),
     }
 }

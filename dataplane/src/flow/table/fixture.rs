@@ -68,8 +68,13 @@ pub(super) fn insert<A: Address>(
     generation: u32,
 ) -> Result<(EntryId, EntryId), Taken<A>> {
     let (f, r) = (value(forward, generation), value(reverse, generation));
-    let hashes = (table.hash(forward), table.hash(reverse));
-    table.insert_pair((forward, &f.0, &f.1), (reverse, &r.0, &r.1), hashes, Tick(7))
+    // Sometimes it was looked for what may have changed since.
+    let spot = |key| match table.hash(key) {
+        hash if generation.is_multiple_of(2) => table.look_for_slot(hash),
+        hash => Spot::from(hash),
+    };
+    let spots = (spot(forward), spot(reverse));
+    table.insert_pair((forward, &f.0, &f.1), (reverse, &r.0, &r.1), spots, Tick(7))
 }
 
 pub(super) fn overflows<A: Address>(table: &FlowTable<A>) -> u32 {

@@ -59,7 +59,7 @@ macro_rules! opens {
                 let got =
                     (open.generation(), open.adjacency(), open.hops(), open.is_switched(), open.tally());
                 assert_eq!(got, (meta.generation, meta.adjacency, meta.hops, meta.switched, meta.tally));
-                Some(Found { entry: EntryId(guess[0]), rewrite: rewrite_from(&rewrite), meta })
+                Some(Found { entry: EntryId(guess[0]), rewrite: Rewrite::from_words(&rewrite), meta })
             }
         }
     };
@@ -432,8 +432,8 @@ where
     let meta = Meta { forward: true, ..meta };
     let (back, back_meta) = value(&connection.reverse, 1);
     let pair = ((&connection.forward, &rewrite, &meta), (&connection.reverse, &back, &back_meta));
-    let hashes = (table.hash(&connection.forward), table.hash(&connection.reverse));
-    let entry = table.insert_pair(pair.0, pair.1, hashes, Tick(7)).unwrap().0;
+    let spots = (table.hash(&connection.forward).into(), table.hash(&connection.reverse).into());
+    let entry = table.insert_pair(pair.0, pair.1, spots, Tick(7)).unwrap().0;
     let forward = connection.forward;
     let second = value(&forward, 3);
     let second_meta = Meta { forward: true, ..second.1 };
