@@ -5,6 +5,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    net::IpAddr,
     sync::mpsc,
 };
 use supernet_dataplane::{
@@ -197,7 +198,7 @@ fn deciding_on_a_connection_neither_allocates_nor_frees() {
     let snapshot = vips.build().succeed(&Snapshot::default());
     let state = State::new(Config { sessions: 64, ..Config::default() });
     let first = |ingress, src: &str, dst: &str| {
-        let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+        let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
         let tuple = Tuple { src, dst, proto: Proto::TCP, sport: 4000, dport: 80 };
         let (ttl, hash) = (64, tuple.flow_hash(1));
         First { ingress: PortId(ingress), tuple, ttl, dst_mac: GATEWAY_MAC, hash, echo: false }
