@@ -8,7 +8,7 @@
 //! How far it goes is a constant, so that each step can be measured with those before it.
 
 use crate::{
-    frame::{KEY, SEEDS, SUM, UDP},
+    frame::{FLAGS, KEY, SEEDS, TCP, UDP, sum_at},
     machine,
     table::{Entry, Table},
 };
@@ -115,7 +115,9 @@ pub unsafe fn run<const STEP: u8>(
                 // SAFETY: the index is in the ring, and a prefetch touches nothing.
                 unsafe {
                     let next = ring.get_unchecked(n.min(ring.len() - 1));
+                    // TCP's flags and checksum lie in the second line.
                     _mm_prefetch::<_MM_HINT_ET0>(frames.at(next.offset).cast());
+                    _mm_prefetch::<_MM_HINT_ET0>(frames.at(next.offset).add(64).cast());
                 }
             }
             // SAFETY: the ring is whole batches.
@@ -167,7 +169,7 @@ pub unsafe fn run<const STEP: u8>(
 /// Headers are read in rows, a packet's 16 bytes a row, and turned into columns, a field of all packets a register.
 #[inline(always)]
 unsafe fn validate_and_hash(frames: &Frames, lanes: &[Descriptor; LANES], hashes: *mut __m512i) -> u16 {
-    // SAFETY: all reads are of headers of frames, within the first 62 bytes, or of the descriptors.
+    // SAFETY: all reads are of headers of frames, within the first 70 bytes, or of the descriptors.
     unsafe {
         let bytes = |n: usize, at: usize| _mm_loadu_si128(frames.at(lanes[n].offset).add(at).cast());
         let rows = |n: [usize; 4], at: usize| {
@@ -185,9 +187,11 @@ unsafe fn validate_and_hash(frames: &Frames, lanes: &[Descriptor; LANES], hashes
         let type_version = _mm512_unpacklo_epi64(low01, low23);
         let flow_length = _mm512_unpackhi_epi64(low01, low23);
         let protocol_hops = _mm512_unpacklo_epi64(high01, high23);
-        let [r0, r1, r2, r3] = spread(46);
+        let [r0, r1, r2, r3] = spread(54);
+        let (low01, low23) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpacklo_epi32(r2, r3));
         let (high01, high23) = (_mm512_unpackhi_epi32(r0, r1), _mm512_unpackhi_epi32(r2, r3));
-        let udp_length_sum = _mm512_unpackhi_epi64(high01, high23);
+        let udp_length_sum = _mm512_unpackhi_epi64(low01, low23);
+        let tcp_length_flags = _mm512_unpackhi_epi64(high01, high23);
 
         let odd_words = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
         let [first, second] = [0, 8].map(|n| _mm512_loadu_si512(lanes.as_ptr().add(n).cast()));
@@ -201,12 +205,19 @@ unsafe fn validate_and_hash(frames: &Frames, lanes: &[Descriptor; LANES], hashes
         let len = _mm512_and_si512(len_ingress, low16);
         let protocol = _mm512_and_si512(protocol_hops, all(0xff));
         let is_ipv6 = _mm512_and_si512(type_version, all(0x00f0_ffff));
+        let is_tcp = _mm512_cmpeq_epi32_mask(protocol, all(TCP.into()));
+        let is_udp = _mm512_cmpeq_epi32_mask(protocol, all(UDP.into()));
+        // Bytes of the TCP header: four times the upper half of the first byte.
+        let tcp = _mm512_and_si512(_mm512_srli_epi32::<2>(tcp_length_flags), all(0x3c));
+        let header = _mm512_mask_mov_epi32(udp, is_tcp, tcp);
+        let least = _mm512_mask_mov_epi32(all(8), is_tcp, all(20));
         let odd = _mm512_cmpneq_epi32_mask(is_ipv6, all(0x0060_dd86))
-            | _mm512_cmpneq_epi32_mask(protocol, all(UDP.into()))
+            | !(is_tcp | is_udp)
+            | _mm512_mask_test_epi32_mask(is_tcp, tcp_length_flags, all(i32::from(FLAGS) << 8))
             | _mm512_testn_epi32_mask(protocol_hops, all(0xfe00))
             | _mm512_cmpgt_epu32_mask(_mm512_add_epi32(payload, all(54)), len)
-            | _mm512_cmplt_epu32_mask(udp, all(8))
-            | _mm512_cmpgt_epu32_mask(udp, payload);
+            | _mm512_cmplt_epu32_mask(header, least)
+            | _mm512_cmpgt_epu32_mask(header, payload);
 
         let scope = _mm512_or_si512(protocol, _mm512_andnot_si512(low16, len_ingress));
         let [s0, s1] =
@@ -246,7 +257,7 @@ unsafe fn has_key(entry: *const Entry, frame: *const u8, descriptor: &Descriptor
 /// Addresses, ports, hop limit, MACs, and the checksum by what the first two change.
 #[inline(always)]
 unsafe fn rewrite(frame: *mut u8, entry: &Entry, context: &Context) {
-    // SAFETY: all of it lies in the frame's first 62 bytes; loads and stores need no alignment.
+    // SAFETY: all of it lies in the frame's first 72 bytes; loads and stores need no alignment.
     unsafe {
         let edit = entry.edit.as_ptr();
         // Length, protocol and hop limit stand before the addresses: written with them, one hop less.
@@ -260,18 +271,14 @@ unsafe fn rewrite(frame: *mut u8, entry: &Entry, context: &Context) {
         let behind = frame.add(12).cast::<i32>().read_unaligned();
         _mm_storeu_si128(frame.cast(), _mm_insert_epi32::<3>(macs, behind));
 
-        let at = frame.add(SUM).cast::<u16>();
+        let proto = frame.add(20).read();
+        let at = frame.add(sum_at(proto)).cast::<u16>();
         let old = at.read_unaligned();
         let sum = u32::from(!old) + u32::from(entry.sum_delta);
         let new = !((sum & 0xffff) + (sum >> 16)) as u16;
-        // Zero says that there is none; a sum that comes out as zero is written as its other form.
-        at.write_unaligned(if old == 0 {
-            0
-        } else if new == 0 {
-            0xffff
-        } else {
-            new
-        });
+        // To UDP, zero says that there is none; a sum that comes out as zero is written as its other form.
+        let new = if (old == 0 || new == 0) && proto == UDP { if old == 0 { 0 } else { 0xffff } } else { new };
+        at.write_unaligned(new);
     }
 }
 

@@ -28,7 +28,7 @@ pub fn run() {
     let mut refused = 0;
     for n in 0..BATCH {
         let offset = ring[n].offset;
-        for bit in 12 * 8..62 * 8 {
+        for bit in 12 * 8..72 * 8 {
             frames.frame(offset)[bit / 8] ^= 1 << (bit % 8);
             let expected = !frame::is_plain(frames.frame(offset), frame::LEN);
             assert_eq!(chain::validate_and_hash_all(&frames, &ring)[n].1, expected, "packet {n} bit {bit}");

@@ -1,12 +1,14 @@
 //! Frames and connections, in plain code: what goes in, what must come out, and the twins of the vector pass.
 //!
 //! ```text
-//!   0         12   14          18    20  21   22        38        54      58    60    62        84
+//!   0         12   14          18     20  21   22        38        54      58    60    62        84
 //!   MACs      type version ... length UDP hops source    destination ports  length sum  payload
-//!                              └──────────────── key, 40 bytes ────────────┘
+//!                                     TCP                             sequence  ...  flags (66)  sum (70)
+//!                              └───────────────── key, 40 bytes ────────────┘
 //! ```
-//! All headers lie in a frame's first cache line. The key is the frame's bytes 18 to 58, with the ingress port and
-//! the protocol in place of length, protocol and hop limit.
+//! Half of the connections are TCP, half UDP. All that is read of UDP lies in a frame's first cache line; TCP's flags
+//! and checksum lie in the second. The key is the frame's bytes 18 to 58, with the ingress port and the protocol in
+//! place of length, protocol and hop limit.
 
 use core::arch::x86_64::*;
 
@@ -15,15 +17,23 @@ pub const LEN: usize = 84;
 /// Where the key begins.
 pub const KEY: usize = 18;
 pub const KEY_LEN: usize = 40;
+pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
-/// Where the UDP checksum is.
-pub const SUM: usize = 60;
-const UDP_LEN: usize = LEN - 54;
+/// TCP's flags that open and close: FIN, SYN, RST.
+pub const FLAGS: u8 = 0x07;
+const TRANSPORT_LEN: usize = LEN - 54;
+
+/// Where the checksum is, without a branch: packets come in any order.
+#[inline(always)]
+pub fn sum_at(proto: u8) -> usize {
+    70 - usize::from(proto & 1) * 10
+}
 const HOPS: u8 = 64;
 
 /// One direction of a connection, as a packet has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuple {
+    pub proto: u8,
     pub src: u128,
     pub dst: u128,
     pub sport: u16,
@@ -45,17 +55,18 @@ pub fn connection(n: u32, back: bool) -> (Tuple, Tuple) {
     let egress = in_pool(0x98, u128::from(n / 60_000));
     // 65,536 clients, each with several connections; egress addresses have 60,000 each.
     let (sport, claimed) = (1024 + (n >> 16) as u16 * 7, 1024 + (n % 60_000) as u16);
-    let asks = Tuple { src: client, dst: server, sport, dport: 80, ingress: segment as u16 };
-    let sent = Tuple { src: egress, dst: member, sport: claimed, dport: 8080, ingress: 0 };
+    let proto = if n & 1 == 0 { TCP } else { UDP };
+    let asks = Tuple { proto, src: client, dst: server, sport, dport: 80, ingress: segment as u16 };
+    let sent = Tuple { proto, src: egress, dst: member, sport: claimed, dport: 8080, ingress: 0 };
     let answer =
-        |t: Tuple, ingress| Tuple { src: t.dst, dst: t.src, sport: t.dport, dport: t.sport, ingress };
+        |t: Tuple, ingress| Tuple { src: t.dst, dst: t.src, sport: t.dport, dport: t.sport, ingress, ..t };
     if back { (answer(sent, 0xfff), answer(asks, 0)) } else { (asks, sent) }
 }
 
 /// The key of packets with this tuple.
 pub fn key(t: &Tuple) -> [u8; KEY_LEN] {
     let mut key = [0; KEY_LEN];
-    key[0] = UDP;
+    key[0] = t.proto;
     key[2..4].copy_from_slice(&t.ingress.to_le_bytes());
     key[4..20].copy_from_slice(&t.src.to_be_bytes());
     key[20..36].copy_from_slice(&t.dst.to_be_bytes());
@@ -71,25 +82,33 @@ pub fn write(frame: &mut [u8], t: &Tuple) {
     frame[12..14].copy_from_slice(&[0x86, 0xdd]);
     frame[14] = 0x60;
     frame[KEY..54 + 4].copy_from_slice(&key(t));
-    frame[18..20].copy_from_slice(&(UDP_LEN as u16).to_be_bytes());
-    (frame[20], frame[21]) = (UDP, HOPS);
-    frame[58..60].copy_from_slice(&(UDP_LEN as u16).to_be_bytes());
-    frame[70..72].copy_from_slice(&[0x12, 0x34]);
-    let sum = !folded(udp_sum(frame));
-    frame[SUM..62].copy_from_slice(&(if sum == 0 { 0xffff } else { sum }).to_be_bytes());
+    frame[18..20].copy_from_slice(&(TRANSPORT_LEN as u16).to_be_bytes());
+    (frame[20], frame[21]) = (t.proto, HOPS);
+    if t.proto == UDP {
+        frame[58..60].copy_from_slice(&(TRANSPORT_LEN as u16).to_be_bytes());
+    } else {
+        (frame[66], frame[67]) = (0x50, 0x10);
+    }
+    frame[76..78].copy_from_slice(&[0x12, 0x34]);
+    let (sum, at) = (!folded(transport_sum(frame)), sum_at(t.proto));
+    let sum = if sum == 0 && t.proto == UDP { 0xffff } else { sum };
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Whether a frame is what it should have become: addresses and ports, one hop less, the whole checksum.
 pub fn is_rewritten(frame: &[u8], to: &Tuple) -> bool {
     let same = frame[KEY + 4..58] == key(to)[4..];
-    same && frame[20..22] == [UDP, HOPS - 1] && frame[..2] == [2, 1] && folded(udp_sum(frame)) == 0xffff
+    same
+        && frame[20..22] == [to.proto, HOPS - 1]
+        && frame[..2] == [2, 1]
+        && folded(transport_sum(frame)) == 0xffff
 }
 
-/// The sum of the pseudo header (RFC 8200, 8.1) and the datagram.
-fn udp_sum(frame: &[u8]) -> u32 {
+/// The sum of the pseudo header (RFC 8200, 8.1) and the transport packet.
+fn transport_sum(frame: &[u8]) -> u32 {
     let words =
         |bytes: &[u8]| bytes.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>();
-    words(&frame[22..54]) + UDP_LEN as u32 + u32::from(UDP) + words(&frame[54..LEN])
+    words(&frame[22..54]) + TRANSPORT_LEN as u32 + u32::from(frame[20]) + words(&frame[54..LEN])
 }
 
 fn folded(mut sum: u32) -> u16 {
@@ -99,7 +118,7 @@ fn folded(mut sum: u32) -> u16 {
     sum as u16
 }
 
-/// What turning `from` into `to` adds to the UDP checksum's complement (RFC 1624), in the byte order of memory.
+/// What turning `from` into `to` adds to the checksum's complement (RFC 1624), in the byte order of memory.
 /// The hop limit is in no checksum.
 pub fn sum_delta(from: &Tuple, to: &Tuple) -> u16 {
     let words = |key: [u8; KEY_LEN], flip: u16| {
@@ -108,12 +127,18 @@ pub fn sum_delta(from: &Tuple, to: &Tuple) -> u16 {
     folded(words(key(from), 0xffff) + words(key(to), 0))
 }
 
-/// Whether a frame may take the fast path: IPv6 without extension headers, UDP, lengths that fit, and two hops left.
+/// Whether a frame may take the fast path: IPv6 without extension headers, UDP, or TCP that neither opens nor closes,
+/// lengths that fit, and two hops left.
 pub fn is_plain(frame: &[u8], len: usize) -> bool {
     let be16 = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
-    let (payload, udp) = (be16(18), be16(58));
-    let headers = be16(12) == 0x86dd && frame[14] >> 4 == 6 && frame[20] == UDP && frame[21] >= 2;
-    headers && payload + 54 <= len && (8..=payload).contains(&udp)
+    let payload = be16(18);
+    let headers = be16(12) == 0x86dd && frame[14] >> 4 == 6 && frame[21] >= 2;
+    let transport = match frame[20] {
+        UDP => (8..=payload).contains(&be16(58)),
+        TCP => (20..=payload).contains(&(usize::from(frame[66] >> 4) * 4)) && frame[67] & FLAGS == 0,
+        _ => false,
+    };
+    headers && payload + 54 <= len && transport
 }
 
 /// The hash's round keys.

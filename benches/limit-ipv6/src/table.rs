@@ -14,7 +14,7 @@ use core::arch::x86_64::*;
 #[repr(C, align(128))]
 pub struct Entry {
     pub key: [u8; KEY_LEN],
-    /// What the rewrite does to the UDP checksum.
+    /// What the rewrite does to the checksum.
     pub sum_delta: u16,
     pub next_hop: u16,
     pub out: u16,
