@@ -215,11 +215,11 @@ impl<A: Address> Rewrite<A> {
 pub fn edit_v4(h: &mut Header, [low, high]: [u64; 2], hops: u8) {
     // TTL, protocol and header checksum, then the addresses and ports.
     let old = u32::from_le_bytes([h[22], h[23], h[24], h[25]]);
-    let sum = add(!(old >> 16) & 0xffff, low as u32 & 0xffff);
-    let new = ((old & 0xffff) - u32::from(hops)) | !sum << 16;
+    let sum = !add(!((old >> 16) as u16), low as u16);
+    let new = ((old & 0xffff) - u32::from(hops)) | u32::from(sum) << 16;
     put64(h, 22, low & !0xffff_ffff | u64::from(new));
     put64(h, 30, high);
-    mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u32 & 0xffff);
+    mend_transport(h, 34, (old >> 8) as u8, (low >> 16) as u16);
 }
 
 /// The same for a plain IPv6 packet (untagged, no extension headers, TCP or UDP).
@@ -232,17 +232,17 @@ pub fn edit_v6(h: &mut Header, [a, b, c, d, rest]: [u64; 5], hops: u8) {
     put64(h, 38, c);
     put64(h, 46, d);
     h[54..58].copy_from_slice(&((rest >> 32) as u32).to_le_bytes());
-    mend_transport(h, 54, proto, (rest >> 16) as u32 & 0xffff);
+    mend_transport(h, 54, proto, (rest >> 16) as u16);
 }
 
 /// Mends the checksum of the TCP or UDP header at `at` (RFC 1624). A UDP checksum of zero means none and stays;
 /// one that comes out as zero is sent as all ones (RFC 768).
 #[inline(always)]
-fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
+fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u16) {
     // TCP is 6 and UDP 17. They come in any order, so this is worked out, not branched on.
     let at = (at + 6 + usize::from(proto & 2) * 5) % HEADER;
-    let old = u32::from(u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]));
-    let new = !add(!old & 0xffff, delta) as u16;
+    let old = u16::from_le_bytes([h[at], h[(at + 1) % HEADER]]);
+    let new = !add(!old, delta);
     let new = if (new == 0) | (old == 0) { zero(proto, old, new) } else { new };
     [h[at], h[(at + 1) % HEADER]] = new.to_le_bytes();
 }
@@ -250,7 +250,7 @@ fn mend_transport(h: &mut Header, at: usize, proto: u8, delta: u32) {
 /// The checksum to be sent when that before or after is zero.
 #[cold]
 #[inline(never)]
-fn zero(proto: u8, old: u32, new: u16) -> u16 {
+fn zero(proto: u8, old: u16, new: u16) -> u16 {
     match (proto, old) {
         (17, 0) => 0,
         (17, _) => 0xffff,
@@ -258,11 +258,11 @@ fn zero(proto: u8, old: u32, new: u16) -> u16 {
     }
 }
 
-/// One's complement addition of two 16-bit numbers.
+/// One's complement addition.
 #[inline(always)]
-fn add(a: u32, b: u32) -> u32 {
-    let sum = a + b;
-    (sum & 0xffff) + (sum >> 16)
+fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
 }
 
 #[inline(always)]
