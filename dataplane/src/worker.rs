@@ -8,6 +8,8 @@
 //! what there is to do and says when it wants to be called again. Snapshots are picked up between batches and never
 //! freed in the packet path (`handover`).
 
+mod receivers;
+
 use crate::{
     buf::{Frame, Pool},
     counters::{Counters, WorkerCounters},
@@ -23,6 +25,7 @@ use crate::{
     verdict::DropReason,
 };
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use receivers::Receivers;
 use std::{
     fmt, io,
     os::fd::BorrowedFd,
@@ -281,16 +284,12 @@ pub struct Worker {
     commands: Receiver<Command>,
     pipeline: Pipeline,
     counters: Arc<WorkerCounters>,
-    receivers: Vec<(PortId, Box<dyn Receive>)>,
+    receivers: Receivers,
     /// Indexed by port.
     senders: Vec<Option<Box<dyn Transmit>>>,
     frames: Vec<Frame>,
     ports: Vec<PortId>,
     output: Output,
-    /// The receiver to begin with, so that every port has its turn.
-    turn: usize,
-    /// How many frames it may bring before the next has its turn: more than none.
-    share: usize,
     swept: Instant,
     /// Buckets whose turn to be swept has come.
     to_sweep: usize,
@@ -308,13 +307,11 @@ impl Worker {
             commands,
             pipeline,
             counters,
-            receivers: Vec::new(),
+            receivers: Receivers::default(),
             senders: Vec::new(),
             frames: Vec::with_capacity(BATCH),
             ports: Vec::with_capacity(BATCH),
             output: Output::default(),
-            turn: 0,
-            share: BATCH,
             swept: Instant::ZERO,
             to_sweep: 0,
             ask_at: Instant::ZERO,
@@ -329,7 +326,7 @@ impl Worker {
 
     /// Descriptors that become readable when frames arrive, for ports that have one.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.receivers.iter().filter_map(|(_, r)| r.as_fd())
+        self.receivers.descriptors()
     }
 
     /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.
@@ -356,13 +353,13 @@ impl Worker {
             match command {
                 Command::Attach { port, receiver, sender } => self.attach(port, receiver, sender),
                 Command::Detach(port) => {
-                    self.receivers.retain(|(p, _)| *p != port);
+                    self.receivers.remove(port);
                     if let Some(sender) = self.senders.get_mut(port.index()) {
                         *sender = None;
                     }
                 }
                 Command::Waker(waker) => {
-                    for (_, receiver) in &mut self.receivers {
+                    for (_, (_, receiver)) in self.receivers.iter_mut() {
                         receiver.set_waker(waker.clone());
                     }
                     self.waker = Some(waker);
@@ -380,7 +377,7 @@ impl Worker {
             if let Some(waker) = &self.waker {
                 receiver.set_waker(waker.clone());
             }
-            self.receivers.push((port, receiver));
+            self.receivers.add(port, receiver);
         }
     }
 
@@ -390,39 +387,15 @@ impl Worker {
         }
     }
 
-    /// Fills the batch from the ports in turn, with up to [`BATCH`] frames of each.
     fn receive(&mut self) {
         self.frames.clear();
         self.ports.clear();
-        let count = self.receivers.len();
-        let (mut at, mut share) = (self.turn, self.share);
-        let mut gone = None;
-        for _ in 0..count {
-            let taken = self.frames.len();
-            if taken == BATCH {
-                break;
-            }
-            at = if at < count { at } else { 0 };
-            let (port, receiver) = &mut self.receivers[at];
-            let most = share.min(BATCH - taken);
-            if receiver.receive(&mut self.frames, most, &self.shared.pool).is_err() {
-                gone = Some(at);
-            }
-            let missed = receiver.take_missed();
-            if missed > 0 {
-                self.counters.missed.add(missed);
-            }
-            self.ports.resize(self.frames.len(), *port);
-            if most < share && self.frames.len() == BATCH {
-                // It got what was left of the batch, and begins the next with the rest of its share.
-                share -= most;
-            } else {
-                (at, share) = (at + 1, BATCH);
-            }
+        let gone = self.receivers.receive(&mut self.frames, &mut self.ports, &self.shared.pool);
+        let missed = self.receivers.take_missed();
+        if missed > 0 {
+            self.counters.missed.add(missed);
         }
-        (self.turn, self.share) = (at, share);
-        if let Some(at) = gone {
-            let (port, _) = self.receivers.remove(at);
+        if let Some(port) = gone {
             self.shared.let_go(port);
         }
     }

@@ -15,7 +15,7 @@
 //! and guests take from the workers in turn. Cost at the guest's end: a lock and one copy a frame and direction;
 //! [`MemoryGuest::send_frame`] and [`MemoryGuest::recv_frame`] spare the copy.
 
-use super::{Opened, Port, Receive, Transmit, Waker};
+use super::{Bell, Opened, Port, Receive, Transmit, Waker};
 use crate::buf::{Frame, Pool};
 use bytes::Bytes;
 use crossbeam::utils::CachePadded;
@@ -41,6 +41,7 @@ struct Link {
     /// `None` once the port is detached.
     to_net: CachePadded<Mutex<Option<Producer<Frame>>>>,
     inbox: CachePadded<Mutex<Inbox>>,
+    bell: OnceLock<Bell>,
     net_waker: OnceLock<Waker>,
     guest_waker: OnceLock<Waker>,
 }
@@ -117,6 +118,9 @@ impl MemoryGuest {
             Some(ring) => ring.push(frame).map_err(|PushError::Full(frame)| (frame, SendError::Full))?,
             None => return Err((frame, SendError::Detached)),
         }
+        if let Some(bell) = self.link.bell.get() {
+            bell.ring();
+        }
         if let Some(waker) = self.link.net_waker.get() {
             waker.wake();
         }
@@ -163,6 +167,10 @@ impl Receive for MemoryReceiver {
             chunk.into_iter().for_each(|frame| into.push(frame));
         }
         Ok(count)
+    }
+
+    fn set_bell(&mut self, bell: Bell) -> bool {
+        self.link.bell.set(bell).is_ok()
     }
 
     fn set_waker(&mut self, waker: Waker) {
@@ -225,6 +233,7 @@ impl Port for MemoryPort {
         let link = Arc::new(Link {
             to_net: CachePadded::new(Mutex::new(Some(to_net))),
             inbox: CachePadded::new(Mutex::new(Inbox { rings, turn: 0 })),
+            bell: OnceLock::new(),
             net_waker: OnceLock::new(),
             guest_waker: OnceLock::new(),
         });

@@ -10,11 +10,14 @@
 //! for each worker; no sender is ever shared. An embedder's own type is a port by implementing [`Port`].
 //! [`mod@memory`] is the port that comes with the crate.
 
+mod bell;
 pub mod memory;
 
 use crate::buf::{Frame, Pool};
 use std::{io, os::fd::BorrowedFd, sync::Arc};
 
+pub use bell::Bell;
+pub(crate) use bell::{Bells, PORTS};
 pub use memory::memory;
 
 /// Wakes the worker that receives from a port. Cheap when the worker is awake.
@@ -58,6 +61,12 @@ pub trait Receive: Send {
     /// A descriptor that is readable when frames are waiting. A port without one calls the [`Waker`].
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// The bell of this half. A port that takes it rings whenever frames were queued, and is asked for frames only
+    /// then; one that does not (`false`) is asked every time.
+    fn set_bell(&mut self, _bell: Bell) -> bool {
+        false
     }
 
     /// The waker of the worker that owns this half, for ports that have no descriptor.

@@ -1,0 +1,285 @@
+//! The ports a worker receives from, each in its turn.
+
+use super::BATCH;
+use crate::{
+    buf::{Frame, Pool},
+    id::PortId,
+    port::{Bells, PORTS, Receive},
+};
+use std::os::fd::BorrowedFd;
+
+/// Receivers in the order of their turns. Those that ring are visited only once they have.
+#[derive(Default)]
+pub(super) struct Receivers {
+    /// A place that is free again goes to the next receiver.
+    places: Vec<Option<(PortId, Box<dyn Receive>)>>,
+    /// By 64 places.
+    groups: Vec<Group>,
+    /// The place to begin with, so that every port has its turn.
+    turn: usize,
+    /// How many frames it has had of its share.
+    had: usize,
+    /// Frames that ports had and could not deliver.
+    missed: u64,
+}
+
+/// Who of 64 has something to receive, a bit each.
+#[derive(Default)]
+struct Group {
+    bells: Bells,
+    /// It does not ring, and may have something at any time.
+    silent: u64,
+    /// It rang, and has not been found empty since.
+    rung: u64,
+}
+
+impl Receivers {
+    /// Adds a receiver.
+    pub(super) fn add(&mut self, port: PortId, mut receiver: Box<dyn Receive>) {
+        let free = self.places.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.places.len());
+        self.places.resize_with(self.places.len().max(at + 1), || None);
+        self.groups.resize_with(self.places.len().div_ceil(PORTS), Group::default);
+        let (group, bit) = (&mut self.groups[at / PORTS], 1 << (at % PORTS));
+        if receiver.set_bell(group.bells.bell(at)) {
+            // What it has by now did not ring.
+            group.rung |= bit;
+        } else {
+            group.silent |= bit;
+        }
+        self.places[at] = Some((port, receiver));
+    }
+
+    /// Removes the receiver of a port.
+    pub(super) fn remove(&mut self, port: PortId) {
+        let place = self.iter_mut().find(|(_, (p, _))| *p == port).map(|(at, _)| at);
+        if let Some(at) = place {
+            self.clear(at);
+        }
+    }
+
+    fn clear(&mut self, at: usize) -> Option<PortId> {
+        let group = &mut self.groups[at / PORTS];
+        let others = !(1 << (at % PORTS));
+        (group.silent, group.rung) = (group.silent & others, group.rung & others);
+        let (port, mut receiver) = self.places[at].take()?;
+        self.missed += receiver.take_missed();
+        Some(port)
+    }
+
+    /// Receivers, with their places.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut (PortId, Box<dyn Receive>))> {
+        self.places.iter_mut().enumerate().filter_map(|(at, place)| Some((at, place.as_mut()?)))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.places.iter().flatten().count()
+    }
+
+    /// Descriptors of those that have one.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.places.iter().flatten().filter_map(|(_, receiver)| receiver.as_fd())
+    }
+
+    /// Frames that ports had and could not deliver, since this was last asked.
+    pub(super) fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// Fills the batch from the ports in turn, with up to [`BATCH`] frames of each, and names the port of every
+    /// frame. The answer is a port that is gone for good, if one is.
+    pub(super) fn receive(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        ports: &mut Vec<PortId>,
+        pool: &Pool,
+    ) -> Option<PortId> {
+        let mut some = false;
+        for group in &mut self.groups {
+            group.rung |= group.bells.take();
+            some |= group.rung | group.silent != 0;
+        }
+        if !some {
+            return None;
+        }
+        let count = self.places.len();
+        let (mut at, mut visited, mut gone) = (self.turn, 0, None);
+        while frames.len() < BATCH
+            && let Some(next) = self.next(at)
+        {
+            visited += (next + count - at) % count + 1;
+            if visited > count {
+                break;
+            }
+            let Some((port, receiver)) = &mut self.places[next] else {
+                // It rang, and was removed.
+                self.groups[next / PORTS].rung &= !(1 << (next % PORTS));
+                (at, self.had) = ((next + 1) % count, 0);
+                continue;
+            };
+            if next != at {
+                (at, self.had) = (next, 0);
+            }
+            let taken = frames.len();
+            let most = (BATCH - self.had).min(BATCH - taken);
+            let received = receiver.receive(frames, most, pool);
+            self.missed += receiver.take_missed();
+            ports.resize(frames.len(), *port);
+            match received {
+                Err(_) => gone = Some(at),
+                Ok(_) if frames.len() - taken < most => self.groups[at / PORTS].rung &= !(1 << (at % PORTS)),
+                Ok(_) => {}
+            }
+            self.had += frames.len() - taken;
+            if self.had < BATCH && frames.len() == BATCH {
+                // It got what was left of the batch, and begins the next with the rest of its share.
+                break;
+            }
+            (at, self.had) = ((at + 1) % count, 0);
+        }
+        self.turn = at;
+        gone.and_then(|at| self.clear(at))
+    }
+
+    /// The first place from `at` on, round and round, that has something or may have.
+    #[inline]
+    fn next(&self, at: usize) -> Option<usize> {
+        let ready = |n: usize| self.groups[n].rung | self.groups[n].silent;
+        let (first, count) = (at / PORTS, self.groups.len());
+        let here = ready(first) & (u64::MAX << (at % PORTS));
+        if here != 0 {
+            return Some(first * PORTS + here.trailing_zeros() as usize);
+        }
+        // The first group once more, from its beginning.
+        let groups = (1..=count).map(|n| (first + n) % count);
+        let (n, ready) = groups.map(|n| (n, ready(n))).find(|(_, ready)| *ready != 0)?;
+        Some(n * PORTS + ready.trailing_zeros() as usize)
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use super::*;
+    use crate::port::Bell;
+    use proptest::prelude::*;
+    use std::{
+        collections::VecDeque,
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    /// Frames that wait at a port: their numbers.
+    #[derive(Clone, Default)]
+    struct Queue(Arc<Mutex<(VecDeque<u8>, Option<Bell>)>>);
+
+    struct End {
+        queue: Queue,
+        rings: bool,
+    }
+
+    impl Receive for End {
+        fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize> {
+            let waiting = &mut self.queue.0.lock().unwrap().0;
+            let count = waiting.len().min(max);
+            into.extend(waiting.drain(..count).map(|n| pool.copy(&[n]).unwrap()));
+            Ok(count)
+        }
+
+        fn set_bell(&mut self, bell: Bell) -> bool {
+            self.queue.0.lock().unwrap().1 = Some(bell);
+            self.rings
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Queue(usize, usize),
+        Receive,
+        Remove(usize),
+        Add(usize, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0..150usize, 1..90usize).prop_map(|(port, count)| Step::Queue(port, count)),
+            6 => Just(Step::Receive),
+            1 => (0..150usize).prop_map(Step::Remove),
+            1 => (0..150usize, any::<bool>()).prop_map(|(port, rings)| Step::Add(port, rings)),
+        ]
+    }
+
+    proptest! {
+        /// Against plain queues: what waits is received in its port's order, in full batches as long as there is
+        /// enough, and no port waits for ever.
+        #[test]
+        fn everybody_has_a_turn(
+            rings in proptest::collection::vec(any::<bool>(), 1..140),
+            steps in proptest::collection::vec(step(), 1..80),
+        ) {
+            let pool = Pool::new(4 * BATCH);
+            let mut receivers = Receivers::default();
+            let mut queues: Vec<Option<Queue>> = Vec::new();
+            let add = |receivers: &mut Receivers, port: usize, rings| {
+                let queue = Queue::default();
+                receivers.add(PortId(port as u32), Box::new(End { queue: queue.clone(), rings }));
+                queue
+            };
+            for (port, rings) in rings.into_iter().enumerate() {
+                queues.push(Some(add(&mut receivers, port, rings)));
+            }
+            // Frames of others since a port had something waiting, and nothing received.
+            let mut patience = vec![0; queues.len()];
+            for step in steps.into_iter().chain(std::iter::repeat_n(Step::Receive, 200)) {
+                match step {
+                    Step::Queue(port, count) => {
+                        let port = port % queues.len();
+                        let Some(queue) = &queues[port] else { continue };
+                        let (waiting, bell) = &mut *queue.0.lock().unwrap();
+                        let last = waiting.back().copied().unwrap_or(u8::MAX);
+                        waiting.extend((1..=count).map(|n| last.wrapping_add(n as u8)));
+                        bell.as_ref().unwrap().ring();
+                    }
+                    Step::Remove(port) => {
+                        let port = port % queues.len();
+                        receivers.remove(PortId(port as u32));
+                        queues[port] = None;
+                    }
+                    Step::Add(port, rings) => {
+                        let port = port % queues.len();
+                        if queues[port].is_none() {
+                            queues[port] = Some(add(&mut receivers, port, rings));
+                            patience[port] = 0;
+                        }
+                    }
+                    Step::Receive => {
+                        let waiting = |q: &Option<Queue>| {
+                            q.as_ref().map_or_else(VecDeque::new, |q| q.0.lock().unwrap().0.clone())
+                        };
+                        let mut before: Vec<VecDeque<u8>> = queues.iter().map(waiting).collect();
+                        let all: usize = before.iter().map(VecDeque::len).sum();
+                        let (mut frames, mut ports) = (Vec::new(), Vec::new());
+                        prop_assert_eq!(receivers.receive(&mut frames, &mut ports, &pool), None);
+                        prop_assert_eq!(frames.len(), ports.len());
+                        prop_assert!(frames.len() <= BATCH);
+                        for (frame, port) in frames.iter().zip(&ports) {
+                            let expected = before[port.index()].pop_front();
+                            prop_assert_eq!(Some(frame.bytes()[0]), expected, "in the order of {:?}", port);
+                        }
+                        // One at the most keeps some: the one whose share ended with the last batch.
+                        let keep = before.iter().filter(|left| !left.is_empty()).count();
+                        prop_assert!(frames.len() == all.min(BATCH) || keep <= 1, "{} of {all}", frames.len());
+                        for (port, left) in before.iter().enumerate() {
+                            let had = ports.iter().filter(|p| p.index() == port).count();
+                            let waits = !left.is_empty() && had == 0;
+                            patience[port] = if waits { patience[port] + 1 } else { 0 };
+                            prop_assert!(patience[port] <= queues.len() + 1, "port {port} waits forever");
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(receivers.len(), queues.iter().flatten().count());
+        }
+    }
+}
