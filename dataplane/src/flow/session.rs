@@ -316,6 +316,11 @@ impl Place<'_> {
         Record::from_words(self.records.words.get(self.index)?)
     }
 
+    /// Asks for the record, which will be needed soon.
+    pub fn prefetch(&self) {
+        vector::prefetch_write_at(&self.records.words, self.index);
+    }
+
     /// Keeps a session's record here.
     pub fn put(&mut self, record: &Record) {
         if let Some(words) = self.records.words.get_mut(self.index) {

@@ -491,6 +491,18 @@ impl<A: Address> FlowTable<A> {
         }
     }
 
+    /// Asks for a live entry, to be removed soon.
+    pub fn prefetch_entry(&self, at: EntryId) {
+        for line in 0..Self::ENTRY_LINES {
+            vector::prefetch_write_at(&self.entries, at.0 as usize * Self::ENTRY_LINES + line);
+        }
+    }
+
+    /// Asks for the tags of a live entry, to be removed soon.
+    pub fn prefetch_tags(&self, at: EntryId) {
+        vector::prefetch_write_at(&self.tags, at.0 as usize / LANES);
+    }
+
     /// The hash of a key.
     pub fn hash(&self, key: &FlowKey<A>) -> u64 {
         if A::LEN == 4 { self.engine.hash_v4(&key.v4()) } else { self.engine.hash_v6(key.v6()) }

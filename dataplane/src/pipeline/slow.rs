@@ -435,18 +435,21 @@ impl Pipeline {
         }
     }
 
-    /// Passes over the next `count` buckets of both tables, one after the other, and ends sessions whose time
-    /// is up or whose binding is gone. All workers move on together.
+    /// Passes over the next `count` buckets of both tables, of either in turn, and ends sessions whose time is up
+    /// or whose binding is gone. All workers move on together.
     pub fn sweep(&mut self, count: usize, now: Instant) {
         let (state, snap) = (&*self.state, &*self.snapshot);
-        let (v4, v6, outside) = (state.v4.buckets(), state.v6.buckets(), judge::outside_since(snap));
-        for at in state.sweep.next(count, v4 + v6) {
-            if at < v4 {
-                state.v4.prefetch_bucket(at + 1);
-                state.v4.pass(at, |passed| judge::sweep(state, snap, outside, passed, now));
+        let outside = judge::outside_since(snap);
+        // They are of one size, as each has room for all sessions.
+        debug_assert_eq!(state.v4.buckets(), state.v6.buckets());
+        for at in state.sweep.next(count, 2 * state.v4.buckets()) {
+            let bucket = at / 2;
+            if at.is_multiple_of(2) {
+                state.v4.prefetch_bucket(bucket + 1);
+                judge::sweep(&state.v4, state, snap, outside, bucket, now);
             } else {
-                state.v6.prefetch_bucket(at - v4 + 1);
-                state.v6.pass(at - v4, |passed| judge::sweep(state, snap, outside, passed, now));
+                state.v6.prefetch_bucket(bucket + 1);
+                judge::sweep(&state.v6, state, snap, outside, bucket, now);
             }
         }
     }

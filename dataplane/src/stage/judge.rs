@@ -8,14 +8,16 @@ use super::{
 };
 use crate::{
     counters::TallyKey,
-    flow::{Denial, FlowTable, Meta, Passed, Place, Record, Session, SessionId, Tick},
+    flow::{Denial, EntryId, FlowTable, Meta, Passed, Place, Record, Session, SessionId, Tick},
     id::{Generation, PortId, RuleId},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     state::State,
     time::Instant,
+    vector::LANES,
     verdict::DropReason,
     wire::{Address, Proto},
 };
+use arrayvec::ArrayVec;
 use std::net::IpAddr;
 
 /// What a new snapshot means for a living session.
@@ -121,42 +123,80 @@ pub fn stands(
     generation != Generation::default() && one <= generation && other <= generation && server()
 }
 
-/// Looks at a session whose forward entry the sweep passes, and ends it if its time is up, or if its binding
-/// is gone and no reset would tell. TCP connections without a binding wait for their next packet. `outside` is
-/// [`outside_since`].
+/// Passes over a bucket, and ends sessions of those who opened a connection here: whose time is up, or whose
+/// binding is gone and no reset would tell. TCP connections without a binding wait for their next packet.
+/// `outside` is [`outside_since`].
 pub fn sweep<A: Address>(
+    table: &FlowTable<A>,
     state: &State,
     snap: &Snapshot,
     outside: Generation,
-    passed: &Passed<A>,
+    bucket: usize,
     now: Instant,
 ) {
-    let proto = passed.key.proto();
-    let silent = passed.last.until(Tick::of(now)) > state.config.timeouts.least().min(Tick::LONGEST);
-    let mut stale = passed.meta.generation < snap.generation && proto != Proto::TCP;
-    if stale && state.config.cache && !passed.meta.denied {
-        let since = |port: PortId| snap.row(port).hop.since;
-        let from = passed.key.scope().to_port().map_or(outside, since);
-        let to = match Adjacency::of(passed.meta.adjacency) {
-            Adjacency::Port(port) => since(port),
-            Adjacency::NextHop(_) => outside,
-        };
-        // It is not marked as looked at: to look again costs less than to write.
-        stale = !stands(state, snap, (from, to), passed.meta.tally, passed.meta.generation);
+    let mut due = ArrayVec::<Due<A>, LANES>::new();
+    table.pass(bucket, |passed| due.extend(Due::of(state, snap, outside, passed, now)));
+    // Nothing of a session that was silent for long is near. What all of them need is asked for step by step, so
+    // that they wait for it together.
+    for Due { passed, .. } in &due {
+        state.sessions.lock(passed.meta.session).prefetch();
     }
-    if !silent && !stale {
-        return;
+    let answers = |Due { passed, .. }: &Due<A>| {
+        let record = state.sessions.lock(passed.meta.session).get();
+        record.filter(|record| record.is_v4 == (A::LEN == 4)).map(|record| record.entries.1)
+    };
+    let answers: ArrayVec<EntryId, LANES> = due.iter().filter_map(answers).collect();
+    answers.iter().for_each(|entry| table.prefetch_entry(*entry));
+    answers.iter().for_each(|entry| table.prefetch_tags(*entry));
+    for due in &due {
+        due.end(state, snap, now);
     }
-    let mut place = state.sessions.lock(passed.meta.session);
-    let Some(mut record) = place.get() else { return };
-    if (record.entries.0, record.is_v4) != (passed.entry(), A::LEN == 4) {
-        return;
+}
+
+/// A session that the sweep may have to end.
+struct Due<A> {
+    passed: Passed<A>,
+    silent: bool,
+    stale: bool,
+}
+
+impl<A: Address> Due<A> {
+    fn of(
+        state: &State,
+        snap: &Snapshot,
+        outside: Generation,
+        passed: &Passed<A>,
+        now: Instant,
+    ) -> Option<Self> {
+        let silent = passed.last.until(Tick::of(now)) > state.config.timeouts.least().min(Tick::LONGEST);
+        let mut stale = passed.meta.generation < snap.generation && passed.key.proto() != Proto::TCP;
+        if stale && state.config.cache && !passed.meta.denied {
+            let since = |port: PortId| snap.row(port).hop.since;
+            let from = passed.key.scope().to_port().map_or(outside, since);
+            let to = match Adjacency::of(passed.meta.adjacency) {
+                Adjacency::Port(port) => since(port),
+                Adjacency::NextHop(_) => outside,
+            };
+            // It is not marked as looked at: to look again costs less than to write.
+            stale = !stands(state, snap, (from, to), passed.meta.tally, passed.meta.generation);
+        }
+        (silent || stale).then_some(Self { passed: *passed, silent, stale })
     }
-    let gone = stale
-        && record.generation < snap.generation
-        && judge_again(state, snap, &mut place, &mut record) == Judged::Gone;
-    if gone || (silent && is_expired(state, &record, proto, now)) {
-        commit::end(state, &mut place);
+
+    /// Ends it, if it is what it seemed to be.
+    fn end(&self, state: &State, snap: &Snapshot, now: Instant) {
+        let Self { passed, silent, stale } = self;
+        let mut place = state.sessions.lock(passed.meta.session);
+        let Some(mut record) = place.get() else { return };
+        if (record.entries.0, record.is_v4) != (passed.entry(), A::LEN == 4) {
+            return;
+        }
+        let gone = *stale
+            && record.generation < snap.generation
+            && judge_again(state, snap, &mut place, &mut record) == Judged::Gone;
+        if gone || (*silent && is_expired(state, &record, passed.key.proto(), now)) {
+            commit::end(state, &mut place);
+        }
     }
 }
 

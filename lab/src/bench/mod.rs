@@ -213,7 +213,7 @@ fn cases(args: &cli::BenchArgs, time: Duration) -> Vec<Case> {
 
 /// The fewest and the most connections that are opened in turn in rows where connections come and go: as many
 /// as stay open, as long as a warm-up that opens all of them twice takes seconds and not minutes.
-const FRESH: (usize, usize) = (8192, 1 << 18);
+const FRESH: (usize, usize) = (8192, 1 << 20);
 
 fn measure(machine: &Machine, case: &Case, figures: Option<Figures>) -> Result<Report, NotMeasured> {
     let Case { row, family, flows, workers, apart, time, .. } = *case;

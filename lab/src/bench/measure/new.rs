@@ -108,9 +108,10 @@ impl Mix {
         UNANSWERED.mul_f64(new * 3.0 / self.fresh as f64)
     }
 
-    /// Buckets to sweep after so many new connections: all of them twice before one times out.
+    /// Buckets to sweep after so many new connections: all of them in the time that one takes to time out. So it
+    /// is gone when two thirds of the others were opened after it.
     fn share(&self, new: f64) -> f64 {
-        new * 6.0 * self.buckets as f64 / self.fresh as f64
+        new * 3.0 * self.buckets as f64 / self.fresh as f64
     }
 }
 
@@ -255,6 +256,6 @@ mod tests {
     fn time_passes_as_new_connections_need_it() {
         let mix = Mix { apart: 64, fresh: 3000, buckets: 3500, sweep_timed: true };
         assert_eq!(mix.passes(1000.0), UNANSWERED);
-        assert!((mix.share(500.0) - 3500.0).abs() < 1e-9, "all buckets, for a sixth of the connections");
+        assert!((mix.share(1000.0) - 3500.0).abs() < 1e-9, "all buckets, for a third of the connections");
     }
 }
