@@ -47,14 +47,6 @@ pub(crate) fn lines(len: usize) -> Lines {
 /// The size of a huge page.
 const HUGE: usize = 2 << 20;
 
-/// Bytes of this process that lie in huge pages now; zero where that cannot be told.
-pub fn huge_bytes() -> u64 {
-    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
 /// A fixed number of items in memory of their own, zero at first.
 pub struct Pages<T> {
     items: NonNull<T>,

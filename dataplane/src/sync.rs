@@ -59,10 +59,27 @@ pub(crate) struct BriefLock(AtomicBool);
 #[derive(Debug)]
 pub(crate) struct BriefGuard<'a>(&'a AtomicBool);
 
-impl BriefLock {
-    /// How often to look again before others are let run.
-    const PATIENCE: usize = if cfg!(shuttle) { 0 } else { 100 };
+/// Waiting for another thread's few stores.
+#[derive(Debug, Default)]
+pub(crate) struct Patience(u32);
 
+impl Patience {
+    /// How often to look again before others are let run.
+    const LOOKS: u32 = if cfg!(shuttle) { 0 } else { 100 };
+
+    /// Waits a moment: the other may be about to be done, or have been put to sleep in the middle.
+    #[inline]
+    pub(crate) fn wait(&mut self) {
+        if self.0 < Self::LOOKS {
+            spin_loop();
+            self.0 += 1;
+        } else {
+            yield_now();
+        }
+    }
+}
+
+impl BriefLock {
     #[inline(always)]
     pub(crate) fn lock(&self) -> BriefGuard<'_> {
         if self.0.swap(true, Ordering::Acquire) {
@@ -74,15 +91,9 @@ impl BriefLock {
     #[cold]
     #[inline(never)]
     fn wait(&self) {
-        let mut looks = 0;
+        let mut patience = Patience::default();
         while self.0.load(Ordering::Relaxed) || self.0.swap(true, Ordering::Acquire) {
-            if looks < Self::PATIENCE {
-                spin_loop();
-            } else {
-                // Whoever holds it may have been put to sleep.
-                yield_now();
-            }
-            looks += 1;
+            patience.wait();
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     id::Generation,
     pages::{Line, Lines, lines},
     rewrite::Rewrite,
-    sync::{Arc, AtomicU64, AtomicUsize, BriefGuard, BriefLock, Ordering, fence, spin_loop},
+    sync::{Arc, AtomicU64, AtomicUsize, BriefGuard, BriefLock, Ordering, Patience, fence},
     vector::{self, Engine, KeyV4, KeyV6, LANES},
     wire::Address,
 };
@@ -540,13 +540,14 @@ impl<A: Address> FlowTable<A> {
     /// Copies an entry if it is alive and has this key.
     fn read(&self, at: usize, key: &FlowKey<A>) -> Option<Found<A>> {
         let entry = self.entry(at as u32);
+        let mut patience = Patience::default();
         loop {
             let link = entry(Self::LINK).load(Ordering::Acquire);
             if is_hidden(link) {
                 return None;
             }
             if link & VERSION_ONE != 0 {
-                spin_loop();
+                patience.wait();
                 continue;
             }
             let same = (0..FlowKey::<A>::WORDS).all(|n| entry(n).load(Ordering::Relaxed) == key.words()[n]);
