@@ -6,7 +6,6 @@
 
 use crate::{
     buf::HEADER,
-    flow::{ports_from, ports_word},
     vector::Header,
     wire::{
         Address, AnyAddress, L3, Packet, Proto, be16,
@@ -270,6 +269,15 @@ fn put64(h: &mut Header, at: usize, word: u64) {
     if let Some(place) = h.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
         *place = word.to_le_bytes();
     }
+}
+
+/// Two ports as they stand in a packet, the first byte lowest.
+pub(crate) fn ports_word(sport: u16, dport: u16) -> u64 {
+    u64::from(sport.swap_bytes()) | u64::from(dport.swap_bytes()) << 16
+}
+
+pub(crate) fn ports_from(word: u64) -> (u16, u16) {
+    ((word as u16).swap_bytes(), ((word >> 16) as u16).swap_bytes())
 }
 
 /// The sum of an address's 16-bit halves.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   dataplane:  sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- state <- stage <- pipeline <- worker
-//!               port uses only buf, id and verdict; counters and trace stand beside the order
+//!               port uses only buf, id, sync and verdict; counters and trace stand beside the order
 //!   packages:   dataplane <- drivers control <- supernet <- lab; testkit in tests only
 //! ```
 //!
@@ -34,7 +34,7 @@ const ORDER: [&[&str]; 11] = [
 
 /// Modules beside the order: what they may import, and who may import them. Empty: everything, everyone.
 const BESIDE: [(&str, &[&str], &[&str]); 3] = [
-    ("port", &["buf", "id", "verdict"], &["pipeline", "worker"]),
+    ("port", &["buf", "id", "sync", "verdict"], &["pipeline", "worker"]),
     ("counters", &[], &[]),
     ("trace", &[], &[]),
 ];

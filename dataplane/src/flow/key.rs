@@ -2,7 +2,7 @@
 
 use crate::{
     id::PortId,
-    rewrite::Tuple,
+    rewrite::{Tuple, ports_from, ports_word},
     vector::{KeyV4, KeyV6},
     wire::{Address, AnyAddress, Packet, Proto},
 };
@@ -138,15 +138,6 @@ impl FlowKey<u128> {
     pub fn of_v6(key: &KeyV6) -> Self {
         Self::from_words(*key)
     }
-}
-
-/// Two ports as they stand in a packet, the first byte lowest.
-pub(crate) fn ports_word(sport: u16, dport: u16) -> u64 {
-    u64::from(sport.swap_bytes()) | u64::from(dport.swap_bytes()) << 16
-}
-
-pub(crate) fn ports_from(word: u64) -> (u16, u16) {
-    ((word as u16).swap_bytes(), ((word >> 16) as u16).swap_bytes())
 }
 
 #[cfg(test)]

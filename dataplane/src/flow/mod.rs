@@ -19,7 +19,6 @@ mod table;
 pub use conntrack::{Direction, State, Timeouts, Track};
 pub use epochs::Epochs;
 pub use key::{FlowKey, Scope};
-pub(crate) use key::{ports_from, ports_word};
 pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
 pub use table::{
     ABSENT, EntryId, FlowTable, Found, Meta, NOWHERE, Open, OpenV4, OpenV6, Passed, Spot, Taken, Tick, Usage,
