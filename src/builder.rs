@@ -8,7 +8,7 @@ use crate::{
         network::{Network, NetworkError},
     },
     dataplane::{
-        flow::Timeouts,
+        flow::{Sessions, Timeouts},
         state::Config,
         vector::Isa,
         worker::{Dataplane, Worker},
@@ -46,9 +46,6 @@ pub struct Builder {
     config: Config,
     leases: Leases,
 }
-
-/// Sessions are numbered with 28 bits, and the last number is nobody's.
-const MAX_SESSIONS: usize = (1 << 28) - 1;
 
 impl Builder {
     pub(crate) fn new() -> Self {
@@ -124,8 +121,8 @@ impl Builder {
         if self.config.workers == 0 {
             return Err(BuildError::NoWorkers);
         }
-        if self.config.sessions > MAX_SESSIONS {
-            return Err(BuildError::TooManySessions { max: MAX_SESSIONS });
+        if self.config.sessions > Sessions::MOST {
+            return Err(BuildError::TooManySessions { max: Sessions::MOST });
         }
         let network = Network::new(model, self.leases, crate::handle::unix_now())?;
         let (dataplane, workers) = Dataplane::new(self.config);

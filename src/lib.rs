@@ -71,7 +71,7 @@ pub use supernet_control::manifests;
 /// Ports in memory, and what a port of your own implements.
 pub mod port {
     pub use supernet_dataplane::port::{
-        Opened, Port, Receive, Transmit, Waker,
+        Bell, Opened, Port, Receive, Transmit, Waker,
         memory::{MemoryGuest, MemoryPort, SendError, memory},
     };
 }

@@ -27,23 +27,23 @@ const PATIENCE: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Threads {
     stop: Arc<AtomicBool>,
-    bells: Vec<Arc<Bell>>,
+    alarms: Vec<Arc<Alarm>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
     pub(crate) fn spawn(dataplane: &Dataplane, workers: Vec<Worker>) -> io::Result<Self> {
-        let mut all = Self { stop: Arc::default(), bells: Vec::new(), threads: Vec::new() };
+        let mut all = Self { stop: Arc::default(), alarms: Vec::new(), threads: Vec::new() };
         let began = Clock::now();
         for worker in workers {
-            let bell = Arc::new(Bell::new()?);
-            let ring = bell.clone();
+            let alarm = Arc::new(Alarm::new()?);
+            let ring = alarm.clone();
             dataplane.set_waker(worker.index(), Waker::new(move || ring.ring()));
-            all.bells.push(bell.clone());
+            all.alarms.push(alarm.clone());
             let stop = all.stop.clone();
             let name = format!("supernet-{}", worker.index());
             let thread = std::thread::Builder::new().name(name).spawn(move || {
-                run(worker, &bell, &stop, || Instant::from_micros(began.elapsed().as_micros() as u64));
+                run(worker, &alarm, &stop, || Instant::from_micros(began.elapsed().as_micros() as u64));
             })?;
             all.threads.push(thread);
         }
@@ -54,8 +54,8 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        for bell in &self.bells {
-            bell.ring_always();
+        for alarm in &self.alarms {
+            alarm.ring_always();
         }
         for thread in self.threads.drain(..) {
             // A worker that panicked has said so; there is nothing to add here.
@@ -64,7 +64,7 @@ impl Drop for Threads {
     }
 }
 
-fn run(mut worker: Worker, bell: &Bell, stop: &AtomicBool, now: impl Fn() -> Instant) {
+fn run(mut worker: Worker, alarm: &Alarm, stop: &AtomicBool, now: impl Fn() -> Instant) {
     let mut idle = 0;
     while !stop.load(Ordering::Relaxed) {
         if worker.poll(now()).frames > 0 {
@@ -76,26 +76,26 @@ fn run(mut worker: Worker, bell: &Bell, stop: &AtomicBool, now: impl Fn() -> Ins
             std::thread::yield_now();
             continue;
         }
-        bell.asleep.store(true, Ordering::SeqCst);
-        // Whatever arrived before the bell was watched is found by this poll.
+        alarm.asleep.store(true, Ordering::SeqCst);
+        // Whatever arrived before the alarm was watched is found by this poll.
         let polled = worker.poll(now());
         if polled.frames == 0 {
             let wait = polled.next.since(now());
-            bell.wait(&worker, wait);
+            alarm.wait(&worker, wait);
         }
-        bell.asleep.store(false, Ordering::SeqCst);
+        alarm.asleep.store(false, Ordering::SeqCst);
         idle = 0;
     }
 }
 
 /// Wakes one worker.
 #[derive(Debug)]
-struct Bell {
+struct Alarm {
     asleep: AtomicBool,
     event: OwnedFd,
 }
 
-impl Bell {
+impl Alarm {
     fn new() -> io::Result<Self> {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { asleep: AtomicBool::new(false), event })
@@ -109,7 +109,7 @@ impl Bell {
     }
 
     fn ring_always(&self) {
-        // Fails only when the counter is full, and then the bell is ringing anyway.
+        // Fails only when the counter is full, and then the alarm is ringing anyway.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 

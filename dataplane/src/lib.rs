@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Imports run one way: `sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- state <- stage
-//! <- pipeline <- worker`; `port` uses only `buf`, `id` and `verdict`.
+//! <- pipeline <- worker`; `port` uses only `buf`, `id`, `sync` and
+//! `verdict`.
 
 pub mod buf;
 pub mod counters;

@@ -209,7 +209,8 @@ impl<A: Address> Rewrite<A> {
     }
 }
 
-/// Edits a plain IPv4 packet (untagged, no options, TCP or UDP) as [`Rewrite::apply`] would, by words.
+/// Edits a plain IPv4 packet (untagged, no options, TCP or UDP) as [`Rewrite::apply`] would, by words. Its TTL must be
+/// `hops` at least.
 #[inline(always)]
 pub fn edit_v4(h: &mut Header, [low, high]: [u64; 2], hops: u8) {
     // TTL, protocol and header checksum, then the addresses and ports.

@@ -93,7 +93,7 @@ pub struct State {
     pub sweep: Cursor,
 }
 
-/// A place in the sessions that all workers move on together.
+/// A place in the buckets of both tables that all workers move on together.
 #[derive(Debug, Default)]
 pub struct Cursor(AtomicUsize);
 

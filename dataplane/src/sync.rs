@@ -1,5 +1,5 @@
-//! Atomics, fences and locks of what threads share without one lock around it all: the flow tables, the sessions
-//! and the hand-over of snapshots.
+//! Atomics, fences and locks of what threads share without one lock around it all: the flow tables, the sessions,
+//! the ports of egress addresses, bells and the hand-over of snapshots.
 //!
 //! They are the standard library's. Under `--cfg shuttle` they are those of [shuttle](https://docs.rs/shuttle),
 //! which runs threads one step at a time in an order of its choice, so that tests can go through orders which no
@@ -51,12 +51,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A lock around a few stores. Unlike a [`Mutex`] it is given back by a store, without an atomic step; who finds
-/// it taken lets others run until it is not.
+/// it taken lets others run until it is not. (Threads of fixed priorities that share a processor must have one.)
 #[derive(Debug, Default)]
 pub(crate) struct BriefLock(AtomicBool);
 
 /// Holds a [`BriefLock`].
 #[derive(Debug)]
+#[must_use]
 pub(crate) struct BriefGuard<'a>(&'a AtomicBool);
 
 /// Waiting for another thread's few stores.

@@ -34,7 +34,7 @@ use std::{
 };
 use supernet_dataplane::{
     buf::{FRAME_CAPACITY, Frame, Pool},
-    port::{Opened, Port, Receive, Transmit, Waker},
+    port::{Bell, Opened, Port, Receive, Transmit, Waker},
 };
 
 /// Why a capture file could not be read or written.
@@ -488,6 +488,10 @@ impl Receive for RecordingReceiver {
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.as_fd()
+    }
+
+    fn set_bell(&mut self, bell: Bell) -> bool {
+        self.inner.set_bell(bell)
     }
 
     fn set_waker(&mut self, waker: Waker) {

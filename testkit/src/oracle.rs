@@ -5,7 +5,8 @@
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use supernet_dataplane::{
-    rewrite::{Rewrite, Tuple},
+    buf::HEADER,
+    rewrite::{self, Rewrite, Tuple},
     vector::{self, Engine, Header, Isa, KeyV4, KeyV6, Scan},
     wire::{self, Address, L3, Packet, Proto, checksum, tcp_flags},
 };
@@ -157,6 +158,7 @@ pub fn rewrite_holds<A: Address>(frame: &[u8], p: &Packet, to: &Tuple) {
     let rewrite = Rewrite::<A>::new(&Tuple::of(p), to, hops).unwrap();
     let mut out = frame.to_vec();
     rewrite.apply(&mut out, p, hops);
+    edit_agrees(frame, p, &rewrite, hops, &out);
     #[expect(clippy::unwrap_used, reason = "it asserts")]
     let after = wire::parse(&out).unwrap();
     assert_eq!(Tuple::of(&after), *to);
@@ -182,6 +184,23 @@ pub fn rewrite_holds<A: Address>(frame: &[u8], p: &Packet, to: &Tuple) {
             "right stays right, wrong wrong"
         );
     }
+}
+
+/// Asserts that a plain packet comes out of the edit by words as it comes out of the rewrite.
+fn edit_agrees<A: Address>(frame: &[u8], p: &Packet, edit: &Rewrite<A>, hops: u8, out: &[u8]) {
+    let transport = matches!(p.proto, Proto::TCP | Proto::UDP);
+    if !transport || p.options || p.tagged || p.fragment {
+        return;
+    }
+    let mut header = [0xa5; HEADER];
+    let len = frame.len().min(HEADER);
+    header[..len].copy_from_slice(&frame[..len]);
+    match edit.words() {
+        [low, high, ..] if A::LEN == 4 => rewrite::edit_v4(&mut header, [low, high], hops),
+        words => rewrite::edit_v6(&mut header, words, hops),
+    }
+    assert_eq!(header[..len], out[..len]);
+    assert!(header[len..].iter().all(|byte| *byte == 0xa5), "nothing behind the frame");
 }
 
 /// Whether the transport checksum is right, computed anew.

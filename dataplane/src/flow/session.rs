@@ -219,8 +219,10 @@ struct Records {
 const STRIPES: usize = 64;
 
 impl Sessions {
-    /// Room for `capacity` sessions.
+    /// Room for `capacity` sessions, at most [`Self::MOST`].
     pub fn new(capacity: usize) -> Self {
+        // The last number is nobody's.
+        let capacity = capacity.min(Self::MOST);
         let stripes = (capacity / STRIPES).clamp(1, STRIPES);
         let stripe = |n: usize| {
             let places = capacity / stripes + usize::from(n < capacity % stripes);
@@ -235,6 +237,9 @@ impl Sessions {
     pub fn capacity(&self) -> usize {
         self.capacity
     }
+
+    /// The most there can be.
+    pub const MOST: usize = (1 << 28) - 1;
 
     /// Bytes a session's record takes.
     pub const RECORD_BYTES: usize = size_of::<Words>();
@@ -316,9 +321,9 @@ impl Place<'_> {
         Record::from_words(self.records.words.get(self.index)?)
     }
 
-    /// Asks for the record, which will be needed soon.
+    /// Asks for the record, to be read soon.
     pub fn prefetch(&self) {
-        vector::prefetch_write_at(&self.records.words, self.index);
+        vector::prefetch_read_at(&self.records.words, self.index);
     }
 
     /// Keeps a session's record here.

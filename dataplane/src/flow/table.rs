@@ -83,9 +83,16 @@ pub enum Taken<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Spot {
     /// The key's hash.
-    pub hash: u64,
+    hash: u64,
     /// The slot that was free when it was looked for.
     slot: Option<EntryId>,
+}
+
+impl Spot {
+    /// The key's hash.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
 }
 
 impl From<u64> for Spot {
@@ -221,8 +228,6 @@ impl<A: Address> FlowTable<A> {
             (*at, *tag) = (bucket as u32, tag_of(*hash));
         }
         self.engine.match_tags(tag_lines, &at[..count], &tags[..count], &mut masks[..count]);
-        // An entry whose tag was seen is seen as it was when the tag was set.
-        fence(Ordering::Acquire);
         let ask = |entry: u32| {
             for line in 0..Self::ENTRY_LINES {
                 vector::prefetch_write_at(&self.entries, entry as usize * Self::ENTRY_LINES + line);
@@ -451,12 +456,10 @@ impl<A: Address> FlowTable<A> {
         meta_from(entry(Self::OUTPUT).load(Ordering::Relaxed), entry(Self::LINK).load(Ordering::Relaxed))
     }
 
-    /// Passes over a bucket and shows every live entry of those who opened a connection. Asks for the entries
-    /// of the bucket after it.
+    /// Passes over a bucket and shows every live entry of those who opened a connection. Asks for the tags of
+    /// the bucket after the next, whose entries [`prefetch_bucket`](Self::prefetch_bucket) is for.
     pub fn pass(&self, bucket: usize, mut see: impl FnMut(&Passed<A>)) {
-        if let Some(line) = self.tags.get(bucket + 1) {
-            vector::prefetch_read(line);
-        }
+        vector::prefetch_read_at(&self.tags, bucket + 2);
         let Some(line) = self.tags.get(bucket) else { return };
         let mut lanes = live_lanes(line);
         while lanes != 0 {
@@ -491,15 +494,14 @@ impl<A: Address> FlowTable<A> {
         }
     }
 
-    /// Asks for a live entry, to be removed soon.
+    /// Asks for a live entry, to be read soon.
     pub fn prefetch_entry(&self, at: EntryId) {
-        for line in 0..Self::ENTRY_LINES {
-            vector::prefetch_write_at(&self.entries, at.0 as usize * Self::ENTRY_LINES + line);
-        }
+        vector::prefetch_read_at(&self.entries, at.0 as usize * Self::ENTRY_LINES);
     }
 
-    /// Asks for the tags of a live entry, to be removed soon.
-    pub fn prefetch_tags(&self, at: EntryId) {
+    /// Asks for a live entry and its tag, to be removed soon.
+    pub fn prefetch_removal(&self, at: EntryId) {
+        vector::prefetch_write_at(&self.entries, at.0 as usize * Self::ENTRY_LINES);
         vector::prefetch_write_at(&self.tags, at.0 as usize / LANES);
     }
 

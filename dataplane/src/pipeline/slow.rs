@@ -255,7 +255,7 @@ impl Pipeline {
         Known::Done
     }
 
-    /// Takes a packet of no session through the stages. Changes nothing.
+    /// Takes a packet of no session through the stages. Changes nothing that packets can tell.
     pub(super) fn ask_stages<'s, A: Family>(
         &self,
         state: &'s State,

@@ -4,9 +4,10 @@
 //!   guest: queue a frame, then ring ──▶ one bit a port ──▶ worker: take the bits, then visit those ports
 //! ```
 //!
-//! A bit that is set may mean nothing; one that is not set means that nothing was queued since the worker last
-//! took it. The fences see to that: of a guest that queues and looks at the bit, and a worker that takes the bit
-//! and looks into the queue, one at least sees what the other did.
+//! A bit that is set may mean nothing; one that is not set means that nobody has rung since the worker last took
+//! it. The fences see to that what was queued before is found: of a guest that queues and looks at the bit, and a
+//! worker that takes the bit and looks into the queue, one at least sees what the other did. Who also wakes the
+//! worker rings first: one that is about to sleep looks for bits once more.
 
 use crate::sync::{Arc, AtomicU64, Ordering, fence};
 use crossbeam::utils::CachePadded;
@@ -27,7 +28,7 @@ impl Bell {
         fence(Ordering::SeqCst);
         // Mostly it has been rung and not been heard yet.
         if self.word.load(Ordering::Relaxed) & self.bit == 0 {
-            self.word.fetch_or(self.bit, Ordering::Release);
+            self.word.fetch_or(self.bit, Ordering::SeqCst);
         }
     }
 }

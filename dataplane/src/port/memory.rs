@@ -12,7 +12,8 @@
 //! The guest speaks [`Bytes`]; inside, frames stay in pool buffers. Every ring has room for `depth` frames. One
 //! that is full refuses frames: the guest gets them back, the pipeline counts them as dropped; so does a port
 //! that is detached, and what waited in its ring goes back to the pool. What one worker delivers stays in order,
-//! and guests take from the workers in turn. Cost at the guest's end: a lock and one copy a frame and direction;
+//! and guests take from the workers in turn. Cost at the guest's end: a lock and one copy a frame and direction, and a fence
+//! towards the network;
 //! [`MemoryGuest::send_frame`] and [`MemoryGuest::recv_frame`] spare the copy.
 
 use super::{Bell, Opened, Port, Receive, Transmit, Waker};
@@ -22,7 +23,10 @@ use crossbeam::utils::CachePadded;
 use rtrb::{Consumer, Producer, PushError, RingBuffer, chunks::ChunkError};
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{Ordering, fence},
+    },
 };
 
 /// A port in memory with room for `depth` frames towards the network, and as many from each worker.
@@ -44,6 +48,17 @@ struct Link {
     bell: OnceLock<Bell>,
     net_waker: OnceLock<Waker>,
     guest_waker: OnceLock<Waker>,
+}
+
+impl Link {
+    /// The bell, if a worker has the port: looked for after a frame was queued.
+    fn bell(&self) -> Option<&Bell> {
+        // A worker hangs it up and looks into the queue, and a guest queues and looks for it.
+        self.bell.get().or_else(|| {
+            fence(Ordering::SeqCst);
+            self.bell.get()
+        })
+    }
 }
 
 /// What workers delivered.
@@ -118,7 +133,7 @@ impl MemoryGuest {
             Some(ring) => ring.push(frame).map_err(|PushError::Full(frame)| (frame, SendError::Full))?,
             None => return Err((frame, SendError::Detached)),
         }
-        if let Some(bell) = self.link.bell.get() {
+        if let Some(bell) = self.link.bell() {
             bell.ring();
         }
         if let Some(waker) = self.link.net_waker.get() {

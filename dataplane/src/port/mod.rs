@@ -46,8 +46,8 @@ impl std::fmt::Debug for Waker {
 pub trait Receive: Send {
     /// Moves at most `max` waiting frames to the end of `into`, taking buffers from `pool`. Never blocks.
     ///
-    /// Returns how many frames were received. Frames the port had but could not deliver (no buffer left, too
-    /// long) are reported by [`Receive::take_missed`].
+    /// Returns how many frames were received; fewer than `max` says that no more are waiting. Frames the port had
+    /// but could not deliver (no buffer left, too long) are reported by [`Receive::take_missed`].
     ///
     /// # Errors
     /// The port is gone for good: it is detached, and its sessions end by their timers.
@@ -63,8 +63,9 @@ pub trait Receive: Send {
         None
     }
 
-    /// The bell of this half. A port that takes it rings whenever frames were queued, and is asked for frames only
-    /// then; one that does not (`false`) is asked every time.
+    /// The bell of this half. A port that takes it rings whenever frames were queued, and is asked for frames from
+    /// then on until it gives fewer than it was asked for; if it keeps some back then, it must ring again. One that
+    /// does not take it (`false`) is asked every time.
     fn set_bell(&mut self, _bell: Bell) -> bool {
         false
     }

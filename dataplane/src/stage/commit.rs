@@ -1,4 +1,4 @@
-//! Commit: the one stage that changes state, and the last of all.
+//! Commit: the one stage that changes what packets can tell, and the last of all.
 //!
 //! It claims what a plan needs (a session's place, a port of the egress address), compiles the two entries and
 //! inserts both or neither. Whoever loses the race for a key undoes its claims by dropping them and goes on as

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     counters::TallyKey,
-    flow::{Denial, EntryId, FlowTable, Meta, Passed, Place, Record, Session, SessionId, Tick},
+    flow::{Denial, FlowTable, Meta, Passed, Place, Record, Session, SessionId, Tick},
     id::{Generation, PortId, RuleId},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     state::State,
@@ -137,17 +137,25 @@ pub fn sweep<A: Address>(
     let mut due = ArrayVec::<Due<A>, LANES>::new();
     table.pass(bucket, |passed| due.extend(Due::of(state, snap, outside, passed, now)));
     // Nothing of a session that was silent for long is near. What all of them need is asked for step by step, so
-    // that they wait for it together.
-    for Due { passed, .. } in &due {
-        state.sessions.lock(passed.meta.session).prefetch();
-    }
-    let answers = |Due { passed, .. }: &Due<A>| {
-        let record = state.sessions.lock(passed.meta.session).get();
-        record.filter(|record| record.is_v4 == (A::LEN == 4)).map(|record| record.entries.1)
+    // that they wait for it together; and for writing only what is about to end, as others may be using it.
+    let record = |due: &Due<A>| {
+        let place = state.sessions.lock(due.passed.meta.session);
+        place.get().filter(|record| due.is_of(record))
     };
-    let answers: ArrayVec<EntryId, LANES> = due.iter().filter_map(answers).collect();
-    answers.iter().for_each(|entry| table.prefetch_entry(*entry));
-    answers.iter().for_each(|entry| table.prefetch_tags(*entry));
+    for due in &due {
+        state.sessions.lock(due.passed.meta.session).prefetch();
+    }
+    for answers in due.iter().filter_map(record).map(|record| record.entries.1) {
+        table.prefetch_entry(answers);
+    }
+    due.retain(|due| {
+        let record = record(due).filter(|r| due.stale || is_expired(state, r, due.passed.key.proto(), now));
+        record.is_some_and(|record| {
+            table.prefetch_removal(record.entries.0);
+            table.prefetch_removal(record.entries.1);
+            true
+        })
+    });
     for due in &due {
         due.end(state, snap, now);
     }
@@ -183,14 +191,16 @@ impl<A: Address> Due<A> {
         (silent || stale).then_some(Self { passed: *passed, silent, stale })
     }
 
+    /// Whether a record is that of the session.
+    fn is_of(&self, record: &Record) -> bool {
+        (record.entries.0, record.is_v4) == (self.passed.entry(), A::LEN == 4)
+    }
+
     /// Ends it, if it is what it seemed to be.
     fn end(&self, state: &State, snap: &Snapshot, now: Instant) {
         let Self { passed, silent, stale } = self;
         let mut place = state.sessions.lock(passed.meta.session);
-        let Some(mut record) = place.get() else { return };
-        if (record.entries.0, record.is_v4) != (passed.entry(), A::LEN == 4) {
-            return;
-        }
+        let Some(mut record) = place.get().filter(|record| self.is_of(record)) else { return };
         let gone = *stale
             && record.generation < snap.generation
             && judge_again(state, snap, &mut place, &mut record) == Judged::Gone;

@@ -170,7 +170,7 @@ impl<'s, A: Address> Plan<'s, A> {
     /// Looks for the slots that a commit will probably take, and asks for them.
     pub fn look_for_slots(&mut self, table: &FlowTable<A>) {
         for spot in [&mut self.spots.0, &mut self.spots.1] {
-            *spot = table.look_for_slot(spot.hash);
+            *spot = table.look_for_slot(spot.hash());
         }
     }
 }

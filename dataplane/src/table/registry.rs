@@ -16,7 +16,7 @@ const CHILDREN_LOG2: u32 = 2;
 /// The registry.
 #[derive(Debug)]
 pub struct Registry<V> {
-    /// The topmost nodes, in place: most look-ups end at the first line they read.
+    /// The topmost nodes, in place: most look-ups end there.
     heads: Box<[OnceLock<Node<V>>]>,
     making: Mutex<()>,
 }

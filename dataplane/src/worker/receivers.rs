@@ -5,6 +5,7 @@ use crate::{
     buf::{Frame, Pool},
     id::PortId,
     port::{Bells, PORTS, Receive},
+    sync::{Ordering, fence},
 };
 use std::os::fd::BorrowedFd;
 
@@ -42,7 +43,8 @@ impl Receivers {
         self.groups.resize_with(self.places.len().div_ceil(PORTS), Group::default);
         let (group, bit) = (&mut self.groups[at / PORTS], 1 << (at % PORTS));
         if receiver.set_bell(group.bells.bell(at)) {
-            // What it has by now did not ring.
+            // What it has by now did not ring, and what comes from now on will.
+            fence(Ordering::SeqCst);
             group.rung |= bit;
         } else {
             group.silent |= bit;
