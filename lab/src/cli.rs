@@ -226,6 +226,16 @@ is not counted. Threads are kept on processors of their own. An arithmetic probe
 after each sample: samples of a processor that is more than 8 % slower than it can be are counted
 and set aside (slow_samples; a row that has no others is marked with *).
 
+In the tables, NS/PACKET is a worker's time for a packet, MPPS millions of packets a second of all
+workers together, HITS the share that took the cached way, ALLOCS heap allocations a packet, BYTES/CONN
+the memory of a connection; NS/NEW and NEW/S are a new connection's time and how many were opened a
+second among all packets, RULES the rules of all firewalls; P50 and P99 are of batches, QUIET before
+anything was published, PUBLISHED how many snapshots were. `median_tsc` is NS/PACKET in cycles of the
+time stamp counter. Rows that publish, and churn, run for a second or two at the least.
+
+With one worker --sharing says nothing, and --policies says nothing to rows of established connections;
+rows of one worker leave other --workers out.
+
 Counters prove what is measured: a row of established connections that does not hit with every
 packet, or new-connections that does, is an error and prints no number. `allocations` are heap
 allocations a packet. `bytes_per_connection` is the memory of both flow entries, their tags and the
@@ -257,16 +267,16 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum)]
     pub(crate) family: Option<Family>,
     /// Connections; k and M are thousands and millions
-    #[arg(long, value_name = "N,...", default_value = "10k", value_delimiter = ',', value_parser = count)]
+    #[arg(long, value_name = "N,...", default_value = "10k", value_delimiter = ',', value_parser = count, allow_negative_numbers = true)]
     pub(crate) flows: Vec<usize>,
-    /// Workers, one thread each; no more than there are connections
-    #[arg(long, value_name = "N,...", default_value = "1", value_delimiter = ',', value_parser = count)]
+    /// Workers, one thread each; no more than there are connections and processors
+    #[arg(long, value_name = "N,...", default_value = "1", value_delimiter = ',', value_parser = count, allow_negative_numbers = true)]
     pub(crate) workers: Vec<usize>,
     /// Which of several workers gets which packets of established connections
     #[arg(long, value_enum, value_name = "HOW,...", default_value = "disjoint", value_delimiter = ',')]
     pub(crate) sharing: Vec<Sharing>,
-    /// NetworkPolicies in the network of rows with new connections
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = count)]
+    /// NetworkPolicies in the network of rows with new connections: five for each of its namespaces, or more
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = policies, allow_negative_numbers = true)]
     pub(crate) policies: usize,
     /// The limit program to compare with (IPv4)
     #[arg(long, value_name = "PATH")]
@@ -275,7 +285,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) limit_ipv6: Option<PathBuf>,
     /// Seconds a row is measured for
-    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds)]
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: f64,
     /// One JSON object a line instead of a table
     #[arg(long)]
@@ -318,6 +328,16 @@ fn count(text: &str) -> Result<usize, String> {
         Some(0) => Err("give at least 1".to_owned()),
         Some(n) => Ok(n),
         None => Err("give a whole number, at least 1, such as 1000, 10k or 4M".to_owned()),
+    }
+}
+
+/// A network with a hundred thousand takes ten seconds to make.
+const MOST_POLICIES: usize = 200_000;
+
+fn policies(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        n if n > MOST_POLICIES => Err(format!("give at most {MOST_POLICIES}")),
+        n => Ok(n),
     }
 }
 

@@ -35,6 +35,11 @@ impl Machine {
         machine
     }
 
+    /// Processors we may run on, as far as that is known.
+    pub(super) fn processors(&self) -> usize {
+        self.cpus.len().max(1)
+    }
+
     /// Keeps this thread on a processor of its own, if there are enough and the system lets us. The first
     /// processor comes last: it has most interrupts to serve.
     pub(super) fn pin(&self, thread: usize) {

@@ -39,6 +39,11 @@ pub(crate) enum BenchError {
     Seconds(#[from] TryFromFloatSecsError),
     #[error("{row} {family}: {source}")]
     Row { row: &'static str, family: &'static str, source: Box<NotMeasured> },
+    #[error(
+        "--workers {workers}: there are {processors} processors here, and each worker needs one of its own; give \
+         fewer workers"
+    )]
+    TooManyWorkers { workers: usize, processors: usize },
     #[error(transparent)]
     Limit(#[from] LimitError),
     #[error(transparent)]
@@ -145,10 +150,29 @@ pub(crate) fn run(args: &cli::BenchArgs) -> Result<(), BenchError> {
     if cfg!(debug_assertions) {
         eprintln!("warning: this is a debug build, many times slower: use `cargo run --release -- bench`");
     }
+    let machine = Machine::new();
+    let workers = args.workers.iter().max().copied().unwrap_or(1);
+    if workers > machine.processors() {
+        return Err(BenchError::TooManyWorkers { workers, processors: machine.processors() });
+    }
+    let mut reports = Vec::new();
+    let result = measure_all(args, &machine, time, &mut reports);
+    // What was measured is shown, even if something else could not be.
+    if !args.json && !reports.is_empty() {
+        print::print(&print::tables(&reports, args.seconds, Style::detect())).map_err(OutputError::from)?;
+    }
+    result
+}
+
+/// Measures one case after the other, and prints each as it comes if it is for programs.
+fn measure_all(
+    args: &cli::BenchArgs,
+    machine: &Machine,
+    time: Duration,
+    reports: &mut Vec<Report>,
+) -> Result<(), BenchError> {
     let limit = |path: &Option<std::path::PathBuf>| path.as_deref().map(Limit::new).transpose();
     let mut limits = (limit(&args.limit)?, limit(&args.limit_ipv6)?);
-    let machine = Machine::new();
-    let mut reports = Vec::new();
     for case in cases(args, time) {
         let limit = match case.family {
             Family::Ipv4 => limits.0.as_mut(),
@@ -162,7 +186,7 @@ pub(crate) fn run(args: &cli::BenchArgs) -> Result<(), BenchError> {
             }
             None => None,
         };
-        let report = measure(&machine, &case, figures).map_err(|e| BenchError::Row {
+        let report = measure(machine, &case, figures).map_err(|e| BenchError::Row {
             row: case.row.name(),
             family: family_name(case.family),
             source: Box::new(e),
@@ -171,9 +195,6 @@ pub(crate) fn run(args: &cli::BenchArgs) -> Result<(), BenchError> {
             return Ok(());
         }
         reports.push(report);
-    }
-    if !args.json {
-        print::print(&print::tables(&reports, args.seconds, Style::detect())).map_err(OutputError::from)?;
     }
     Ok(())
 }

@@ -37,39 +37,32 @@ fn name(r: &Report) -> String {
 }
 
 fn packets(reports: &[Report], style: Style) -> String {
-    let columns = [
-        "ROW",
-        "FAMILY",
-        ">FLOWS",
-        ">WORKERS",
-        ">NS/PACKET",
-        ">TSC",
-        ">LIMIT NS",
-        ">RATIO",
-        ">MPPS",
-        ">HITS",
-        ">ALLOCATIONS/PACKET",
-        ">BYTES/CONNECTION",
-    ];
+    // Columns that would say the same in every row are left out, so that a table fits an ordinary terminal.
+    let workers = reports.iter().any(|r| r.workers > 1);
+    let limit = reports.iter().any(|r| r.limit_ns.is_some());
+    let mut columns = vec!["ROW", "FAMILY", ">FLOWS"];
+    columns.extend(workers.then_some(">WORKERS"));
+    columns.push(">NS/PACKET");
+    columns.extend(limit.then_some([">LIMIT NS", ">RATIO"]).into_iter().flatten());
+    columns.extend([">MPPS", ">HITS", ">ALLOCS", ">BYTES/CONN"]);
     let mut listing = Listing::new("Pipeline in memory", &columns, style);
     let or_dash = |value: Option<f64>, digits| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
     for r in reports {
         // Nothing but slow samples.
         let mark = if r.slow_samples == r.samples { "*" } else { "" };
-        listing.row([
-            name(r),
-            r.family.to_owned(),
-            r.flows.to_string(),
-            r.workers.to_string(),
-            format!("{:.1}{mark}", r.ns_per_packet),
-            or_dash(r.median_tsc, 1),
-            or_dash(r.limit_ns, 1),
-            or_dash(r.ratio, 2),
+        let mut row = vec![name(r), r.family.to_owned(), r.flows.to_string()];
+        row.extend(workers.then(|| r.workers.to_string()));
+        row.push(format!("{:.1}{mark}", r.ns_per_packet));
+        if limit {
+            row.extend([or_dash(r.limit_ns, 1), or_dash(r.ratio, 2)]);
+        }
+        row.extend([
             format!("{:.2}", r.mpps),
             format!("{:.0} %", r.hits * 100.0),
             format!("{:.2}", r.allocations),
             r.bytes_per_connection.to_string(),
         ]);
+        listing.row(row);
     }
     listing.render()
 }
@@ -96,7 +89,8 @@ fn connections(reports: &[Report], style: Style) -> String {
 }
 
 fn batches(reports: &[Report], style: Style) -> String {
-    let columns = ["ROW", "FAMILY", ">FLOWS", ">P50 NS", ">P99 NS", ">QUIET P50", ">QUIET P99", ">PUBLISHED"];
+    let columns =
+        ["ROW", "FAMILY", ">FLOWS", ">P50 NS", ">P99 NS", ">QUIET P50 NS", ">QUIET P99 NS", ">PUBLISHED"];
     let mut listing = Listing::new("Batches of 64", &columns, style);
     let or_dash = |ns: Option<f64>| ns.map_or("-".to_owned(), |ns| format!("{ns:.0}"));
     for r in reports.iter().filter(|r| r.batch_p50_ns.is_some()) {

@@ -50,7 +50,9 @@ pub enum LoadError {
     #[error("a load needs at least one worker, and a connection for each")]
     Nothing,
     /// Fewer policies than it takes to let these connections through.
-    #[error("this many connections need at least {least} policies")]
+    #[error(
+        "so many connections take namespaces that have {least} policies of their own: give at least as many (--policies)"
+    )]
     TooFewPolicies {
         /// The fewest there can be.
         least: usize,
