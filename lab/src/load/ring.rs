@@ -18,6 +18,9 @@ use supernet::{
 /// Frames in flight at one time, in the queues of all ports together.
 const FLIGHT: usize = 512;
 
+/// Frames that the shortest queue has room for.
+const SHALLOWEST: usize = 64;
+
 /// One worker with all ports of the network, and the guests at the ports' other ends.
 pub struct PortRing {
     worker: Worker,
@@ -34,7 +37,15 @@ impl PortRing {
         ports: impl Iterator<Item = PortId>,
         frames: Frames,
     ) -> Result<Self, LoadError> {
-        let attach = |id| Ok((id, dataplane.attach(id, memory(FLIGHT)).map_err(LoadError::Attach)?));
+        let mut shares = BTreeMap::<PortId, usize>::new();
+        (0..frames.len()).for_each(|at| *shares.entry(frames.port(at)).or_default() += 1);
+        // Four times what a port has of a flight on average: a queue that is deeper than it need be is memory that
+        // frames walk through.
+        let depth = |id| {
+            let share = shares.get(&id).map_or(0, |share| FLIGHT * share / frames.len().max(1));
+            (4 * share).next_power_of_two().clamp(SHALLOWEST, FLIGHT)
+        };
+        let attach = |id| Ok((id, dataplane.attach(id, memory(depth(id))).map_err(LoadError::Attach)?));
         let guests = ports.map(attach).collect::<Result<_, LoadError>>()?;
         // Takes the ports and the snapshot.
         worker.poll(Instant::from_secs(1));
