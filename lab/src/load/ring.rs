@@ -3,7 +3,7 @@
 use super::{
     LoadError,
     frames::{FRAME_V6, Frames},
-    lane::draw,
+    lane::{RING, draw},
 };
 use std::collections::BTreeMap;
 use supernet::{
@@ -15,8 +15,9 @@ use supernet::{
     },
 };
 
-/// Frames in flight at one time, in the queues of all ports together.
-const FLIGHT: usize = 512;
+/// Frames in flight at one time, in the queues of all ports together: as many as in the rings of other rows, as
+/// putting them there empties the near caches of everything else.
+const FLIGHT: usize = RING;
 
 /// Frames that the shortest queue has room for.
 const SHALLOWEST: usize = 64;
