@@ -10,9 +10,8 @@
 //!        spoof guard ─ segment ─ DLB ─ DFW ─ router ─ SNAT ─ VIP ─ Tier-0 ─ DFW ─ commit
 //! ```
 //!
-//! Imports run one way: `sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- state <- stage
-//! <- pipeline <- worker`; `port` uses only `buf`, `id`, `sync` and
-//! `verdict`.
+//! Imports run one way: `sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover
+//! <- snapshot <- state <- stage <- pipeline <- worker`; `port` uses only `buf`, `id`, `sync` and `verdict`.
 
 pub mod buf;
 pub mod counters;

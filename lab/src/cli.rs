@@ -461,7 +461,9 @@ mod tests {
         };
         bench(&["--workers", "2", "--flows", "2", "--seconds", "0.1"]).unwrap();
         bench(&["--workers", "1,2", "--row", "churn,full-chain", "--flows", "1k,4M"]).unwrap();
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 12] = [
+            (&["--flows", "-5"], "a whole number"),
+            (&["--policies", "1M"], "at most 200000"),
             (&["--seconds", "1e20"], "at most 86400 (a day)"),
             (&["--seconds", "0"], "a time above zero"),
             (&["--seconds=-1"], "a time above zero"),

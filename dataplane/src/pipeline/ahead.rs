@@ -1,8 +1,8 @@
 //! Looking ahead: what the next packets without an entry will need, worked out and asked for together, so that
 //! opening a connection does not wait for memory step by step.
 //!
-//! Only what changes nothing that packets can tell is done ahead: parsing, a look-up, the stages. A packet's turn comes in order, and
-//! what was worked out for it is checked then: the commit looks the key up again.
+//! Only what changes nothing that packets can tell is done ahead: parsing, a look-up, the stages. A packet's turn
+//! comes in order, and what was worked out for it is checked then: the commit looks the key up again.
 
 use super::{Family, Pipeline, admit, has_session, slow::opens};
 use crate::{

@@ -269,7 +269,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
+    use crate::port::Bells;
     use proptest::prelude::*;
     use std::{
         collections::VecDeque,
@@ -321,6 +321,20 @@ mod tests {
         opened.senders[0].transmit(&mut frames).unwrap();
         opened.senders[0].transmit(&mut frames).unwrap();
         assert_eq!((frames.len(), guest.load(Ordering::SeqCst)), (1, 1));
+    }
+
+    #[test]
+    fn a_guest_rings_when_it_has_queued_something() {
+        let (pool, bells) = (Pool::new(8), Bells::default());
+        let mut opened = memory(1).open(1, &pool).unwrap();
+        opened.peer.send(&[1]).unwrap();
+        assert!(opened.receiver.set_bell(bells.bell(5)));
+        assert_eq!(bells.take(), 0, "there was no bell yet");
+        opened.peer.send(&[2]).unwrap_err();
+        assert_eq!(bells.take(), 0, "nothing was queued");
+        assert_eq!(opened.receiver.receive(&mut Vec::new(), 8, &pool).unwrap(), 1);
+        opened.peer.send(&[3]).unwrap();
+        assert_eq!(bells.take(), 1 << 5);
     }
 
     #[derive(Debug, Clone)]

@@ -2,8 +2,8 @@
 //!
 //! A stage is a function of the snapshot and the connection's first packet; none changes anything. [`walk`]
 //! runs them in the order in which a packet meets them and returns a [`Path`], the whole intent, or where the
-//! packet stopped. A [`plan`] puts a path into numbers, and only [`commit`] makes a session of it. The same walk judges new
-//! connections, judges living ones again (with their [`Binding`] kept), and traces.
+//! packet stopped. A [`plan`] puts a path into numbers, and only [`commit`] makes a session of it. The same walk
+//! judges new connections, judges living ones again (with their [`Binding`] kept), and traces.
 //!
 //! ```text
 //!   pod:    spoof guard ─ DLB ─ DFW egress ─ router ─┬─ DFW ingress                 (east-west)
@@ -368,7 +368,7 @@ fn egress_address<A: AnyAddress>(
     binding: Option<&Binding>,
 ) -> Result<Option<A>, Stop> {
     let now = snat::egress_address(from, tuple.dst);
-    match binding.map(|b| b.translated.then(|| A::of(b.source.0)).flatten()) {
+    match binding.map(|b| A::of(b.source.0).filter(|_| b.translated)) {
         None => Ok(now),
         Some(None) => Ok(None),
         Some(kept) if kept == now => Ok(kept),

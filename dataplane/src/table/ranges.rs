@@ -62,11 +62,7 @@ impl<A: Key + Ord, V: Copy + Default + PartialEq, const ARITY: usize> Ranges<A, 
             let node = piece.min(*last as usize);
             let starts = &self.nodes[*first as usize + node];
             // The first piece of a node begins at or below every number that leads to it.
-            let mut reached = [0; 4];
-            for (n, start) in starts.iter().enumerate() {
-                reached[n % 4] += u32::from(*start <= at);
-            }
-            let reached = (reached[0] + reached[1]) + (reached[2] + reached[3]);
+            let reached: u32 = starts.iter().map(|start| u32::from(*start <= at)).sum();
             piece = node * ARITY + (reached as usize).max(1) - 1;
         }
         self.values[piece.min(self.values.len() - 1)]

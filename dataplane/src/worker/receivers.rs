@@ -169,7 +169,7 @@ mod tests {
     use std::{
         collections::VecDeque,
         io,
-        sync::{Arc, Mutex},
+        sync::{Arc, Mutex, atomic::AtomicUsize},
     };
 
     /// Frames that wait at a port: their numbers.
@@ -179,10 +179,12 @@ mod tests {
     struct End {
         queue: Queue,
         rings: bool,
+        asked: Arc<AtomicUsize>,
     }
 
     impl Receive for End {
         fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             let waiting = &mut self.queue.0.lock().unwrap().0;
             let count = waiting.len().min(max);
             into.extend(waiting.drain(..count).map(|n| pool.copy(&[n]).unwrap()));
@@ -212,6 +214,28 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn only_who_rang_or_cannot_is_asked() {
+        let (pool, mut receivers) = (Pool::new(8), Receivers::default());
+        let asked: [Arc<AtomicUsize>; 3] = Default::default();
+        let queues: [Queue; 3] = Default::default();
+        for (n, (asked, queue)) in asked.iter().zip(&queues).enumerate() {
+            let end = End { queue: queue.clone(), rings: n != 2, asked: asked.clone() };
+            receivers.add(PortId(n as u32), Box::new(end));
+        }
+        let mut visits = || {
+            receivers.receive(&mut Vec::new(), &mut Vec::new(), &pool);
+            asked.each_ref().map(|asked| asked.swap(0, Ordering::Relaxed))
+        };
+        assert_eq!(visits(), [1, 1, 1], "whatever was queued before");
+        assert_eq!(visits(), [0, 0, 1]);
+        queues[1].0.lock().unwrap().0.push_back(1);
+        assert_eq!(visits(), [0, 0, 1], "it has not rung");
+        queues[1].0.lock().unwrap().1.as_ref().unwrap().ring();
+        assert_eq!(visits(), [0, 1, 1]);
+        assert_eq!(visits(), [0, 0, 1], "it gave fewer than it was asked for");
+    }
+
     proptest! {
         /// Against plain queues: what waits is received in its port's order, in full batches as long as there is
         /// enough, and no port waits for ever.
@@ -225,7 +249,7 @@ mod tests {
             let mut queues: Vec<Option<Queue>> = Vec::new();
             let add = |receivers: &mut Receivers, port: usize, rings| {
                 let queue = Queue::default();
-                receivers.add(PortId(port as u32), Box::new(End { queue: queue.clone(), rings }));
+                receivers.add(PortId(port as u32), Box::new(End { queue: queue.clone(), rings, asked: Arc::default() }));
                 queue
             };
             for (port, rings) in rings.into_iter().enumerate() {

@@ -415,14 +415,32 @@ mod tests {
     use clap::Parser;
 
     fn cases_of(args: &[&str]) -> Vec<Case> {
+        let args = bench(args);
+        args.check().unwrap();
+        cases(&args, Duration::from_millis(1))
+    }
+
+    fn bench(args: &[&str]) -> cli::BenchArgs {
         let cli = cli::Cli::try_parse_from(["supernet", "bench"].iter().chain(args)).unwrap();
         match cli.command {
-            cli::Command::Bench(args) => {
-                args.check().unwrap();
-                cases(&args, Duration::from_millis(1))
-            }
+            cli::Command::Bench(args) => args,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn workers_that_would_share_a_processor_are_refused() {
+        let error = run(&bench(&["--workers", "1000"])).unwrap_err();
+        assert!(matches!(error, BenchError::TooManyWorkers { workers: 1000, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_was_measured_is_kept_when_something_else_cannot_be() {
+        let args = bench(&["--row", "parse", "--family", "ipv4", "--flows", "100,4000M"]);
+        let mut reports = Vec::new();
+        let error = measure_all(&args, &Machine::new(), Duration::from_millis(1), &mut reports).unwrap_err();
+        assert!(matches!(error, BenchError::Row { row: "parse", .. }), "{error}");
+        assert_eq!(reports.iter().map(|r| r.flows).collect::<Vec<_>>(), [100]);
     }
 
     #[test]
