@@ -89,7 +89,7 @@ mod interleavings {
         for _ in 0..3 {
             visit(&bells);
         }
-        guests.map(|guest| guest.join().unwrap());
+        guests.into_iter().for_each(|guest| guest.join().unwrap());
         // Whatever was not received by now has rung.
         visit(&bells);
         assert_eq!(received, 2 * EACH);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     flow::{Scope, SessionId},
-    id::PortId,
+    id::{Generation, PortId},
     rewrite::Tuple,
     wire::{Proto, checksum::Delta},
 };

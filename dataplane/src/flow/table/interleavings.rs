@@ -4,7 +4,11 @@
 //! one key's place reads another's entry there.
 
 use super::{fixture::*, *};
-use crate::sync::{Mutex, explore, lock};
+use crate::{
+    flow::epochs::NEVER,
+    id::Generation,
+    sync::{Mutex, explore, lock},
+};
 use shuttle::{
     sync::atomic::AtomicBool,
     thread::{self, JoinHandle},

@@ -1,5 +1,5 @@
 use super::{fixture::*, *};
-use crate::{sync::Mutex, time::Duration};
+use crate::{id::Generation, sync::Mutex, time::Duration};
 use proptest::{collection::vec, prelude::*};
 use std::{
     collections::{BTreeMap, BTreeSet},
