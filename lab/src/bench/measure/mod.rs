@@ -165,9 +165,11 @@ fn quantiles(machine: &Machine, batches: &Histogram) -> (f64, f64) {
     (ns(0.5), ns(0.99))
 }
 
+/// When the connections were opened, and a measurement begins: lanes do that in the first second.
+const OPENED: Instant = Instant::from_secs(2);
+
 fn at(began: Clock) -> Instant {
-    // Lanes opened their connections in the first second.
-    Instant::from_micros(2_000_000 + began.elapsed().as_micros() as u64)
+    OPENED + began.elapsed()
 }
 
 fn difference(a: Counted, b: Counted) -> Counted {
