@@ -384,22 +384,6 @@ fn a_clash_of_answers_moves_the_source_port() {
 }
 
 #[test]
-fn fragments_and_giants_are_counted() {
-    let mut net = Net::new(two_namespaces());
-    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "10.0.0.18:80");
-    let mut fragment = probe.frame();
-    fragment[20] = 0x20;
-    let sum = supernet_dataplane::wire::checksum::Delta::default();
-    let old = u16::from_be_bytes([fragment[24], fragment[25]]);
-    // etherparse sets "don't fragment"; this takes it away and sets "more fragments".
-    let new = sum.and16(0x4000, 0x2000).apply(old);
-    fragment[24..26].copy_from_slice(&new.to_be_bytes());
-    net.dropped(0, &fragment, DropReason::Fragment);
-    net.dropped(0, &Probe { payload: 1480, ..probe }.frame(), DropReason::TooBig);
-    assert_eq!(net.sessions(), 0);
-}
-
-#[test]
 fn a_next_hop_is_asked_for_and_learned() {
     let mut net = Net::new(
         Topology::new()

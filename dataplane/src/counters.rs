@@ -230,6 +230,8 @@ pub struct Counters {
     pub missed: u64,
     /// Frames that took the cached way.
     pub hits: u64,
+    /// Fragments that wait now for the first of their packet.
+    pub held: u64,
     /// Drops by reason, those that happened.
     pub drops: BTreeMap<DropReason, u64>,
     /// By port.
@@ -279,9 +281,9 @@ pub struct Traffic {
 }
 
 impl Counters {
-    /// Adds up what the workers counted.
-    pub fn collect(workers: &[Arc<WorkerCounters>], tallies: &Tallies) -> Self {
-        let mut sum = Self::default();
+    /// Adds up what the workers counted; `held` fragments wait.
+    pub fn collect(workers: &[Arc<WorkerCounters>], tallies: &Tallies, held: usize) -> Self {
+        let mut sum = Self { held: held as u64, ..Self::default() };
         for w in workers {
             sum.received += w.received.get();
             sum.generated += w.generated.get();
@@ -332,11 +334,11 @@ impl Counters {
         self.drops.values().sum()
     }
 
-    /// Whether every frame is accounted for: what came in and what was made left or was dropped.
+    /// Whether every frame is accounted for: what came in and what was made left, was dropped or is held.
     ///
     /// Holds whenever no worker is in the middle of a batch.
     pub fn conserved(&self) -> bool {
-        self.received + self.generated == self.sent + self.dropped()
+        self.received + self.generated == self.sent + self.dropped() + self.held
     }
 }
 

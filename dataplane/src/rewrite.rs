@@ -4,11 +4,13 @@
 //! addresses and ports, and what that does to the checksums, the TTL included. Applying it is a few stores
 //! and two additions. Headers are edited in place; everything not named here (ECN, options, payload) stays.
 
+pub mod quote;
+
 use crate::{
     buf::HEADER,
     vector::Header,
     wire::{
-        Address, AnyAddress, L3, Packet, Proto, be16,
+        Address, AnyAddress, L3, Packet, Part, Proto, be16,
         checksum::{self, Delta},
         put16,
     },
@@ -161,7 +163,16 @@ impl<A: Address> Rewrite<A> {
         }
     }
 
-    /// Edits a packet of the tuple this was compiled for, and takes `hops` off its TTL.
+    /// Whether a packet can be edited: all but fragments of SCTP whose ports change, as the CRC of the whole packet
+    /// cannot be mended without its length.
+    pub fn can_apply(&self, packet: &Packet) -> bool {
+        packet.proto != Proto::SCTP
+            || !packet.is_fragment()
+            || (self.sport, self.dport) == (packet.sport, packet.dport)
+    }
+
+    /// Edits a packet of the tuple this was compiled for, and takes `hops` off its TTL. Of later fragments, only the
+    /// network header.
     pub fn apply(&self, frame: &mut [u8], packet: &Packet, hops: u8) {
         let (l3, l4) = (packet.l3(), packet.l4());
         self.src.put(&mut frame[l3 + A::AT..][..A::LEN]);
@@ -172,6 +183,9 @@ impl<A: Address> Rewrite<A> {
             put16(frame, l3 + 10, sum);
         } else {
             frame[l3 + 7] = frame[l3 + 7].wrapping_sub(hops);
+        }
+        if packet.part == Part::Later {
+            return;
         }
         match packet.proto {
             Proto::TCP => {

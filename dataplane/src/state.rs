@@ -6,7 +6,7 @@
 
 use crate::{
     counters::Tallies,
-    flow::{Epochs, FlowTable, Sessions, Timeouts},
+    flow::{Epochs, FlowTable, FragmentLimits, Fragments, Sessions, Timeouts},
     id::{NeighborId, PortId},
     snapshot::Neighbor,
     table::{
@@ -49,6 +49,8 @@ pub struct Config {
     pub nat_ports: RangeInclusive<u16>,
     /// ICMP errors, and resets that refuse a connection, that a worker may send a second.
     pub errors_per_second: u32,
+    /// Packets that come in fragments.
+    pub fragments: FragmentLimits,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
             isa: None,
             nat_ports: ports::ALL,
             errors_per_second: 1000,
+            fragments: FragmentLimits::default(),
         }
     }
 }
@@ -81,6 +84,8 @@ pub struct State {
     pub epochs: Arc<Epochs>,
     /// Ports of egress addresses.
     pub nat: NatPools,
+    /// Fragments on their way.
+    pub fragments: Fragments,
     /// Next hops.
     pub neighbors: Neighbors,
     /// What hits are counted under.
@@ -118,6 +123,7 @@ impl State {
             sessions: Sessions::new(config.sessions),
             epochs,
             nat: NatPools::new(config.nat_ports.clone()),
+            fragments: Fragments::new(config.fragments.clone()),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),
             hints: AtomicU32::default(),

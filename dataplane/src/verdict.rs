@@ -36,12 +36,21 @@ drop_reasons! {
     NotReady = "the network is not programmed yet, or does not know this port",
     /// The frame ends before its headers do, or a length or version field contradicts the bytes.
     Malformed = "the frame is malformed",
-    /// The IPv4 header checksum is wrong (RFC 1812, 5.2.2).
-    BadChecksum = "the IPv4 header checksum is wrong",
+    /// The checksum of the IPv4 header (RFC 1812, 5.2.2), or of an ICMP error, is wrong.
+    BadChecksum = "the checksum of the IPv4 header or ICMP error is wrong",
     /// An EtherType, VLAN tag or IP protocol that this network does not carry.
     UnsupportedProtocol = "the protocol is not carried",
-    /// A later or first fragment; reassembly is not done here.
-    Fragment = "the packet is a fragment",
+    /// A fragment whose packet has no session: its first fragment was stopped. Or one that cannot be translated:
+    /// of SCTP whose ports change, or of an ICMP error.
+    Fragment = "the fragment belongs to no packet that went on, or cannot be translated",
+    /// A first fragment without the whole transport header (RFC 1858; RFC 7112).
+    TinyFragment = "the first fragment does not hold all headers",
+    /// Bytes of a packet that came before; if they overlap only in part, the rest of the packet as well (RFC 5722).
+    FragmentOverlap = "bytes of the packet came twice",
+    /// The first fragment of the packet did not come in time.
+    FragmentTimeout = "the first fragment of the packet did not come in time",
+    /// Too many fragments wait for the first of their packet, or one packet comes in too many pieces.
+    FragmentsFull = "too many fragments wait",
     /// Longer than the MTU of the port it would leave by.
     TooBig = "the packet is larger than the MTU of its way",
     /// The source MAC is not the port's.
@@ -90,8 +99,8 @@ drop_reasons! {
     TupleClash = "no free source port makes the connection unique",
     /// The session's member, server, egress address or pod is gone.
     BindingGone = "what the connection was bound to is gone",
-    /// An ICMP error; they are not translated here.
-    IcmpError = "an ICMP error, which is not translated",
+    /// An ICMP error about a packet of no session, or that cannot be read.
+    IcmpUnrelated = "an ICMP error about nothing that is known here",
     /// An ICMP message other than echo that no stage answers.
     IcmpUnhandled = "an ICMP message that nobody answers",
     /// No frame buffer was free for a copy or an answer.

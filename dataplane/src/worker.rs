@@ -13,7 +13,7 @@ mod receivers;
 use crate::{
     buf::{Frame, Pool},
     counters::{Counters, WorkerCounters},
-    flow::{Session, SessionId, Usage},
+    flow::{Scope, Session, SessionId, Usage},
     handover::{Handover, Numbered},
     id::{Generation, PortId},
     pipeline::{Output, Pipeline},
@@ -230,7 +230,8 @@ impl Dataplane {
 
     /// What all workers counted.
     pub fn counters(&self) -> Counters {
-        Counters::collect(&self.shared.counters, &self.shared.state.tallies)
+        let Shared { counters, state, .. } = &*self.shared;
+        Counters::collect(counters, &state.tallies, state.fragments.held())
     }
 
     /// Calls `see` for every live session, with what its two directions have carried.
@@ -331,7 +332,7 @@ impl Worker {
 
     /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.
     pub fn poll(&mut self, now: Instant) -> Polled {
-        self.take_commands();
+        self.take_commands(now);
         self.shared.state.epochs.begin(self.index);
         self.receive();
         // Last: an answer to what another worker sent on is judged by no older snapshot than that worker's.
@@ -348,12 +349,13 @@ impl Worker {
         Polled { frames, next: if busy { now } else { now + IDLE } }
     }
 
-    fn take_commands(&mut self) {
+    fn take_commands(&mut self, now: Instant) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Attach { port, receiver, sender } => self.attach(port, receiver, sender),
                 Command::Detach(port) => {
                     self.receivers.remove(port);
+                    self.pipeline.sweep_fragments(now, Some(Scope::port(port)));
                     if let Some(sender) = self.senders.get_mut(port.index()) {
                         *sender = None;
                     }
@@ -440,6 +442,7 @@ impl Worker {
             let share = buckets * passed.as_micros() as usize / SWEEP_LAP.as_micros() as usize;
             self.to_sweep = (self.to_sweep + share + 1).min(buckets);
             self.swept = now;
+            self.pipeline.sweep_fragments(now, None);
         }
         let most = if busy { SWEEP_BUSY } else { SWEEP_IDLE };
         let count = self.to_sweep.min(most);

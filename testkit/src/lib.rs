@@ -1,5 +1,6 @@
 //! For tests and benches only: networks made by hand, packets, conformance cases.
 
+pub mod fragments;
 pub mod net;
 pub mod netpol;
 pub mod oracle;

@@ -35,7 +35,7 @@ fn offsets_lie_inside(frame: &[u8], p: &Packet) {
         assert_eq!(p.dst.is_ipv4(), p.l3 == L3::V4);
     }
     let least = match p.proto {
-        _ if p.fragment || !is_ip(p) => 0,
+        _ if p.is_fragment() || !is_ip(p) => 0,
         Proto::TCP => 20,
         Proto::UDP | Proto::ICMP | Proto::ICMPV6 => 8,
         Proto::SCTP => 12,
@@ -60,7 +60,7 @@ fn agree(frame: &[u8], p: &Packet, theirs: &SlicedPacket<'_>) {
             assert_eq!(p.src, IpAddr::V4(header.source_addr()));
             assert_eq!(p.dst, IpAddr::V4(header.destination_addr()));
             assert_eq!((p.ttl, p.proto.0), (header.ttl(), header.protocol().0));
-            assert_eq!(p.fragment, ip.is_payload_fragmented());
+            assert_eq!(p.is_fragment(), ip.is_payload_fragmented());
             assert_eq!(p.options, !header.options().is_empty());
             assert_eq!(p.l4(), p.l3() + header.slice().len());
             assert_eq!(p.ip_len(), usize::from(header.total_len()));
@@ -86,14 +86,14 @@ fn agree(frame: &[u8], p: &Packet, theirs: &SlicedPacket<'_>) {
             }
             assert_eq!(p.proto.0, payload.ip_number.0);
             assert_eq!(p.l4(), offset(payload.payload));
-            assert!(p.fragment || !ip.is_payload_fragmented());
+            assert!(p.is_fragment() || !ip.is_payload_fragmented());
         }
         Some(NetSlice::Arp(_)) | None => {
             assert!(!is_ip(p), "etherparse sees no IP in {p:?}");
             return;
         }
     }
-    if p.fragment || p.proto.0 == 51 {
+    if p.is_fragment() || p.proto.0 == 51 {
         return;
     }
     match &theirs.transport {
@@ -189,7 +189,7 @@ pub fn rewrite_holds<A: Address>(frame: &[u8], p: &Packet, to: &Tuple) {
 /// Asserts that a plain packet comes out of the edit by words as it comes out of the rewrite.
 fn edit_agrees<A: Address>(frame: &[u8], p: &Packet, edit: &Rewrite<A>, hops: u8, out: &[u8]) {
     let transport = matches!(p.proto, Proto::TCP | Proto::UDP);
-    if !transport || p.options || p.tagged || p.fragment {
+    if !transport || p.options || p.tagged || p.is_fragment() {
         return;
     }
     let mut header = [0xa5; HEADER];
@@ -222,7 +222,7 @@ fn is_ip(p: &Packet) -> bool {
 /// Whether packets like this one have sessions, and so rewrites.
 fn is_keyed(p: &Packet) -> bool {
     let transport = matches!(p.proto, Proto::TCP | Proto::UDP | Proto::SCTP);
-    is_ip(p) && !p.fragment && (transport || p.is_echo_request() || p.is_echo_reply())
+    is_ip(p) && !p.is_fragment() && (transport || p.is_echo_request() || p.is_echo_reply())
 }
 
 /// Has every engine that this processor has read the headers of frames, given with the frames' lengths, and
@@ -315,7 +315,7 @@ fn plain((header, len): &(Header, u16)) -> Option<Packet> {
         Proto::UDP => true,
         _ => false,
     };
-    (is_ip(&p) && is_transport && !p.tagged && !p.fragment && !p.options).then_some(p)
+    (is_ip(&p) && is_transport && !p.tagged && !p.is_fragment() && !p.options).then_some(p)
 }
 
 fn words<const WORDS: usize>(bytes: &[u8]) -> [u64; WORDS] {

@@ -110,6 +110,37 @@ impl Probe {
     }
 }
 
+/// An ICMP error about a frame that was delivered, sent back by `from`, which may be its receiver or a router. It quotes
+/// at most `quote` bytes; `word` are those between checksum and quote.
+///
+/// # Panics
+/// The frame is no IP packet, or `from` is of the other family.
+#[expect(clippy::unwrap_used, reason = "the test delivered this frame")]
+pub fn icmp_error(
+    delivered: &[u8],
+    (kind, code): (u8, u8),
+    word: [u8; 4],
+    from: IpAddr,
+    quote: usize,
+) -> Vec<u8> {
+    let p = wire::parse(delivered).unwrap();
+    let original = &delivered[p.l3()..usize::from(p.end)];
+    let quote = &original[..original.len().min(quote)];
+    let ethernet = PacketBuilder::ethernet2(p.dst_mac.0, p.src_mac.0);
+    let mut out = Vec::new();
+    let written = match (from, p.src) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            ethernet.ipv4(from.octets(), to.octets(), 64).icmpv4_raw(kind, code, word).write(&mut out, quote)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            ethernet.ipv6(from.octets(), to.octets(), 64).icmpv6_raw(kind, code, word).write(&mut out, quote)
+        }
+        (s, d) => unreachable_families(s, d),
+    };
+    written.unwrap();
+    out
+}
+
 #[expect(clippy::panic, reason = "a test that mixes families is wrong")]
 fn unreachable_families(s: IpAddr, d: IpAddr) -> ! {
     panic!("{s} and {d} are of different families")

@@ -1,13 +1,17 @@
 //! Packets, sound and not, and how they are made up.
 
-use crate::{Pair, network::*};
-use proptest::{prelude::*, sample::select};
+use crate::{Frames, Pair, network::*};
+use proptest::{collection::vec, prelude::*, sample::select};
 use std::net::{IpAddr, SocketAddr};
 use supernet_dataplane::{
     snapshot::GATEWAY_MAC,
     wire::{self, Mac, Proto, arp, checksum, tcp_flags::*},
 };
-use supernet_testkit::{packet::Probe, topology::mac};
+use supernet_testkit::{
+    fragments::cut,
+    packet::{Probe, icmp_error},
+    topology::mac,
+};
 
 #[derive(Debug, Clone)]
 pub(crate) enum Packet {
@@ -17,6 +21,18 @@ pub(crate) enum Packet {
     Answer { to: usize, shape: Shape },
     /// A frame that was sent before, with other flags.
     Again { of: usize, shape: Shape },
+    /// An ICMP error about a frame that was delivered.
+    Error { about: usize, kind: (u8, u8), by_router: bool, quote: usize, spoil: Option<(usize, u8)> },
+}
+
+impl Packet {
+    /// The same in one piece.
+    pub(crate) fn whole(mut self) -> Self {
+        if let Self::New { shape, .. } | Self::Answer { shape, .. } | Self::Again { shape, .. } = &mut self {
+            shape.pieces = None;
+        }
+        self
+    }
 }
 
 /// How a packet looks, apart from whom it is to.
@@ -26,6 +42,37 @@ pub(crate) struct Shape {
     pub(crate) ttl: u8,
     pub(crate) size: Size,
     pub(crate) spoil: Spoil,
+    pub(crate) pieces: Option<Pieces>,
+}
+
+/// How a packet is cut into fragments.
+#[derive(Debug, Clone)]
+pub(crate) struct Pieces {
+    /// In eights of bytes.
+    cuts: Vec<usize>,
+    /// How they are mixed.
+    order: u64,
+    /// Bits of those that are lost, and of those that come twice.
+    lost: u8,
+    twice: u8,
+    id: u32,
+}
+
+impl Pieces {
+    fn of(&self, frame: &[u8]) -> Vec<Vec<u8>> {
+        let mut cuts: Vec<usize> = self.cuts.iter().map(|n| n * 8).collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut all = Vec::new();
+        for (n, fragment) in cut(frame, &cuts, self.id).into_iter().enumerate() {
+            let times = usize::from(self.lost >> n & 1 == 0) + usize::from(self.twice >> n & 1 == 1);
+            all.extend(std::iter::repeat_n(fragment, times));
+        }
+        for n in (1..all.len()).rev() {
+            all.swap(n, (self.order.rotate_left(n as u32 * 7) % (n as u64 + 1)) as usize);
+        }
+        all
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +95,6 @@ pub(crate) enum Spoil {
     CutShort,
     /// With bytes after the packet.
     Padded(usize),
-    Fragment,
     NoUdpChecksum,
     /// A bit is wrong, anywhere in the headers.
     Flip(usize, u8),
@@ -57,8 +103,12 @@ pub(crate) enum Spoil {
 }
 
 impl Pair {
-    /// The frame of a packet, and the port it comes in by; `None` if there is nothing that it could be about.
-    pub(crate) fn build(&mut self, packet: &Packet) -> Option<(u32, Vec<u8>)> {
+    /// The frames of a packet, and the port they come in by; none if there is nothing that it could be about.
+    pub(crate) fn build(&mut self, packet: &Packet) -> Frames {
+        self.build_some(packet).unwrap_or_default()
+    }
+
+    fn build_some(&mut self, packet: &Packet) -> Option<Frames> {
         let (port, mut probe, shape) = match packet {
             Packet::New { from, to, v6, proto, sport, shape } => {
                 let (port, src, src_mac, dst_mac) = sender(*from, *v6);
@@ -81,6 +131,10 @@ impl Pair {
                 let (port, probe) = recent(&self.sent, *of)?;
                 (*port, *probe, shape)
             }
+            Packet::Error { about, kind, by_router, quote, spoil } => {
+                let (port, frame) = recent(&self.delivered, *about)?;
+                return error_about(*port, frame, *kind, *by_router, *quote, *spoil).map(|frame| vec![frame]);
+            }
         };
         let payload = match shape.size {
             Size::Payload(bytes) => bytes,
@@ -99,13 +153,6 @@ impl Pair {
         match shape.spoil {
             Spoil::CutShort => frame.truncate(40),
             Spoil::Padded(bytes) => frame.resize(frame.len() + bytes, 0xaa),
-            Spoil::Fragment if probe.src.is_ipv4() => {
-                // "Don't fragment" becomes "more fragments".
-                let new = checksum::Delta::default().and16(0x4000, 0x2000);
-                let sum = new.apply(u16::from_be_bytes([frame[24], frame[25]]));
-                frame[20] = 0x20;
-                frame[24..26].copy_from_slice(&sum.to_be_bytes());
-            }
             Spoil::NoUdpChecksum if probe.proto == Proto::UDP => {
                 let at = if probe.src.is_ipv4() { 14 + 20 } else { 14 + 40 };
                 frame[at + 6..at + 8].fill(0);
@@ -121,8 +168,39 @@ impl Pair {
             }
             _ => {}
         }
-        Some((port, frame))
+        let frames = match &shape.pieces {
+            Some(pieces) if wire::parse(&frame).is_ok_and(|p| p.src.is_ipv4() || !p.options) => {
+                pieces.of(&frame)
+            }
+            _ => vec![frame],
+        };
+        Some(frames.into_iter().map(|frame| (port, frame)).collect())
     }
+}
+
+/// An ICMP error about a frame that was delivered at a port, as it comes back there.
+fn error_about(
+    port: u32,
+    frame: &[u8],
+    (kind, code): (u8, u8),
+    by_router: bool,
+    quote: usize,
+    spoil: Option<(usize, u8)>,
+) -> Option<(u32, Vec<u8>)> {
+    let p = wire::parse(frame).ok().filter(|p| matches!(p.l3, wire::L3::V4 | wire::L3::V6))?;
+    let router = CLIENTS[0][usize::from(p.dst.is_ipv6())];
+    let from = if by_router { address(router) } else { p.dst };
+    let mut error = icmp_error(frame, (kind, code), [0, 0, 5, 0], from, quote);
+    if let Some((at, bit)) = spoil.filter(|(at, _)| *at < error.len()) {
+        error[at] ^= 1 << bit;
+        // The wrong bit is in the quote, and the error around it is sound.
+        let e = wire::parse(&error).ok()?;
+        let (l4, end) = (e.l4(), usize::from(e.end));
+        error[l4 + 2..l4 + 4].fill(0);
+        let sum = checksum::transport(e.src, e.dst, e.proto, &error[l4..end]);
+        error[l4 + 2..l4 + 4].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some((port, error))
 }
 
 /// Bytes of headers behind Ethernet.
@@ -184,12 +262,34 @@ pub(crate) fn shape(usual: u8) -> impl Strategy<Value = Shape> {
         1 => Just(Spoil::Broadcast),
         1 => Just(Spoil::CutShort),
         1 => (1..30usize).prop_map(Spoil::Padded),
-        1 => Just(Spoil::Fragment),
         3 => Just(Spoil::NoUdpChecksum),
         1 => (0..80usize, 0..8u8).prop_map(|(at, bit)| Spoil::Flip(at, bit)),
         2 => (12..80usize, 0..8u8).prop_map(|(at, bit)| Spoil::FlipAndMend(at, bit)),
     ];
-    (flags, ttl, size, spoil).prop_map(|(flags, ttl, size, spoil)| Shape { flags, ttl, size, spoil })
+    let pieces = (vec(1..30usize, 1..4), any::<u64>(), 0..8u8, 0..8u8, 0..4u32);
+    let pieces = pieces.prop_map(|(cuts, order, lost, twice, id)| {
+        // Mostly all of them come.
+        Pieces { cuts, order, lost: lost & (lost >> 1), twice: twice & (twice >> 1), id }
+    });
+    let pieces = prop_oneof![8 => Just(None), 1 => pieces.prop_map(Some)];
+    (flags, ttl, size, spoil, pieces).prop_map(|(flags, ttl, size, spoil, pieces)| Shape {
+        flags,
+        ttl,
+        size,
+        spoil,
+        pieces,
+    })
+}
+
+/// An ICMP error of any kind.
+fn error() -> impl Strategy<Value = Packet> {
+    let kinds =
+        vec![(3, 0), (3, 1), (3, 3), (3, 4), (11, 0), (12, 0), (5, 1), (1, 4), (2, 0), (4, 0), (7, 7)];
+    let quote = prop_oneof![2 => Just(600usize), 1 => Just(28usize), 1 => 0..100usize];
+    let spoil = prop_oneof![4 => Just(None), 1 => (34..110usize, 0..8u8).prop_map(Some)];
+    (any::<usize>(), select(kinds), any::<bool>(), quote, spoil).prop_map(
+        |(about, kind, by_router, quote, spoil)| Packet::Error { about, kind, by_router, quote, spoil },
+    )
 }
 
 pub(crate) fn packet() -> impl Strategy<Value = Packet> {
@@ -206,5 +306,6 @@ pub(crate) fn packet() -> impl Strategy<Value = Packet> {
         1 => new(uplinks, 0..TARGETS.len()),
         12 => (any::<usize>(), shape(ACK)).prop_map(|(to, shape)| Packet::Answer { to, shape }),
         8 => (any::<usize>(), shape(ACK)).prop_map(|(of, shape)| Packet::Again { of, shape }),
+        3 => error(),
     ]
 }

@@ -5,7 +5,7 @@ use crate::frames::{Parts, parts};
 use proptest::prelude::*;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
 use std::net::IpAddr;
-use supernet_dataplane::wire::{self, L3, ParseError, Proto};
+use supernet_dataplane::wire::{self, L3, ParseError, Part, Proto};
 use supernet_testkit::oracle;
 
 proptest! {
@@ -17,7 +17,7 @@ proptest! {
         prop_assert_eq!((p.l3(), p.l4()), (parts.l3(), parts.l4()));
         prop_assert_eq!((p.src, p.dst, p.ttl, p.proto), (parts.addresses.0, parts.addresses.1, parts.ttl, parts.proto));
         prop_assert_eq!(usize::from(p.end), frame.len() - parts.padding);
-        prop_assert_eq!((p.tagged, p.fragment), (parts.tagged, false));
+        prop_assert_eq!((p.tagged, p.is_fragment()), (parts.tagged, false));
         let is_v4 = p.src.is_ipv4();
         prop_assert_eq!(p.options, if is_v4 { !parts.options.is_empty() } else { !parts.extensions.is_empty() });
         let ports = match p.proto {
@@ -132,10 +132,12 @@ fn eight_extension_headers_are_followed_and_a_ninth_is_refused() {
 }
 
 #[test]
-fn a_fragment_header_marks_a_fragment_even_around_a_whole_packet() {
-    // "Atomic fragments" (RFC 6946) have one too.
+fn a_fragment_header_around_a_whole_packet_makes_it_no_fragment() {
+    // "Atomic fragments" (RFC 6946).
     let p = wire::parse(&tcp(vec![(44, 0)]).frame()).unwrap();
-    assert_eq!((p.fragment, p.options, p.proto, p.dport), (true, true, Proto::TCP, 0));
+    assert_eq!((p.part, p.options, p.proto, p.dport), (Part::Whole, true, Proto::TCP, 80));
+    // One header says which part it is; with a second, nobody could.
+    assert_eq!(wire::parse(&tcp(vec![(44, 0), (44, 0)]).frame()), Err(ParseError::BadLength));
 }
 
 #[test]

@@ -12,12 +12,14 @@
 
 mod conntrack;
 mod epochs;
+mod fragments;
 mod key;
 mod session;
 mod table;
 
 pub use conntrack::{Direction, State, Timeouts, Track};
 pub use epochs::Epochs;
+pub use fragments::{FragmentLimits, Fragments, Offered, PacketKey, Ports, Waiting};
 pub use key::{FlowKey, Scope};
 pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
 pub use table::{

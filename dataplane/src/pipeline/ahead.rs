@@ -106,8 +106,8 @@ impl Pipeline {
 
     /// The hash of a packet's key, whose tags are asked for.
     fn ask_for_key<A: Family>(&self, state: &State, packet: &Packet, port: PortId) -> Option<u64> {
-        let key =
-            FlowKey::<A>::of(packet, plan::scope(&self.snapshot, port)).filter(|_| has_session(packet))?;
+        let key = FlowKey::<A>::of(packet, plan::scope(&self.snapshot, port))
+            .filter(|_| has_session(packet) && !packet.is_fragment())?;
         Some(A::table(state).prefetch(&key))
     }
 

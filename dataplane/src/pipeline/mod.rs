@@ -12,9 +12,12 @@
 //! which does the same with the session's record in hand.
 
 mod ahead;
+mod answers;
 mod fast;
+mod fragments;
 mod local;
 mod output;
+mod related;
 mod slow;
 
 pub use output::Output;
@@ -46,7 +49,7 @@ pub struct Pipeline {
     snapshot: Arc<Snapshot>,
     counters: Arc<WorkerCounters>,
     pool: Pool,
-    errors: slow::ErrorBudget,
+    errors: answers::ErrorBudget,
     fast: fast::FastPath,
     /// Where the next session looks for a place.
     hint: u32,
@@ -62,7 +65,7 @@ struct Arrival {
 impl Pipeline {
     /// A pipeline over shared state, without a snapshot: it drops everything until it has one.
     pub fn new(state: Arc<State>, counters: Arc<WorkerCounters>, pool: Pool) -> Self {
-        let errors = slow::ErrorBudget::new(state.config.errors_per_second);
+        let errors = answers::ErrorBudget::new(state.config.errors_per_second);
         let fast = fast::FastPath::new();
         let hint = state.hints.fetch_add(1, Ordering::Relaxed);
         Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint }
@@ -94,13 +97,18 @@ impl Pipeline {
         fast::process(self, frames, ports, now, out);
     }
 
-    /// Sends a rewritten frame of a session on.
-    fn forward(&self, mut frame: Frame, meta: &Meta, hop: &Hop, out: &mut Output) {
+    /// Sends a rewritten frame of a session on, in pieces if it is larger than the MTU of its way and may be cut.
+    fn forward(&self, arrival: Arrival, meta: &Meta, hop: &Hop, out: &mut Output) {
+        let Arrival { mut frame, packet, port } = arrival;
         hop.write_macs(frame.header_mut(), meta.switched);
         let row = self.counters.tallies.at(meta.tally as usize);
         row.packets.add(1);
         row.bytes.add(frame.len() as u64);
-        out.push(hop.port, frame);
+        if packet.ip_len() <= usize::from(hop.mtu) {
+            out.push(hop.port, frame);
+        } else {
+            self.cut(Arrival { frame, packet, port }, hop, out);
+        }
     }
 
     /// Where an adjacency leads in this snapshot; `hops` are those that hits go by.
@@ -206,6 +214,7 @@ fn admit(snap: &Snapshot, port: PortId, frame: &[u8]) -> Result<Packet, DropReas
         Err(ParseError::Truncated | ParseError::BadLength | ParseError::TooManyExtensions) => {
             return Err(DropReason::Malformed);
         }
+        Err(ParseError::TinyFragment) => return Err(DropReason::TinyFragment),
     };
     match &port.role {
         PortRole::Endpoint(_) => spoof_guard::mac(port, packet.src_mac)?,
@@ -220,10 +229,10 @@ fn admit(snap: &Snapshot, port: PortId, frame: &[u8]) -> Result<Packet, DropReas
     Ok(packet)
 }
 
-/// Whether packets like this one are looked up.
+/// Whether packets like this one are looked up; fragments, once their ports are known.
 fn has_session(p: &Packet) -> bool {
     let transport = matches!(p.proto, Proto::TCP | Proto::UDP | Proto::SCTP);
-    !p.fragment && !p.dst_mac.is_multicast() && (transport || p.is_echo_request() || p.is_echo_reply())
+    !p.dst_mac.is_multicast() && (transport || p.is_echo_request() || p.is_echo_reply())
 }
 
 /// Whether the slow path must see the packet because it changes its connection's state.

@@ -7,6 +7,7 @@
 use super::{
     Arrival, Family, Output, Pipeline, admit,
     ahead::{Asked, Opening, Prepared},
+    answers::{bottleneck, expired_at},
     changes_state,
     fast::World,
     has_session,
@@ -14,22 +15,22 @@ use super::{
 use crate::{
     buf::Frame,
     flow::{Direction, FlowKey, Found, Tick},
-    id::{Generation, PortId, RuleId},
-    rewrite::{Rewrite, Tuple},
-    snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_of},
+    id::{Generation, PortId},
+    rewrite::Tuple,
+    snapshot::{Hop, PortRole, Snapshot},
     stage::{
         self, First, Stop,
         commit::{self, Committed},
         judge::{self, Judged},
         plan::{self, Plan},
-        router, segment, spoof_guard, tier0,
+        segment, spoof_guard,
     },
     state::State,
-    time::{Duration, Instant},
+    time::Instant,
     verdict::DropReason,
-    wire::{L3, Mac, Packet, Proto, icmp, tcp, tcp_flags},
+    wire::{L3, Packet, Part, Proto, tcp_flags},
 };
-use std::{cmp::Ordering, net::IpAddr};
+use std::cmp::Ordering;
 
 /// How often a packet looks for its session when others make and end it at the same time.
 const TRIES: usize = 4;
@@ -40,8 +41,8 @@ enum Known {
     Done,
     /// The session ended meanwhile: the packet belongs to none.
     Ended(Arrival),
-    /// Its TTL ends at this router.
-    Expired(Arrival, IpAddr),
+    /// It goes no further.
+    Stopped(Arrival, Stop),
 }
 
 impl Pipeline {
@@ -64,10 +65,29 @@ impl Pipeline {
         };
         let asked = prepared.map_or(&Asked::Nothing, |p| &p.asked);
         let arrival = Arrival { frame, packet, port };
+        if packet.is_fragment() {
+            self.fragment(world, arrival, now, out);
+        } else {
+            self.whole(world, arrival, asked, now, out);
+        }
+    }
+
+    /// Finishes a frame whose ports are known.
+    pub(super) fn whole(
+        &mut self,
+        world: &World,
+        arrival: Arrival,
+        asked: &Asked<'_>,
+        now: Instant,
+        out: &mut Output,
+    ) {
         if segment::is_local(&arrival.packet) {
             return self.local(arrival, now, out);
         }
+        let is_error = arrival.packet.is_icmp_error();
         match arrival.packet.l3 {
+            L3::V4 if is_error => self.related::<u32>(world, arrival, out),
+            L3::V6 if is_error => self.related::<u128>(world, arrival, out),
             L3::V4 => self.routed(world, arrival, u32::opening(asked), now, out),
             L3::V6 => self.routed(world, arrival, u128::opening(asked), now, out),
             L3::Arp | L3::Other => {
@@ -103,9 +123,7 @@ impl Pipeline {
                 match self.known(world, arrival, &found, now, out) {
                     Known::Done => return,
                     Known::Ended(back) => arrival = back,
-                    Known::Expired(back, router) => {
-                        return self.stop(back, Stop::TimeExceeded(router), now, out);
-                    }
+                    Known::Stopped(back, stop) => return self.stop(back, stop, now, out),
                 }
                 opening = None;
                 continue;
@@ -150,6 +168,7 @@ impl Pipeline {
             && meta.generation != Generation::default()
             && !meta.denied
             && !packet.options
+            && !packet.is_fragment()
             && packet.ttl > meta.hops
             && !changes_state(packet);
         let hop = if usable { self.resolve(&world.hops, meta.adjacency).ok() } else { None };
@@ -158,7 +177,7 @@ impl Pipeline {
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
         A::table(&self.state).touch(found.entry, Tick::of(now), true, arrival.frame.len());
         self.counters.hits.add(1);
-        self.forward(arrival.frame, meta, &hop, out);
+        self.forward(arrival, meta, &hop, out);
         None
     }
 
@@ -218,29 +237,10 @@ impl Pipeline {
             self.drop_frame(arrival.port, denial.reason(), arrival.frame);
             return Known::Done;
         }
-        let way = match self.resolve(&world.hops, found.meta.adjacency) {
+        let way = match self.way_of(world, &arrival, &found) {
             Ok(way) => way,
-            Err(reason) => {
-                self.drop_frame(arrival.port, reason, arrival.frame);
-                return Known::Done;
-            }
+            Err(stop) => return Known::Stopped(arrival, stop),
         };
-        if packet.ttl <= found.meta.hops {
-            let router = expired_at(&self.snapshot, arrival.port, way.port, &packet);
-            drop(place);
-            return Known::Expired(arrival, router);
-        }
-        let refused = if packet.ip_len() > usize::from(way.mtu) {
-            Some(DropReason::TooBig)
-        } else if !self.addressed(&arrival, &way) {
-            Some(DropReason::UnknownMac)
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
-            self.drop_frame(arrival.port, reason, arrival.frame);
-            return Known::Done;
-        }
         if packet.proto == Proto::TCP {
             let before = record.track;
             record.track.see(direction, packet.tcp_flags);
@@ -248,11 +248,27 @@ impl Pipeline {
                 place.put(&record);
             }
         }
-        let mut frame = arrival.frame;
-        found.rewrite.apply(frame.bytes_mut(), &packet, found.meta.hops);
-        table.touch(found.entry, Tick::of(now), !changes_state(&packet), frame.len());
-        self.forward(frame, &found.meta, &way, out);
+        let mut arrival = arrival;
+        found.rewrite.apply(arrival.frame.bytes_mut(), &packet, found.meta.hops);
+        table.touch(found.entry, Tick::of(now), !changes_state(&packet), arrival.frame.len());
+        self.forward(arrival, &found.meta, &way, out);
         Known::Done
+    }
+
+    /// The way of a packet of a session, if it can go there.
+    fn way_of<A: Family>(&self, world: &World, arrival: &Arrival, found: &Found<A>) -> Result<Hop, Stop> {
+        let packet = &arrival.packet;
+        let way = self.resolve(&world.hops, found.meta.adjacency)?;
+        if packet.ttl <= found.meta.hops {
+            return Err(Stop::TimeExceeded(expired_at(&self.snapshot, arrival.port, way.port, packet)));
+        }
+        if packet.ip_len() > usize::from(way.mtu) && !packet.may_cut {
+            return Err(Stop::TooBig(bottleneck(&self.snapshot, arrival.port, way.port, packet), way.mtu));
+        }
+        if !self.addressed(arrival, &way) {
+            return Err(DropReason::UnknownMac.into());
+        }
+        if found.rewrite.can_apply(packet) { Ok(way) } else { Err(DropReason::Fragment.into()) }
     }
 
     /// Takes a packet of no session through the stages. Changes nothing that packets can tell.
@@ -276,9 +292,14 @@ impl Pipeline {
             return Err(forged(snap, port, packet).unwrap_or(reason).into());
         }
         let path = stage::walk(snap, &first, None, &mut ())?;
-        let mtu = snap.port(path.out.port()).map_or(0, |p| p.mtu);
-        if packet.ip_len() > usize::from(mtu) {
-            return Err(DropReason::TooBig.into());
+        // Later fragments open nothing.
+        if packet.part == Part::Later {
+            return Err(DropReason::Fragment.into());
+        }
+        let to = path.out.port();
+        let mtu = snap.port(to).map_or(0, |p| p.mtu);
+        if packet.ip_len() > usize::from(mtu) && !packet.may_cut {
+            return Err(Stop::TooBig(bottleneck(snap, port, to, packet), mtu));
         }
         let plan = Plan::new(A::table(state), state, snap, &first, &path, hash);
         Ok(plan.ok_or(DropReason::NeighborUnresolved)?)
@@ -305,133 +326,20 @@ impl Pipeline {
         now: Instant,
         out: &mut Output,
     ) {
-        let Arrival { mut frame, packet, port } = arrival;
-        A::table(&self.state).touch(found.entry, Tick::of(now), !changes_state(&packet), frame.len());
-        match self.resolve(&world.hops, found.meta.adjacency) {
+        let mut arrival = arrival;
+        let Arrival { frame, packet, .. } = &mut arrival;
+        A::table(&self.state).touch(found.entry, Tick::of(now), !changes_state(packet), frame.len());
+        let hop = self.resolve(&world.hops, found.meta.adjacency);
+        match hop.and_then(|hop| found.rewrite.can_apply(packet).then_some(hop).ok_or(DropReason::Fragment)) {
             Ok(hop) => {
                 if matches!(packet.proto, Proto::TCP | Proto::UDP) && !packet.options {
                     A::edit(frame.header_mut(), &found.rewrite, found.meta.hops);
                 } else {
-                    found.rewrite.apply(frame.bytes_mut(), &packet, found.meta.hops);
+                    found.rewrite.apply(frame.bytes_mut(), packet, found.meta.hops);
                 }
-                self.forward(frame, &found.meta, &hop, out);
+                self.forward(arrival, &found.meta, &hop, out);
             }
-            Err(reason) => self.drop_frame(port, reason, frame),
-        }
-    }
-
-    /// A packet went no further than this.
-    #[inline(never)]
-    pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
-        match stop {
-            Stop::EchoReply => {
-                let Arrival { mut frame, packet, port } = arrival;
-                icmp::echo_reply_in_place(frame.bytes_mut(), &packet);
-                return out.push(port, frame);
-            }
-            Stop::Drop(reason, rule) => self.count_denied(reason, rule),
-            Stop::Refuse(_) if arrival.packet.proto == Proto::TCP => self.reset_sender(&arrival, now, out),
-            Stop::Refuse(_) => {
-                let from = arrival.packet.dst;
-                self.icmp_error(icmp::Error::PortUnreachable, from, &arrival, now, out);
-            }
-            Stop::NoRoute(from) => self.icmp_error(icmp::Error::NoRoute, from, &arrival, now, out),
-            Stop::TimeExceeded(from) => self.icmp_error(icmp::Error::TimeExceeded, from, &arrival, now, out),
-        }
-        if let Some(reason) = stop.reason() {
-            self.drop_frame(arrival.port, reason, arrival.frame);
-        }
-    }
-
-    pub(super) fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
-        if let Some(rule) = rule {
-            let tally = self.state.tallies.intern(judge::denied_key(reason, rule));
-            self.counters.tallies.at(tally as usize).denied.add(1);
-        }
-    }
-
-    /// Sends an ICMP error about a packet back to where it came from.
-    fn icmp_error(
-        &mut self,
-        error: icmp::Error,
-        from: IpAddr,
-        about: &Arrival,
-        now: Instant,
-        out: &mut Output,
-    ) {
-        let packet = &about.packet;
-        // Errors and replies are never answered (RFC 1122, 3.2.2); others reach the stages only unfragmented.
-        let answerable = !packet.is_icmp_error() && !packet.fragment && !from.is_unspecified();
-        let macs = (self.own_mac(about.port), packet.src_mac);
-        let write = |out: &mut [u8]| icmp::error(error, about.frame.bytes(), packet, from, macs, out);
-        if answerable {
-            self.generate(about.port, now, out, write);
-        }
-    }
-
-    /// The ends of a reset that answers a segment.
-    fn answering(&self, about: &Arrival) -> tcp::Ends {
-        let p = &about.packet;
-        tcp::Ends {
-            from: (p.dst, p.dport),
-            to: (p.src, p.sport),
-            macs: (self.own_mac(about.port), p.src_mac),
-        }
-    }
-
-    fn reset_sender(&mut self, about: &Arrival, now: Instant, out: &mut Output) {
-        let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
-        self.generate(about.port, now, out, |out| tcp::reset_answer(frame, packet, &ends, out));
-    }
-
-    /// Ends a connection for both sides, from one packet of it. There is one such packet a session and no other
-    /// chance to tell them, so no budget limits it.
-    fn reset_both<A: Family>(
-        &self,
-        about: &Arrival,
-        rewrite: &Rewrite<A>,
-        way: Option<Hop>,
-        out: &mut Output,
-    ) {
-        let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
-        self.emit(about.port, out, |out| tcp::reset_answer(frame, packet, &ends, out));
-        if let Some(way) = way {
-            let ends = tcp::Ends {
-                from: (rewrite.src.ip(), rewrite.sport),
-                to: (rewrite.dst.ip(), rewrite.dport),
-                macs: (mac_of(way.src_mac()), mac_of(way.dst_mac())),
-            };
-            self.emit(way.port, out, |out| tcp::reset_onward(frame, packet, &ends, out));
-        }
-    }
-
-    /// Sends a frame of the network's own, if the budget and the pool allow it.
-    fn generate(
-        &mut self,
-        port: PortId,
-        now: Instant,
-        out: &mut Output,
-        write: impl FnOnce(&mut [u8]) -> Option<usize>,
-    ) {
-        if self.errors.take(now) {
-            self.emit(port, out, write);
-        }
-    }
-
-    fn emit(&self, port: PortId, out: &mut Output, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
-        let Some(mut frame) = self.pool.take() else { return };
-        frame.set_len(crate::buf::FRAME_CAPACITY);
-        let Some(len) = write(frame.bytes_mut()) else { return };
-        frame.set_len(len);
-        self.counters.generated.add(1);
-        out.push(port, frame);
-    }
-
-    /// The MAC the network has on a port.
-    fn own_mac(&self, port: PortId) -> Mac {
-        match self.snapshot.port(port) {
-            Some(entry) if matches!(entry.role, PortRole::Uplink(_)) => entry.mac,
-            _ => GATEWAY_MAC,
+            Err(reason) => self.drop_frame(arrival.port, reason, arrival.frame),
         }
     }
 
@@ -471,8 +379,9 @@ fn forged(snap: &Snapshot, port: PortId, packet: &Packet) -> Option<DropReason> 
 
 /// Why a packet that belongs to no session can open none.
 fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
-    if p.fragment {
-        return Some(DropReason::Fragment);
+    // Later fragments follow their first: the stages tell why that was stopped, or how it was answered.
+    if p.part == Part::Later && has_session(p) {
+        return None;
     }
     let no_session = || {
         let to_egress = snap.egress.contains_key(&p.dst);
@@ -484,48 +393,8 @@ fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
         Proto::TCP => Some(no_session()),
         Proto::ICMP | Proto::ICMPV6 if p.is_echo_request() => None,
         Proto::ICMP | Proto::ICMPV6 if p.is_echo_reply() => Some(no_session()),
-        Proto::ICMP | Proto::ICMPV6 if p.is_icmp_error() => Some(DropReason::IcmpError),
+        Proto::ICMP | Proto::ICMPV6 if p.is_icmp_error() => Some(DropReason::IcmpUnrelated),
         Proto::ICMP | Proto::ICMPV6 => Some(DropReason::IcmpUnhandled),
         _ => Some(DropReason::UnsupportedProtocol),
-    }
-}
-
-/// The router at which the TTL of a session's packet ends.
-fn expired_at(snap: &Snapshot, from: PortId, to: PortId, packet: &Packet) -> IpAddr {
-    let gateway = |port| match snap.port(port).map(|p| &p.role) {
-        Some(PortRole::Endpoint(e)) => router::gateway(snap, e, packet.dst),
-        _ => tier0::address(snap, packet.dst),
-    };
-    let is_endpoint = |port| matches!(snap.port(port).map(|p| &p.role), Some(PortRole::Endpoint(_)));
-    match packet.ttl {
-        0 | 1 => gateway(from),
-        2 if is_endpoint(from) => tier0::address(snap, packet.dst),
-        _ => gateway(to),
-    }
-}
-
-/// A token bucket for ICMP errors and resets, full at the start.
-pub(super) struct ErrorBudget {
-    per_second: u64,
-    /// Millionths of a frame.
-    tokens: u64,
-    filled: Instant,
-}
-
-impl ErrorBudget {
-    pub(super) fn new(per_second: u32) -> Self {
-        let per_second = u64::from(per_second);
-        Self { per_second, tokens: per_second * 1_000_000, filled: Instant::ZERO }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.since(self.filled).min(Duration::from_secs(1)).as_micros() as u64;
-        self.filled = self.filled.max(now);
-        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second * 1_000_000);
-        if self.tokens < 1_000_000 {
-            return false;
-        }
-        self.tokens -= 1_000_000;
-        true
     }
 }

@@ -117,6 +117,8 @@ pub enum Stop {
     NoRoute(IpAddr),
     /// The TTL ended at the router with this address.
     TimeExceeded(IpAddr),
+    /// The router with this address cannot pass on more than so many bytes, and may not cut the packet.
+    TooBig(IpAddr, u16),
     /// An echo request to a gateway or virtual server, to be answered in its name.
     EchoReply,
 }
@@ -128,6 +130,7 @@ impl Stop {
             Self::Drop(reason, _) | Self::Refuse(reason) => Some(*reason),
             Self::NoRoute(_) => Some(DropReason::NoRoute),
             Self::TimeExceeded(_) => Some(DropReason::TtlExceeded),
+            Self::TooBig(..) => Some(DropReason::TooBig),
             Self::EchoReply => None,
         }
     }

@@ -136,6 +136,10 @@ fn workload_ip(
     if !matches!(packet.icmp.kind, 133..=137) {
         return flood(snap, port, from, packet);
     }
+    // RFC 6980.
+    if packet.is_fragment() {
+        return Local::Drop(DropReason::Malformed);
+    }
     let IpAddr::V6(src) = packet.src else { return Local::Drop(DropReason::Malformed) };
     let known = src.is_unspecified() || src.is_unicast_link_local() || from.addresses.contains(&packet.src);
     if !known || src == GATEWAY_V6 {
@@ -195,8 +199,6 @@ fn flood(snap: &Snapshot, port: &PortEntry, from: &EndpointPort, packet: &Packet
     // A packet for one host does not come in a frame for many (RFC 1122, 3.3.6).
     let refused = if !to_all {
         Some(DropReason::UnknownMac)
-    } else if packet.fragment {
-        Some(DropReason::Fragment)
     } else if packet.ip_len() > usize::from(port.mtu) {
         Some(DropReason::TooBig)
     } else {
@@ -221,7 +223,7 @@ fn uplink_nd(snap: &Snapshot, port: &PortEntry, frame: &[u8], packet: &Packet) -
     if packet.proto != Proto::ICMPV6 || !matches!(packet.icmp.kind, 133..=137) {
         return Local::Drop(DropReason::NoReceiver);
     }
-    match nd::read(frame, packet) {
+    match nd::read(frame, packet).filter(|_| !packet.is_fragment()) {
         Some(Message::NeighborSolicitation { target }) => {
             let known = is_on_link(port, packet.src) && !tier0::is_own(snap, packet.src);
             let answer = Answer::Neighbor { target, mac: port.mac, router: true };

@@ -52,6 +52,12 @@ impl Delta {
         Self(fold(u64::from(self.0) + u64::from(!old) + u64::from(new)))
     }
 
+    /// Both changes.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(fold(u64::from(self.0) + u64::from(other.0)))
+    }
+
     /// The checksum after the change.
     pub fn apply(self, checksum: u16) -> u16 {
         !fold(u64::from(!checksum) + u64::from(self.0))

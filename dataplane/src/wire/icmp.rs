@@ -1,6 +1,6 @@
 //! ICMP and ICMPv6 messages that the network itself sends (RFC 792, RFC 1812, RFC 4443).
 
-use super::{L3, Mac, Packet, be16, checksum, put16};
+use super::{L3, Mac, Packet, Part, be16, checksum, put16};
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
 use std::net::IpAddr;
 
@@ -13,6 +13,8 @@ pub enum Error {
     NoRoute,
     /// Nobody listens on the port.
     PortUnreachable,
+    /// It is larger than this, which is all that its way can take, and may not be cut (RFC 1191; RFC 8201).
+    TooBig(u16),
 }
 
 /// Writes an ICMP error about the packet in `frame` into `out` and returns its length in bytes.
@@ -41,6 +43,10 @@ pub fn error(
                 Error::PortUnreachable => {
                     Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port)
                 }
+                Error::TooBig(next_hop_mtu) => {
+                    let header = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu };
+                    Icmpv4Type::DestinationUnreachable(header)
+                }
             };
             // As much as fits into 576 bytes (RFC 1812, 4.3.2.3).
             let quote = &original[..original.len().min(576 - 28)];
@@ -53,6 +59,7 @@ pub fn error(
                 Error::PortUnreachable => {
                     Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
                 }
+                Error::TooBig(mtu) => Icmpv6Type::PacketTooBig { mtu: mtu.into() },
             };
             // As much as fits into the minimum MTU (RFC 4443, 2.4 c).
             let quote = &original[..original.len().min(1280 - 48)];
@@ -63,7 +70,8 @@ pub fn error(
     written.ok().map(|()| room - out.len())
 }
 
-/// Turns the echo request in `frame` into its reply, addresses and MACs exchanged, TTL renewed.
+/// Turns the echo request in `frame`, or a fragment of one, into its reply, addresses and MACs exchanged, TTL
+/// renewed.
 pub fn echo_reply_in_place(frame: &mut [u8], packet: &Packet) {
     let (l3, l4) = (packet.l3(), packet.l4());
     let (dst, src) = (packet.dst_mac.0, packet.src_mac.0);
@@ -82,6 +90,9 @@ pub fn echo_reply_in_place(frame: &mut [u8], packet: &Packet) {
         put16(frame, l3 + 10, sum);
     } else {
         frame[l3 + 7] = 64;
+    }
+    if packet.part == Part::Later {
+        return;
     }
     let delta = checksum::Delta::default()
         .and16(u16::from_be_bytes([packet.icmp.kind, 0]), u16::from_be_bytes([kind, 0]));

@@ -6,13 +6,14 @@
 mod address;
 pub mod arp;
 pub mod checksum;
+pub mod fragment;
 pub mod icmp;
 pub mod nd;
 mod parse;
 pub mod tcp;
 
 pub use address::{Address, AnyAddress};
-pub use parse::{Icmp, L3, Packet, ParseError, parse};
+pub use parse::{Icmp, L3, Packet, ParseError, Part, parse};
 
 use std::{fmt, str::FromStr};
 

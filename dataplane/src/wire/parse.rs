@@ -28,6 +28,17 @@ pub struct Icmp {
     pub code: u8,
 }
 
+/// How much of an IP packet a frame holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it; also what has a fragment header and is whole (RFC 6946).
+    Whole,
+    /// Its beginning, transport header included.
+    First,
+    /// A later part, which has no transport header.
+    Later,
+}
+
 /// A frame, parsed: every offset lies inside the bytes it was parsed from.
 ///
 /// For ARP and other frames only the Ethernet fields are set. For later fragments, and protocols other than
@@ -56,8 +67,10 @@ pub struct Packet {
     pub proto: Proto,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// A fragment, first or later.
-    pub fragment: bool,
+    /// Whether it is a fragment.
+    pub part: Part,
+    /// Routers may cut it: IPv4 without "don't fragment".
+    pub may_cut: bool,
     /// IPv4 options, or IPv6 extension headers.
     pub options: bool,
     /// Source port; identifier of an echo request.
@@ -85,12 +98,20 @@ pub enum ParseError {
     /// More IPv6 extension headers than are followed.
     #[error("more than {MAX_EXTENSIONS} IPv6 extension headers")]
     TooManyExtensions,
+    /// A first fragment that ends inside the headers (RFC 1858; RFC 7112).
+    #[error("the first fragment does not hold all headers")]
+    TinyFragment,
 }
 
 impl Packet {
     /// Bytes of the IP packet, from its header on.
     pub fn ip_len(&self) -> usize {
         usize::from(self.end) - usize::from(self.l3_at)
+    }
+
+    /// Whether this is not all of an IP packet.
+    pub fn is_fragment(&self) -> bool {
+        self.part != Part::Whole
     }
 
     /// Offset of the network header, as an index.
@@ -147,7 +168,8 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
         dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         proto: Proto(0),
         ttl: 0,
-        fragment: false,
+        part: Part::Whole,
+        may_cut: false,
         options: false,
         sport: 0,
         dport: 0,
@@ -202,7 +224,13 @@ fn ipv4(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     if checksum::of(&b[..header]) != 0 {
         return Err(ParseError::BadChecksum);
     }
-    let fragment = be16(b, 6);
+    // Reserved and "don't fragment" aside: more fragments, and the offset.
+    packet.may_cut = b[6] & 0x40 == 0;
+    packet.part = match be16(b, 6) & 0x3fff {
+        0 => Part::Whole,
+        0x2000 => Part::First,
+        _ => Part::Later,
+    };
     packet.l3 = L3::V4;
     packet.l4_at = packet.l3_at + header as u16;
     packet.end = packet.l3_at + total as u16;
@@ -211,8 +239,7 @@ fn ipv4(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     packet.proto = Proto(b[9]);
     packet.ttl = b[8];
     packet.options = header > 20;
-    packet.fragment = fragment & 0x3fff != 0;
-    if packet.fragment { Ok(()) } else { transport(&frame[..usize::from(packet.end)], packet) }
+    transport(&frame[..usize::from(packet.end)], packet)
 }
 
 fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
@@ -238,46 +265,37 @@ fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     packet.dst = addr(24);
     packet.ttl = b[7];
     let b = &b[..total];
-    let (mut next, mut at) = (b[6], 40);
+    let (mut next, mut at, mut fragmented) = (b[6], 40, false);
+    // Where a first fragment ends, its packet does not.
+    let cut = |part| if part == Part::First { ParseError::TinyFragment } else { ParseError::Truncated };
     for _ in 0..=MAX_EXTENSIONS {
-        let len = match next {
-            // Hop-by-hop, routing, destination options (RFC 8200), and the mobility, HIP and Shim6 headers.
-            0 | 43 | 60 | 135 | 139 | 140 => {
-                if b.len() < at + 8 {
-                    return Err(ParseError::Truncated);
-                }
-                (usize::from(b[at + 1]) + 1) * 8
+        let is_extension = matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140);
+        packet.l4_at = packet.l3_at + at as u16;
+        packet.options = at > 40;
+        if !is_extension || packet.part == Part::Later {
+            packet.proto = Proto(next);
+            return transport(&frame[..usize::from(packet.end)], packet);
+        }
+        let header = b.get(at..at + 8).ok_or_else(|| cut(packet.part))?;
+        // Hop-by-hop, routing, destination options (RFC 8200), and the mobility, HIP and Shim6 headers say how
+        // long they are.
+        let len = if next == 44 { 8 } else { (usize::from(header[1]) + 1) * 8 };
+        if next == 44 {
+            // One is all that senders write (RFC 8200, 4.1).
+            if fragmented {
+                return Err(ParseError::BadLength);
             }
-            // Fragment.
-            44 => {
-                if b.len() < at + 8 {
-                    return Err(ParseError::Truncated);
-                }
-                packet.fragment = true;
-                // What follows in a later fragment is no header.
-                if be16(b, at + 2) & 0xfff8 != 0 {
-                    packet.proto = Proto(b[at]);
-                    packet.l4_at = packet.l3_at + at as u16 + 8;
-                    packet.options = true;
-                    return Ok(());
-                }
-                8
-            }
-            _ => {
-                packet.proto = Proto(next);
-                packet.l4_at = packet.l3_at + at as u16;
-                packet.options = at > 40;
-                return if packet.fragment {
-                    Ok(())
-                } else {
-                    transport(&frame[..usize::from(packet.end)], packet)
-                };
-            }
-        };
-        next = b[at];
+            fragmented = true;
+            packet.part = match be16(header, 2) & 0xfff9 {
+                0 => Part::Whole,
+                1 => Part::First,
+                _ => Part::Later,
+            };
+        }
+        next = header[0];
         at += len;
         if b.len() < at {
-            return Err(ParseError::Truncated);
+            return Err(cut(packet.part));
         }
     }
     Err(ParseError::TooManyExtensions)
@@ -287,20 +305,26 @@ fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
 #[inline(always)]
 fn transport(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     let b = &frame[packet.l4()..];
-    let need = |n: usize| if b.len() < n { Err(ParseError::Truncated) } else { Ok(()) };
+    let (whole, cut) = match packet.part {
+        Part::Whole => (true, ParseError::Truncated),
+        Part::First => (false, ParseError::TinyFragment),
+        Part::Later => return Ok(()),
+    };
+    let need = |n: usize| if b.len() < n { Err(cut) } else { Ok(()) };
     match packet.proto {
         Proto::TCP => {
             need(20)?;
             let header = usize::from(b[12] >> 4) * 4;
-            if header < 20 || header > b.len() {
+            if header < 20 || (whole && header > b.len()) {
                 return Err(ParseError::BadLength);
             }
+            need(header)?;
             packet.tcp_flags = b[13];
         }
         Proto::UDP => {
             need(8)?;
             let len = usize::from(be16(b, 4));
-            if len < 8 || len > b.len() {
+            if len < 8 || (whole && len > b.len()) {
                 return Err(ParseError::BadLength);
             }
         }

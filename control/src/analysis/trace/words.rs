@@ -282,6 +282,7 @@ impl Names<'_> {
             Stop::Refuse(reason) => format!("refuses it: {reason}"),
             Stop::NoRoute(_) => "there is no route to the destination".to_owned(),
             Stop::TimeExceeded(router) => format!("the TTL ends at {router}"),
+            Stop::TooBig(router, mtu) => format!("{router} passes on at most {mtu} bytes"),
             Stop::Drop(reason, _) => format!("drops it: {reason}"),
             Stop::EchoReply => String::new(),
         }

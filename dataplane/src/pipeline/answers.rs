@@ -1,0 +1,184 @@
+//! What the network says itself: echo replies, ICMP errors, resets.
+
+use super::{Arrival, Family, Output, Pipeline};
+use crate::{
+    id::{PortId, RuleId},
+    rewrite::Rewrite,
+    snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_of},
+    stage::{Stop, judge, router, tier0},
+    time::{Duration, Instant},
+    verdict::DropReason,
+    wire::{Mac, Packet, Part, Proto, icmp, tcp},
+};
+use std::net::IpAddr;
+
+impl Pipeline {
+    /// A packet went no further than this.
+    #[inline(never)]
+    pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
+        // Only the first fragment of a packet is answered with an error.
+        let is_later = arrival.packet.part == Part::Later;
+        match stop {
+            Stop::EchoReply => {
+                let Arrival { mut frame, packet, port } = arrival;
+                icmp::echo_reply_in_place(frame.bytes_mut(), &packet);
+                return out.push(port, frame);
+            }
+            Stop::Drop(reason, rule) => self.count_denied(reason, rule),
+            _ if is_later => {}
+            Stop::Refuse(_) if arrival.packet.proto == Proto::TCP => self.reset_sender(&arrival, now, out),
+            Stop::Refuse(_) => {
+                let from = arrival.packet.dst;
+                self.icmp_error(icmp::Error::PortUnreachable, from, &arrival, now, out);
+            }
+            Stop::NoRoute(from) => self.icmp_error(icmp::Error::NoRoute, from, &arrival, now, out),
+            Stop::TimeExceeded(from) => self.icmp_error(icmp::Error::TimeExceeded, from, &arrival, now, out),
+            Stop::TooBig(from, mtu) => self.icmp_error(icmp::Error::TooBig(mtu), from, &arrival, now, out),
+        }
+        if let Some(reason) = stop.reason() {
+            self.drop_frame(arrival.port, reason, arrival.frame);
+        }
+    }
+
+    pub(super) fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
+        if let Some(rule) = rule {
+            let tally = self.state.tallies.intern(judge::denied_key(reason, rule));
+            self.counters.tallies.at(tally as usize).denied.add(1);
+        }
+    }
+
+    /// Sends an ICMP error about a packet back to where it came from.
+    fn icmp_error(
+        &mut self,
+        error: icmp::Error,
+        from: IpAddr,
+        about: &Arrival,
+        now: Instant,
+        out: &mut Output,
+    ) {
+        let packet = &about.packet;
+        // Errors are never answered (RFC 1122, 3.2.2), and what many hear does not come here.
+        let answerable = !packet.is_icmp_error() && !from.is_unspecified();
+        let macs = (self.own_mac(about.port), packet.src_mac);
+        let write = |out: &mut [u8]| icmp::error(error, about.frame.bytes(), packet, from, macs, out);
+        if answerable {
+            self.generate(about.port, now, out, write);
+        }
+    }
+
+    /// The ends of a reset that answers a segment.
+    fn answering(&self, about: &Arrival) -> tcp::Ends {
+        let p = &about.packet;
+        tcp::Ends {
+            from: (p.dst, p.dport),
+            to: (p.src, p.sport),
+            macs: (self.own_mac(about.port), p.src_mac),
+        }
+    }
+
+    fn reset_sender(&mut self, about: &Arrival, now: Instant, out: &mut Output) {
+        let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
+        self.generate(about.port, now, out, |out| tcp::reset_answer(frame, packet, &ends, out));
+    }
+
+    /// Ends a connection for both sides, from one packet of it. There is one such packet a session and no other
+    /// chance to tell them, so no budget limits it.
+    pub(super) fn reset_both<A: Family>(
+        &self,
+        about: &Arrival,
+        rewrite: &Rewrite<A>,
+        way: Option<Hop>,
+        out: &mut Output,
+    ) {
+        let (ends, frame, packet) = (self.answering(about), about.frame.bytes(), &about.packet);
+        self.emit(about.port, out, |out| tcp::reset_answer(frame, packet, &ends, out));
+        if let Some(way) = way {
+            let ends = tcp::Ends {
+                from: (rewrite.src.ip(), rewrite.sport),
+                to: (rewrite.dst.ip(), rewrite.dport),
+                macs: (mac_of(way.src_mac()), mac_of(way.dst_mac())),
+            };
+            self.emit(way.port, out, |out| tcp::reset_onward(frame, packet, &ends, out));
+        }
+    }
+
+    /// Sends a frame of the network's own, if the budget and the pool allow it.
+    fn generate(
+        &mut self,
+        port: PortId,
+        now: Instant,
+        out: &mut Output,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        if self.errors.take(now) {
+            self.emit(port, out, write);
+        }
+    }
+
+    fn emit(&self, port: PortId, out: &mut Output, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
+        let Some(mut frame) = self.pool.take() else { return };
+        frame.set_len(crate::buf::FRAME_CAPACITY);
+        let Some(len) = write(frame.bytes_mut()) else { return };
+        frame.set_len(len);
+        self.counters.generated.add(1);
+        out.push(port, frame);
+    }
+
+    /// The MAC the network has on a port.
+    fn own_mac(&self, port: PortId) -> Mac {
+        match self.snapshot.port(port) {
+            Some(entry) if matches!(entry.role, PortRole::Uplink(_)) => entry.mac,
+            _ => GATEWAY_MAC,
+        }
+    }
+}
+
+/// The router at which the TTL of a session's packet ends.
+pub(super) fn expired_at(snap: &Snapshot, from: PortId, to: PortId, packet: &Packet) -> IpAddr {
+    let gateway = |port| match snap.port(port).map(|p| &p.role) {
+        Some(PortRole::Endpoint(e)) => router::gateway(snap, e, packet.dst),
+        _ => tier0::address(snap, packet.dst),
+    };
+    let is_endpoint = |port| matches!(snap.port(port).map(|p| &p.role), Some(PortRole::Endpoint(_)));
+    match packet.ttl {
+        0 | 1 => gateway(from),
+        2 if is_endpoint(from) => tier0::address(snap, packet.dst),
+        _ => gateway(to),
+    }
+}
+
+/// The router before the port that a packet is too large for.
+pub(super) fn bottleneck(snap: &Snapshot, from: PortId, to: PortId, packet: &Packet) -> IpAddr {
+    let is_uplink = |port| snap.row(port).is_uplink;
+    match snap.port(to).map(|p| &p.role) {
+        Some(PortRole::Endpoint(e)) if !is_uplink(from) => router::gateway(snap, e, packet.dst),
+        // What goes out, and what comes in, whose sender may know no other router of ours.
+        _ => tier0::address(snap, packet.dst),
+    }
+}
+
+/// A token bucket for ICMP errors and resets, full at the start.
+pub(super) struct ErrorBudget {
+    per_second: u64,
+    /// Millionths of a frame.
+    tokens: u64,
+    filled: Instant,
+}
+
+impl ErrorBudget {
+    pub(super) fn new(per_second: u32) -> Self {
+        let per_second = u64::from(per_second);
+        Self { per_second, tokens: per_second * 1_000_000, filled: Instant::ZERO }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.since(self.filled).min(Duration::from_secs(1)).as_micros() as u64;
+        self.filled = self.filled.max(now);
+        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second * 1_000_000);
+        if self.tokens < 1_000_000 {
+            return false;
+        }
+        self.tokens -= 1_000_000;
+        true
+    }
+}
