@@ -25,7 +25,7 @@ pub fn piece(frame: &[u8], bytes: Range<usize>, more: bool, id: u32) -> Vec<u8> 
     let mut out = frame[..body].to_vec();
     if is_v4(frame) {
         out[18..20].copy_from_slice(&(id as u16).to_be_bytes());
-        out[20..22].copy_from_slice(&(offset / 8 | more << 13).to_be_bytes());
+        out[20..22].copy_from_slice(&((offset / 8) | (more << 13)).to_be_bytes());
     } else {
         out[20] = 44;
         out.extend([frame[20], 0]);
