@@ -98,6 +98,7 @@ impl Pipeline {
     }
 
     /// Sends a rewritten frame of a session on, in pieces if it is larger than the MTU of its way and may be cut.
+    #[inline]
     fn forward(&self, arrival: Arrival, meta: &Meta, hop: &Hop, out: &mut Output) {
         let Arrival { mut frame, packet, port } = arrival;
         hop.write_macs(frame.header_mut(), meta.switched);

@@ -329,8 +329,10 @@ impl Pipeline {
         let mut arrival = arrival;
         let Arrival { frame, packet, .. } = &mut arrival;
         A::table(&self.state).touch(found.entry, Tick::of(now), !changes_state(packet), frame.len());
-        let hop = self.resolve(&world.hops, found.meta.adjacency);
-        match hop.and_then(|hop| found.rewrite.can_apply(packet).then_some(hop).ok_or(DropReason::Fragment)) {
+        match self.resolve(&world.hops, found.meta.adjacency) {
+            Ok(_) if !found.rewrite.can_apply(packet) => {
+                self.drop_frame(arrival.port, DropReason::Fragment, arrival.frame);
+            }
             Ok(hop) => {
                 if matches!(packet.proto, Proto::TCP | Proto::UDP) && !packet.options {
                     A::edit(frame.header_mut(), &found.rewrite, found.meta.hops);
