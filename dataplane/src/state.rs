@@ -47,7 +47,8 @@ pub struct Config {
     /// Source ports that connections are translated to, of each egress address and protocol. Whoever uses others
     /// of an egress address for something else leaves them out here.
     pub nat_ports: RangeInclusive<u16>,
-    /// ICMP errors, and resets that refuse a connection, that a worker may send a second.
+    /// ICMP errors, and resets that refuse a connection, that a worker may send a second; to one port a quarter of
+    /// them.
     pub errors_per_second: u32,
     /// Packets that come in fragments.
     pub fragments: FragmentLimits,

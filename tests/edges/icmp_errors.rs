@@ -5,8 +5,9 @@ use crate::{DUAL_POD, count, topology, ways};
 use proptest::{prelude::*, sample::select};
 use std::net::IpAddr;
 use supernet_dataplane::{
+    state::Config,
     table::classifier::Action,
-    time::Duration,
+    time::{Duration, Instant},
     verdict::DropReason,
     wire::{self, L3, Packet, Proto, checksum},
 };
@@ -314,4 +315,23 @@ fn errors_and_multicast_are_never_answered() {
     }
     assert_eq!(net.counters().generated, before);
     assert_eq!(count(&net, DropReason::TooBig), 2);
+}
+
+/// A pod that provokes errors all the time takes none from others.
+#[test]
+fn errors_are_rationed_by_port() {
+    let config = Config { errors_per_second: 40, sessions: 64, frames: 256, ..Config::default() };
+    let mut net = Net::with(topology(), config);
+    let closed = |port: u32, src: &str, n: u16| Probe {
+        src: at(&format!("{src}:{}", 1000 + n)),
+        ..Probe::new(port, Proto::UDP, "10.0.0.2:1", "10.96.0.10:9")
+    };
+    let mut told = |port, src, now| {
+        net.now = Instant::from_millis(now);
+        (0..100).filter(|n| !net.send(port, &closed(port, src, *n).frame()).is_empty()).count()
+    };
+    assert_eq!(told(0, "10.0.0.2", 1000), 10);
+    assert_eq!(told(1, "10.0.0.3", 1000), 10);
+    assert_eq!(told(0, "10.0.0.2", 1500), 5, "half a second's");
+    assert_eq!(told(2, "10.0.0.18", 1500), 10);
 }

@@ -110,7 +110,7 @@ impl Pipeline {
         out: &mut Output,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
-        if self.errors.take(now) {
+        if self.errors.take(port, now) {
             self.emit(port, out, write);
         }
     }
@@ -157,28 +157,55 @@ pub(super) fn bottleneck(snap: &Snapshot, from: PortId, to: PortId, packet: &Pac
     }
 }
 
-/// A token bucket for ICMP errors and resets, full at the start.
+/// How many ICMP errors and resets a worker may still send: in all, and to one port. So who asks for many takes no
+/// more than a quarter from the others.
 pub(super) struct ErrorBudget {
+    all: Bucket,
+    /// By the last bits of the port's number.
+    ports: Box<[Bucket; BUCKETS]>,
+}
+
+const BUCKETS: usize = 64;
+
+/// A token bucket, full at the start.
+#[derive(Clone, Copy)]
+struct Bucket {
     per_second: u64,
     /// Millionths of a frame.
     tokens: u64,
     filled: Instant,
 }
 
+/// A frame, in tokens.
+const FRAME: u64 = 1_000_000;
+
 impl ErrorBudget {
     pub(super) fn new(per_second: u32) -> Self {
-        let per_second = u64::from(per_second);
-        Self { per_second, tokens: per_second * 1_000_000, filled: Instant::ZERO }
+        let (all, each) = (u64::from(per_second), u64::from(per_second.div_ceil(4)));
+        Self { all: Bucket::new(all), ports: Box::new([Bucket::new(each); BUCKETS]) }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    /// Whether a frame may be sent to a port.
+    fn take(&mut self, port: PortId, now: Instant) -> bool {
+        let port = &mut self.ports[port.index() % BUCKETS];
+        port.fill(now) && self.all.fill(now) && {
+            port.tokens -= FRAME;
+            self.all.tokens -= FRAME;
+            true
+        }
+    }
+}
+
+impl Bucket {
+    fn new(per_second: u64) -> Self {
+        Self { per_second, tokens: per_second * FRAME, filled: Instant::ZERO }
+    }
+
+    /// Fills it up to now. Whether there is enough for a frame.
+    fn fill(&mut self, now: Instant) -> bool {
         let passed = now.since(self.filled).min(Duration::from_secs(1)).as_micros() as u64;
         self.filled = self.filled.max(now);
-        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second * 1_000_000);
-        if self.tokens < 1_000_000 {
-            return false;
-        }
-        self.tokens -= 1_000_000;
-        true
+        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second * FRAME);
+        self.tokens >= FRAME
     }
 }
