@@ -8,9 +8,11 @@ use crate::{
         network::{Network, NetworkError},
     },
     dataplane::{
+        buf::FRAME_CAPACITY,
         flow::{Sessions, Timeouts},
         state::Config,
         vector::Isa,
+        wire::ETHERNET,
         worker::{Dataplane, Worker},
     },
     runtime::Threads,
@@ -44,6 +46,8 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct Builder {
     config: Config,
+    /// As many as an MTU beyond [`FRAME_CAPACITY`] needs, unless asked for.
+    jumbo_frames: Option<usize>,
     leases: Leases,
 }
 
@@ -51,7 +55,7 @@ impl Builder {
     pub(crate) fn new() -> Self {
         // Random unless asked for: members and routes are picked with it, and nobody outside should know it.
         let seed = RandomState::new().hash_one("supernet");
-        Self { config: Config { seed, ..Config::default() }, leases: Leases::memory() }
+        Self { config: Config { seed, ..Config::default() }, jumbo_frames: None, leases: Leases::memory() }
     }
 
     /// Worker threads; 1 by default.
@@ -74,6 +78,15 @@ impl Builder {
     #[must_use]
     pub fn frames(mut self, frames: usize) -> Self {
         self.config.frames = frames;
+        self
+    }
+
+    /// Frame buffers of 9 KiB, likewise. By default there are none if every MTU of the model fits 2 KiB, and
+    /// otherwise a quarter as many as of the others. What is applied later may need more than there are: then longer
+    /// frames do not come in.
+    #[must_use]
+    pub fn jumbo_frames(mut self, frames: usize) -> Self {
+        self.jumbo_frames = Some(frames);
         self
     }
 
@@ -124,8 +137,14 @@ impl Builder {
         if self.config.sessions > Sessions::MOST {
             return Err(BuildError::TooManySessions { max: Sessions::MOST });
         }
+        let uplinks = model.supervisor.uplinks.iter().filter_map(|uplink| uplink.mtu);
+        let namespaces = model.namespaces.values().filter_map(|namespace| namespace.mtu);
+        let mtu = uplinks.chain(namespaces).fold(model.supervisor.mtu, u16::max);
+        let is_jumbo = usize::from(mtu) + ETHERNET > FRAME_CAPACITY;
+        let needed = if is_jumbo { self.config.frames.div_ceil(4) } else { 0 };
+        let config = Config { jumbo_frames: self.jumbo_frames.unwrap_or(needed), ..self.config };
         let network = Network::new(model, self.leases, crate::handle::unix_now())?;
-        let (dataplane, workers) = Dataplane::new(self.config);
+        let (dataplane, workers) = Dataplane::new(config);
         dataplane.publish(network.snapshot().clone());
         Ok(Supernet { handle: Handle::new(dataplane, network), workers })
     }

@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub tier0: Tier0,
     /// Ranges that belong to this network; an address in them that nobody has is dropped, never sent out.
     pub owned: Lpm<()>,
+    /// The maximum segment size that TCP connections agree on is lowered to what fits the MTUs of both their ports.
+    pub clamp_mss: bool,
     /// What the ids are called.
     pub names: Arc<Names>,
     /// Whose egress address an address is; filled in by [`Snapshot::succeed`].

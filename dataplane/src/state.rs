@@ -33,8 +33,10 @@ pub struct Config {
     pub workers: usize,
     /// Connections of both families together.
     pub sessions: usize,
-    /// Frame buffers.
+    /// Frame buffers of 2 KiB.
     pub frames: usize,
+    /// Frame buffers of 9 KiB, for ports whose MTU needs them.
+    pub jumbo_frames: usize,
     /// How long idle connections are remembered.
     pub timeouts: Timeouts,
     /// Seed of every hash; two dataplanes with one seed decide alike.
@@ -60,6 +62,7 @@ impl Default for Config {
             workers: 1,
             sessions: 1 << 20,
             frames: 8192,
+            jumbo_frames: 0,
             timeouts: Timeouts::default(),
             seed: 0,
             cache: true,

@@ -116,7 +116,7 @@ impl Dataplane {
     pub fn new(config: Config) -> (Self, Vec<Worker>) {
         let workers = config.workers.max(1);
         let config = Config { workers, ..config };
-        let pool = Pool::new(config.frames);
+        let pool = Pool::with_jumbo(config.frames, config.jumbo_frames);
         let state = Arc::new(State::new(config));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
         let handle =

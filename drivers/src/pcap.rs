@@ -33,7 +33,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use supernet_dataplane::{
-    buf::{FRAME_CAPACITY, Frame, Pool},
+    buf::{Frame, Pool},
     port::{Bell, Opened, Port, Receive, Transmit, Waker},
 };
 
@@ -102,7 +102,7 @@ pub enum PcapError {
 
 /// Reads the capture file at `path`, pcap or pcapng, to be attached as a port.
 ///
-/// It is held in memory until the port is detached. Frames longer than [`FRAME_CAPACITY`] count as missed;
+/// It is held in memory until the port is detached. Frames longer than the pool's buffers count as missed;
 /// frames that were captured in part are replayed as captured.
 ///
 /// # Errors
@@ -265,7 +265,7 @@ impl Receive for ReplayReceiver {
         let mut received = 0;
         while let Some(range) = self.replay.frames.get(self.next).filter(|_| received < max) {
             let bytes = &self.replay.bytes[range.clone()];
-            if bytes.len() > FRAME_CAPACITY {
+            if bytes.len() > pool.longest() {
                 self.missed += 1;
             } else {
                 // Without a free buffer the file can wait.

@@ -24,7 +24,7 @@ use std::{
     sync::Arc,
 };
 use supernet_dataplane::{
-    buf::{FRAME_CAPACITY, Frame, Pool},
+    buf::{FRAME_CAPACITY, Frame, JUMBO_CAPACITY, Pool},
     port::{Opened, Port, Receive, Transmit},
 };
 
@@ -168,7 +168,7 @@ impl Port for Tap {
         let sender = || Box::new(TapSender { fd: fd.clone() }) as Box<dyn Transmit>;
         Ok(Opened {
             senders: (0..senders).map(|_| sender()).collect(),
-            receiver: Box::new(TapReceiver { fd, spare: None, missed: 0 }),
+            receiver: Box::new(TapReceiver { fd, spare: None, jumbo: None, missed: 0 }),
             peer: (),
         })
     }
@@ -178,6 +178,8 @@ struct TapReceiver {
     fd: Arc<OwnedFd>,
     /// A buffer that was taken for a frame that did not come: it spares a trip to the pool a poll.
     spare: Option<Frame>,
+    /// Where the rest of a frame goes that is longer than an ordinary buffer, if the pool has such.
+    jumbo: Option<Frame>,
     missed: u64,
 }
 
@@ -188,21 +190,38 @@ impl Receive for TapReceiver {
             // Without a buffer the frame waits in the kernel's queue, where it is not lost yet.
             let Some(mut frame) = self.spare.take().or_else(|| pool.take()) else { break };
             frame.set_len(FRAME_CAPACITY);
+            let mut jumbo = self.jumbo.take().or_else(|| pool.take_for(JUMBO_CAPACITY));
+            let rest = match &mut jumbo {
+                Some(jumbo) => {
+                    jumbo.set_len(JUMBO_CAPACITY);
+                    &mut jumbo.bytes_mut()[FRAME_CAPACITY..]
+                }
+                None => &mut [],
+            };
+            let room = FRAME_CAPACITY + rest.len();
             // The kernel cuts a longer frame short without saying so; the extra byte gives it away.
             let mut beyond = [0];
-            let mut buffers = [IoSliceMut::new(frame.bytes_mut()), IoSliceMut::new(&mut beyond)];
+            let mut buffers = [&mut *frame.bytes_mut(), rest, &mut beyond].map(IoSliceMut::new);
             match rustix::io::readv(&*self.fd, &mut buffers) {
-                Ok(len) if len > FRAME_CAPACITY => {
-                    self.missed += 1;
-                    self.spare = Some(frame);
-                }
-                Ok(len) => {
+                Ok(len) if len <= FRAME_CAPACITY => {
                     frame.set_len(len);
                     into.push(frame);
                     received += 1;
+                    self.jumbo = jumbo;
+                }
+                Ok(len) => {
+                    if let Some(mut jumbo) = jumbo.filter(|_| len <= room) {
+                        jumbo.bytes_mut()[..FRAME_CAPACITY].copy_from_slice(frame.bytes());
+                        jumbo.set_len(len);
+                        into.push(jumbo);
+                        received += 1;
+                    } else {
+                        self.missed += 1;
+                    }
+                    self.spare = Some(frame);
                 }
                 Err(errno) => {
-                    self.spare = Some(frame);
+                    (self.spare, self.jumbo) = (Some(frame), jumbo);
                     match errno {
                         Errno::INTR => {}
                         Errno::AGAIN => break,

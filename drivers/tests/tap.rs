@@ -188,6 +188,28 @@ fn a_frame_too_long_for_a_buffer_is_missed() {
 }
 
 #[test]
+fn jumbo_frames_come_and_go_where_the_pool_has_buffers_for_them() {
+    let Some(_netns) = Netns::enter() else { return };
+    let mut tap = up(tap::open("eth0").unwrap());
+    tap.pool = Pool::with_jumbo(16, 2);
+    ip("link set dev eth0 mtu 9000");
+    ip("neighbour replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0");
+    let socket = UdpSocket::bind("10.0.0.2:0").unwrap();
+    let headers = 14 + 20 + 8;
+    let fits = FRAME_CAPACITY - headers;
+    for (n, len) in [fits, fits + 1, 9000 - 28, 1].into_iter().enumerate() {
+        let payload: Vec<u8> = (0..len).map(|byte| (byte + n) as u8).collect();
+        socket.send_to(&payload, "10.0.0.1:9").unwrap();
+        let frame = tap.recv(0x0800);
+        assert_eq!(frame.bytes()[headers..], payload);
+    }
+    assert_eq!(tap.receiver.take_missed(), 0);
+    let request = ping(&[7; 8000]);
+    tap.send(&request);
+    assert_eq!(tap.recv(0x0800).bytes()[42..], [7; 8000]);
+}
+
+#[test]
 fn without_buffers_frames_wait_in_the_kernel() {
     let Some(_netns) = Netns::enter() else { return };
     let mut tap = up(tap::open("eth0").unwrap());

@@ -60,6 +60,7 @@ pub fn compile(
         servers,
         tier0,
         owned: owned(model, addressing),
+        clamp_mss: model.supervisor.mss_clamping,
         names: Arc::new(names),
         egress: Default::default(),
         rows: Vec::new(),

@@ -58,7 +58,8 @@ pub(super) fn ports(
             egress: rules.map(|r| r.egress.clone()),
             ingress: rules.map(|r| r.ingress.clone()),
         };
-        let id = builder.endpoint(name.to_string(), endpoint, &place.pod.at)?;
+        let mtu = segments[segment].mtu;
+        let id = builder.endpoint(name.to_string(), endpoint, mtu, &place.pod.at)?;
         segments[segment].ports.push(id);
     }
     for (name, addresses) in &addressing.nodes {
@@ -74,7 +75,8 @@ pub(super) fn ports(
         };
         check_no_pod(places, "node", name)?;
         let at = model.nodes.get(name).map(|n| n.at.clone()).unwrap_or_default();
-        let id = builder.endpoint(format!("node/{name}"), endpoint, &at)?;
+        let mtu = segments[segment].mtu;
+        let id = builder.endpoint(format!("node/{name}"), endpoint, mtu, &at)?;
         segments[segment].ports.push(id);
     }
     for segment in segments {
@@ -109,6 +111,7 @@ impl Builder<'_> {
         &mut self,
         name: String,
         endpoint: EndpointPort,
+        mtu: u16,
         at: &Position,
     ) -> Result<PortId, CompileError> {
         let id = self.id(&name, at)?;
@@ -118,7 +121,7 @@ impl Builder<'_> {
                 return Err(CompileError::AddressTaken { address, first, second: name, at: at.clone() });
             }
         }
-        self.add(id, mac_of(id), PortRole::Endpoint(endpoint));
+        self.add(id, mac_of(id), mtu, PortRole::Endpoint(endpoint));
         Ok(id)
     }
 
@@ -144,7 +147,8 @@ impl Builder<'_> {
                 return Err(CompileError::UplinkMac { uplink, mac, why, at: at.clone() });
             }
             let addresses = uplink.addresses.iter().map(|a| a.value).collect();
-            self.add(id, mac, PortRole::Uplink(UplinkPort { addresses }));
+            let mtu = uplink.mtu.unwrap_or(self.mtu);
+            self.add(id, mac, mtu, PortRole::Uplink(UplinkPort { addresses }));
         }
         Ok(())
     }
@@ -160,8 +164,8 @@ impl Builder<'_> {
         Ok(id)
     }
 
-    fn add(&mut self, id: PortId, mac: Mac, role: PortRole) {
-        self.ports.entries.push(PortEntry { id, mac, mtu: self.mtu, role, since: Generation::default() });
+    fn add(&mut self, id: PortId, mac: Mac, mtu: u16, role: PortRole) {
+        self.ports.entries.push(PortEntry { id, mac, mtu, role, since: Generation::default() });
     }
 }
 

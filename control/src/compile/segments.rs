@@ -30,24 +30,26 @@ pub(super) fn segments(
     interner: &mut Interner,
     names: &mut Names,
 ) -> Vec<Segment> {
-    let mut add = |name: &str, tier1: String, gateway_v4, prefix_v6| {
+    let mut add = |name: &str, tier1: String, gateway_v4, prefix_v6, mtu: Option<u16>| {
         let id = interner.segment(name);
         names.segments.insert(id, name.to_owned());
         let tier1_id = interner.tier1(&tier1);
         names.tier1s.insert(tier1_id, tier1);
-        Segment { id, tier1: tier1_id, gateway_v4, prefix_v6, mtu: model.supervisor.mtu, ports: Vec::new() }
+        let mtu = mtu.unwrap_or(model.supervisor.mtu);
+        Segment { id, tier1: tier1_id, gateway_v4, prefix_v6, mtu, ports: Vec::new() }
     };
     let mut segments: Vec<Segment> = addressing
         .segments
         .iter()
         .map(|block| {
             let tier1 = tier1_name(model.supervisor.tier1, &block.namespace);
-            add(&block.name, tier1, block.v4.and_then(first_address), block.v6.map(|net| net.trunc()))
+            let mtu = model.namespaces.get(&block.namespace).and_then(|namespace| namespace.mtu);
+            add(&block.name, tier1, block.v4.and_then(first_address), block.v6.map(|net| net.trunc()), mtu)
         })
         .collect();
     if !addressing.nodes.is_empty() {
         let (v4, v6) = node_prefixes(model, addressing);
-        segments.push(add(NODES_SEGMENT, SHARED_TIER1.to_owned(), v4, v6));
+        segments.push(add(NODES_SEGMENT, SHARED_TIER1.to_owned(), v4, v6, None));
     }
     segments
 }

@@ -122,6 +122,27 @@ fn namespaces_are_translated_unless_they_refuse() {
 }
 
 #[test]
+fn mtus_are_those_of_the_namespace_the_uplink_and_else_the_supervisor() {
+    let mut c = shop();
+    c.model.supervisor.mtu = 1450;
+    c.model.supervisor.uplinks[0].mtu = Some(9000);
+    c.model.namespaces.get_mut("blog").unwrap().mtu = Some(1400);
+    let s = c.compile().unwrap();
+    let port = |name: &str| {
+        let id = s.names.ports.iter().find(|(_, n)| *n == name).unwrap().0;
+        s.port(*id).unwrap().mtu
+    };
+    let mtus = ["blog/db-0", "shop/web-0", "node/node-1", "uplink/uplink-1"].map(port);
+    assert_eq!(mtus, [1400, 1450, 1450, 9000]);
+    let mut segments: Vec<u16> = s.segments.iter().flatten().map(|s| s.mtu).collect();
+    segments.sort_unstable();
+    assert_eq!(segments, [1400, 1450, 1450]);
+    assert!(!s.clamp_mss);
+    c.model.supervisor.mss_clamping = true;
+    assert!(c.compile().unwrap().clamp_mss);
+}
+
+#[test]
 fn a_load_balancer_listens_on_its_cluster_address_and_its_vip() {
     let mut c = shop();
     c.service("shop/web", ServiceKind::LoadBalancer, WEB, TargetPort::Name("http".into()));

@@ -4,6 +4,7 @@ use super::{
     declared::{Declared, Meta, Scope},
     reading::Reading,
     schema::{self, Kind},
+    supervisor::MTUS,
     syntax, yaml,
 };
 use crate::model::{At, Labels, Namespace, Node, Snat};
@@ -15,6 +16,8 @@ pub(super) const IP_ANNOTATION: &str = "supernet.dev/ip";
 pub(super) const SNAT_ANNOTATION: &str = "supernet.dev/snat";
 /// The egress addresses of a namespace, separated by commas.
 pub(super) const SNAT_IP_ANNOTATION: &str = "supernet.dev/snat-ip";
+/// The MTU of a namespace.
+pub(super) const MTU_ANNOTATION: &str = "supernet.dev/mtu";
 const SNAT_IP: [&str; 2] = [SNAT_IP_ANNOTATION, "ncp/static_snat_ip"];
 
 pub(super) fn read_namespace(r: &mut Reading, node: &yaml::Node, declared: &mut Declared) {
@@ -33,7 +36,8 @@ pub(super) fn read_namespace(r: &mut Reading, node: &yaml::Node, declared: &mut 
         r.invalid(node.place, what, "remove it: Kubernetes sets it");
     }
     let snat = snat(r, &meta);
-    declared.namespaces.push(Namespace { name, labels, snat, at });
+    let mtu = meta.annotation(MTU_ANNOTATION).and_then(|n| mtu(r, n));
+    declared.namespaces.push(Namespace { name, labels, snat, mtu, at });
 }
 
 fn snat(r: &mut Reading, meta: &Meta<'_>) -> Snat {
@@ -63,6 +67,17 @@ fn snat(r: &mut Reading, meta: &Meta<'_>) -> Snat {
         None if none => Snat::None,
         None => Snat::Pool,
     }
+}
+
+/// An annotation's value is a text.
+fn mtu(r: &mut Reading, node: &yaml::Node) -> Option<u16> {
+    let text = r.text(node)?;
+    let mtu = text.parse().ok().filter(|mtu| MTUS.contains(mtu));
+    if mtu.is_none() {
+        let advice = format!("write a number from {} to {}, in quotes", MTUS.start(), MTUS.end());
+        r.invalid(node.place, format!("`{text}` is no MTU"), advice);
+    }
+    mtu
 }
 
 fn flag(r: &mut Reading, meta: &Meta<'_>, key: &str) -> Option<bool> {

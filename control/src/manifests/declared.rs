@@ -1,7 +1,7 @@
 //! What the texts declare, before workloads become pods and references are looked up.
 
 use super::{
-    cluster::{IP_ANNOTATION, SNAT_ANNOTATION, SNAT_IP_ANNOTATION},
+    cluster::{IP_ANNOTATION, MTU_ANNOTATION, SNAT_ANNOTATION, SNAT_IP_ANNOTATION},
     error::Problem,
     reading::{Fields, Reading, either},
     schema::{self, Kind, Schema},
@@ -119,8 +119,9 @@ pub(super) struct Meta<'n> {
 }
 
 /// Supernet's own annotations, and what each can stand on.
-static OWN_ANNOTATIONS: [(&str, &[&Schema]); 3] = [
+static OWN_ANNOTATIONS: [(&str, &[&Schema]); 4] = [
     (IP_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NODE]),
+    (MTU_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_IP_ANNOTATION, &[&schema::NAMESPACE]),
 ];

@@ -175,9 +175,9 @@ schemas! {
 
     SUPERVISOR "a Supervisor" ["apiVersion" "kind" "metadata" "spec"]
         { "metadata" METADATA "spec" SUPERVISOR_SPEC };
-    SUPERVISOR_SPEC "a Supervisor's spec" ["cliTools" "egressCIDRs" "ingressCIDRs" "ingressPosture" "kubeAPI" "mtu"
-        "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "tier1" "uplinks"];
-    UPLINK "an uplink" ["addresses" "mac" "name"];
+    SUPERVISOR_SPEC "a Supervisor's spec" ["cliTools" "egressCIDRs" "ingressCIDRs" "ingressPosture" "kubeAPI"
+        "mssClamping" "mtu" "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "tier1" "uplinks"];
+    UPLINK "an uplink" ["addresses" "mac" "mtu" "name"];
     STATIC_ROUTE "a static route" ["nextHops" "prefix"];
     NEXT_HOP "a next hop" ["address" "mac"];
     DEFAULT_SERVER "a default virtual server" ["address" "backends" "port"];

@@ -17,12 +17,13 @@ use crate::model::{
     Tier1Layout, Uplink,
 };
 use ipnet::{IpNet, Ipv6Net};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+};
 
-/// What IPv6 asks of every link (RFC 8200, section 5).
-const MIN_MTU: i64 = 1280;
-/// What an Ethernet frame carries; larger frames need larger buffers than there are yet.
-const MAX_MTU: i64 = 1500;
+/// From what IPv6 asks of every link (RFC 8200, section 5) to what jumbo frames carry.
+pub(super) const MTUS: RangeInclusive<u16> = 1280..=9000;
 
 pub(super) fn read(r: &mut Reading, node: &Node, declared: &mut Declared) {
     let fields = r.fields(node, &schema::SUPERVISOR);
@@ -181,7 +182,7 @@ fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
             let name =
                 r.required(&fields, "name").and_then(|n| r.checked_text(n, "a name", syntax::dns_label));
             let addresses = uplink_addresses(r, &fields);
-            let mac = mac(r, &fields);
+            let (mac, mtu) = (mac(r, &fields), mtu(r, &fields));
             let Some(name) = name else { continue };
             if s.uplinks.iter().any(|u| u.name == name) {
                 r.invalid(node.place, format!("two uplinks are named `{name}`"), "give each its own name");
@@ -195,7 +196,7 @@ fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
                     r.error(address.at.clone(), problem);
                 }
             }
-            s.uplinks.push(Uplink { name: name.to_owned(), addresses, mac });
+            s.uplinks.push(Uplink { name: name.to_owned(), addresses, mac, mtu });
         }
     }
     if spec.get("staticRoutes").is_some() {
@@ -262,6 +263,11 @@ fn mac(r: &mut Reading, fields: &Fields<'_>) -> Option<Mac> {
     mac
 }
 
+fn mtu(r: &mut Reading, fields: &Fields<'_>) -> Option<u16> {
+    let n = r.integer(fields.get("mtu")?, i64::from(*MTUS.start())..=i64::from(*MTUS.end()))?;
+    u16::try_from(n).ok()
+}
+
 fn read_scalars(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
     if let Some(n) = spec.get("namespacePrefixLength").and_then(|n| r.integer(n, 1..=30)) {
         s.namespace_prefix = u8::try_from(n).unwrap_or(s.namespace_prefix);
@@ -269,11 +275,8 @@ fn read_scalars(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
     if let Some(n) = spec.get("nodes").and_then(|n| r.integer(n, 1..=10_000)) {
         s.node_count = u32::try_from(n).unwrap_or(s.node_count);
     }
-    if let Some(node) = spec.get("mtu")
-        && let Some(n) = r.integer(node, MIN_MTU..=MAX_MTU)
-    {
-        s.mtu = u16::try_from(n).unwrap_or(s.mtu);
-    }
+    s.mtu = mtu(r, spec).unwrap_or(s.mtu);
+    s.mss_clamping = r.bool_of(spec, "mssClamping").unwrap_or(s.mss_clamping);
     let layouts = [("shared", Tier1Layout::Shared), ("perNamespace", Tier1Layout::PerNamespace)];
     s.tier1 = spec.get("tier1").and_then(|n| r.word(n, &layouts)).unwrap_or(s.tier1);
     let postures = [

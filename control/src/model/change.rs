@@ -239,6 +239,6 @@ impl Namespace {
     /// A namespace with nothing but its name.
     pub fn named(name: &str, at: Position) -> Self {
         let labels = Labels::from([(Self::NAME_LABEL.to_owned(), name.to_owned())]);
-        Self { name: name.to_owned(), labels, snat: Snat::Pool, at }
+        Self { name: name.to_owned(), labels, snat: Snat::Pool, mtu: None, at }
     }
 }

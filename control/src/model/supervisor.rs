@@ -29,8 +29,10 @@ pub struct Supervisor {
     pub static_routes: Vec<StaticRoute>,
     /// One Tier-1 for all namespaces, or one each.
     pub tier1: Tier1Layout,
-    /// MTU of segments and uplinks, bytes of IP packet.
+    /// MTU of segments and uplinks that name no other, bytes of IP packet.
     pub mtu: u16,
+    /// TCP's maximum segment size is lowered to what fits the MTUs at both ends.
+    pub mss_clamping: bool,
     /// What may reach a pod that no policy isolates.
     pub ingress_posture: IngressPosture,
     /// The Kubernetes API's virtual server, TCP 6443.
@@ -50,6 +52,8 @@ pub struct Uplink {
     pub addresses: Vec<At<IpNet>>,
     /// Its MAC; made from the name when absent.
     pub mac: Option<Mac>,
+    /// Its MTU; the Supervisor's when absent.
+    pub mtu: Option<u16>,
 }
 
 /// A static route of the Tier-0.
@@ -136,6 +140,7 @@ impl Default for Supervisor {
                 name: "uplink-1".to_owned(),
                 addresses: vec![net([192, 168, 100, 1], 24)],
                 mac: None,
+                mtu: None,
             }],
             static_routes: vec![StaticRoute {
                 prefix: net([0, 0, 0, 0], 0),
@@ -143,6 +148,7 @@ impl Default for Supervisor {
             }],
             tier1: Tier1Layout::Shared,
             mtu: 1500,
+            mss_clamping: false,
             ingress_posture: IngressPosture::Deny,
             kube_api: server(6443),
             cli_tools: server(443),

@@ -12,6 +12,8 @@ pub struct Namespace {
     pub labels: Labels,
     /// How its pods appear beyond the uplinks.
     pub snat: Snat,
+    /// The MTU of its segments and pods (annotation `supernet.dev/mtu`); the Supervisor's when absent.
+    pub mtu: Option<u16>,
     /// Where it was written; a namespace that is only mentioned has the place of the first mention.
     pub at: Position,
 }

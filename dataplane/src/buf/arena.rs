@@ -1,65 +1,68 @@
 //! The buffers of a pool: where they lie, and who owns them.
 //!
 //! ```text
-//!   one buffer, 35 cache lines:  | home | headroom 128 | frame bytes 2048 |
+//!   one buffer:  | home | headroom 128 | frame bytes, as many as the arena says |
 //! ```
 //!
-//! An odd number of lines, so that neighbouring frames fall on different sets of the caches, and frames start
-//! on a line, so that the headers of a small packet are one line.
+//! An odd number of lines (35 for frames of 2,048 bytes), so that neighbouring frames fall on different sets of the
+//! caches, and frames start on a line, so that the headers of a small packet are one line.
 //!
 //! Every buffer is owned by exactly one [`Slot`], or lies in the queue of free ones.
 
 #![allow(unsafe_code, reason = "buffers of one mapping are handed out one by one, each to one owner")]
 
-use super::{FRAME_CAPACITY, HEADER, HEADROOM};
+use super::{HEADER, HEADROOM};
 use crate::pages::Pages;
 use bytemuck::Zeroable;
 use crossbeam::queue::ArrayQueue;
 use std::{
     ptr::NonNull,
+    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-/// Bytes of a buffer that its owner sees.
-pub(super) const ROOM: usize = HEADROOM + FRAME_CAPACITY;
-
+/// A cache line of a buffer.
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Buffer {
+struct Chunk([u8; 64]);
+
+// SAFETY: zero bytes.
+unsafe impl Zeroable for Chunk {}
+
+/// The first line of a buffer, before its bytes.
+#[repr(C, align(64))]
+struct Head {
     /// The arena this is of, as a counted reference; set once, before the first owner.
     home: *const Arena,
-    bytes: Bytes,
 }
 
-#[repr(C, align(64))]
-struct Bytes([u8; ROOM]);
+const _: () = assert!(size_of::<Head>() == size_of::<Chunk>());
 
-// SAFETY: a null pointer and zero bytes.
-unsafe impl Zeroable for Buffer {}
-// SAFETY: the pointer is a counted reference to an arena, which may be sent and shared itself.
-unsafe impl Send for Buffer {}
-// SAFETY: as above; a shared buffer is only read.
-unsafe impl Sync for Buffer {}
-
-const _: () = assert!(size_of::<Buffer>() / 64 % 2 == 1);
+/// Lines of a buffer for frames of so many bytes.
+const fn stride(capacity: usize) -> usize {
+    (1 + (HEADROOM + capacity).div_ceil(64)) | 1
+}
 
 /// Buffers and which of them are free.
 pub(super) struct Arena {
-    buffers: Pages<Buffer>,
+    memory: Pages<Chunk>,
+    /// Bytes of a frame.
+    capacity: usize,
     free: ArrayQueue<Free>,
     /// Nobody takes any more: buffers that come home let go of the arena.
     closed: AtomicBool,
 }
 
-struct Free(NonNull<Buffer>);
+struct Free(NonNull<Head>);
 
 // SAFETY: whoever holds this owns the buffer; nothing in it belongs to a thread.
 unsafe impl Send for Free {}
 
 /// A buffer's owner.
-pub(super) struct Slot(NonNull<Buffer>);
+pub(super) struct Slot(NonNull<Head>);
 
 // SAFETY: the slot is the buffer's only owner, as a box is.
 unsafe impl Send for Slot {}
@@ -67,19 +70,20 @@ unsafe impl Send for Slot {}
 unsafe impl Sync for Slot {}
 
 impl Arena {
-    /// This many buffers, all free.
-    pub(super) fn new(buffers: usize) -> Arc<Self> {
-        let count = buffers.max(1);
+    /// This many buffers for frames of at most `capacity` bytes, all free.
+    pub(super) fn new(buffers: usize, capacity: usize) -> Arc<Self> {
+        let (count, capacity, stride) = (buffers.max(1), capacity.max(HEADER), stride(capacity.max(HEADER)));
         let arena = Arc::new(Self {
-            buffers: Pages::new(count),
+            memory: Pages::new(count * stride),
+            capacity,
             free: ArrayQueue::new(count),
             closed: AtomicBool::new(false),
         });
-        let first = arena.buffers.as_ptr();
+        let first = arena.memory.as_ptr();
         for n in 0..count {
-            // SAFETY: within the mapping, which holds `count` of them.
-            let buffer = unsafe { first.add(n) };
-            // SAFETY: nobody owns the buffer yet.
+            // SAFETY: within the mapping, which holds `count` times `stride` of them.
+            let buffer: NonNull<Head> = unsafe { first.add(n * stride) }.cast();
+            // SAFETY: nobody owns the buffer yet, and a line has room and alignment for its head.
             unsafe { (*buffer.as_ptr()).home = Arc::into_raw(arena.clone()) };
             // The queue has room for exactly this many.
             let _ = arena.free.push(Free(buffer));
@@ -98,8 +102,13 @@ impl Arena {
     }
 
     /// Buffers there are.
-    pub(super) fn capacity(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.free.capacity()
+    }
+
+    /// Bytes of a frame.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Frees the arena as soon as every buffer is home.
@@ -118,32 +127,44 @@ impl Arena {
 }
 
 impl Slot {
+    /// Where the frame's bytes begin.
     #[inline(always)]
-    pub(super) fn bytes(&self) -> &[u8; ROOM] {
-        // SAFETY: the slot owns the buffer, whose memory lives at least until it comes home.
-        unsafe { &(*self.0.as_ptr()).bytes.0 }
+    fn frame(&self) -> *mut u8 {
+        // SAFETY: within the buffer, which is longer than its head and the headroom.
+        unsafe { self.0.as_ptr().cast::<u8>().add(size_of::<Head>() + HEADROOM) }
     }
 
+    /// The first bytes of the frame.
+    ///
+    /// # Safety
+    /// `len` is at most the capacity of the slot's arena.
     #[inline(always)]
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8; ROOM] {
+    pub(super) unsafe fn bytes(&self, len: usize) -> &[u8] {
+        // SAFETY: the slot owns the buffer, whose memory is initialized and lives at least until it comes home.
+        unsafe { slice::from_raw_parts(self.frame(), len) }
+    }
+
+    /// The same, to be changed.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    pub(super) unsafe fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
         // SAFETY: as above, and the slot is borrowed alone.
-        unsafe { &mut (*self.0.as_ptr()).bytes.0 }
+        unsafe { slice::from_raw_parts_mut(self.frame(), len) }
     }
-}
 
-impl Slot {
     /// The first bytes behind the headroom.
     #[inline(always)]
     pub(super) fn header(&self) -> &[u8; HEADER] {
-        const { assert!(HEADER <= FRAME_CAPACITY) };
-        // SAFETY: as above; the range lies within the buffer's bytes, all of which are initialized.
-        unsafe { &*self.bytes().as_ptr().add(HEADROOM).cast() }
+        // SAFETY: as above; no arena's frames are shorter than this.
+        unsafe { &*self.frame().cast() }
     }
 
     #[inline(always)]
     pub(super) fn header_mut(&mut self) -> &mut [u8; HEADER] {
         // SAFETY: as above, and the slot is borrowed alone.
-        unsafe { &mut *self.bytes_mut().as_mut_ptr().add(HEADROOM).cast() }
+        unsafe { &mut *self.frame().cast() }
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!   | headroom 128 | frame bytes ...................... |
-//!                  ^ on a cache line                    ^ 2048
+//!                  ^ on a cache line                    ^ 2048, or 9216 for jumbo frames
 //! ```
 //!
 //! A [`Frame`] is a fixed buffer that is owned, moved and given back: dropping it returns the buffer to its
-//! [`Pool`]. Taking from an empty pool fails, and the caller counts that; nothing grows while packets run.
+//! [`Pool`]. There are buffers of two sizes, and a frame that is filled gets one of the smaller that has room.
+//! Taking from an empty pool fails, and the caller counts that; nothing grows while packets run.
 //! The pool is shared by all workers and ports; taking and giving back cost one queue operation.
+
+#![allow(unsafe_code, reason = "a frame's length never exceeds the capacity of its buffer")]
 
 mod arena;
 
@@ -16,6 +19,9 @@ use std::{fmt, sync::Arc};
 
 /// Bytes a frame can hold, without headroom. 2048 is more than a 1500-byte MTU with VLAN tag needs.
 pub const FRAME_CAPACITY: usize = 2048;
+
+/// Bytes a jumbo frame can hold, without headroom: more than an MTU of 9,000 needs.
+pub const JUMBO_CAPACITY: usize = 9216;
 
 /// Bytes kept free before the frame, so that a header can be put in front.
 pub const HEADROOM: usize = 128;
@@ -34,37 +40,64 @@ impl Drop for Owner {
 /// A fixed number of frame buffers. Cloning gives another handle on the same pool.
 #[derive(Clone)]
 pub struct Pool {
-    owner: Arc<Owner>,
+    frames: Arc<Owner>,
+    jumbo: Option<Arc<Owner>>,
 }
 
 impl Pool {
-    /// A pool of `frames` buffers, all allocated here.
+    /// A pool of `frames` buffers of [`FRAME_CAPACITY`], all allocated here.
     pub fn new(frames: usize) -> Self {
-        Self { owner: Arc::new(Owner(Arena::new(frames))) }
+        Self::with_jumbo(frames, 0)
     }
 
-    /// An empty frame, or `None` when every buffer is in use.
+    /// The same, and `jumbo` buffers of [`JUMBO_CAPACITY`].
+    pub fn with_jumbo(frames: usize, jumbo: usize) -> Self {
+        let owner = |count, capacity| Arc::new(Owner(Arena::new(count, capacity)));
+        Self {
+            frames: owner(frames, FRAME_CAPACITY),
+            jumbo: (jumbo > 0).then(|| owner(jumbo, JUMBO_CAPACITY)),
+        }
+    }
+
+    /// An empty frame of [`FRAME_CAPACITY`], or `None` when every such buffer is in use.
     pub fn take(&self) -> Option<Frame> {
-        self.owner.0.take().map(|slot| Frame { slot, len: 0 })
+        Frame::of(&self.frames)
     }
 
-    /// A frame holding a copy of `bytes`; `None` when the pool is empty or `bytes` is longer than
-    /// [`FRAME_CAPACITY`].
+    /// An empty frame with room for `len` bytes, or `None` when there is none.
+    pub fn take_for(&self, len: usize) -> Option<Frame> {
+        match len {
+            0..=FRAME_CAPACITY => self.take(),
+            0..=JUMBO_CAPACITY => Frame::of(self.jumbo.as_ref()?),
+            _ => None,
+        }
+    }
+
+    /// A frame holding a copy of `bytes`; `None` when the pool has no buffer for as many.
     pub fn copy(&self, bytes: &[u8]) -> Option<Frame> {
-        let mut frame = if bytes.len() <= FRAME_CAPACITY { self.take()? } else { return None };
+        let mut frame = self.take_for(bytes.len())?;
         frame.set_len(bytes.len());
         frame.bytes_mut().copy_from_slice(bytes);
         Some(frame)
     }
 
+    /// The longest frame that it has buffers for.
+    pub fn longest(&self) -> usize {
+        if self.jumbo.is_some() { JUMBO_CAPACITY } else { FRAME_CAPACITY }
+    }
+
+    fn arenas(&self) -> impl Iterator<Item = &Arena> {
+        std::iter::once(&self.frames).chain(&self.jumbo).map(|owner| &*owner.0)
+    }
+
     /// Buffers at rest in the pool.
     pub fn available(&self) -> usize {
-        self.owner.0.available()
+        self.arenas().map(Arena::available).sum()
     }
 
     /// Buffers the pool was made with.
     pub fn capacity(&self) -> usize {
-        self.owner.0.capacity()
+        self.arenas().map(Arena::count).sum()
     }
 }
 
@@ -77,20 +110,34 @@ impl fmt::Debug for Pool {
 /// One Ethernet frame in a buffer of a [`Pool`], without the frame check sequence.
 pub struct Frame {
     slot: Slot,
-    /// At most [`FRAME_CAPACITY`].
+    /// At most the capacity.
     len: u16,
+    /// That of the arena the slot is of.
+    capacity: u16,
 }
 
 impl Frame {
+    fn of(owner: &Owner) -> Option<Self> {
+        const { assert!(JUMBO_CAPACITY <= u16::MAX as usize) };
+        let capacity = owner.0.capacity() as u16;
+        owner.0.take().map(|slot| Self { slot, len: 0, capacity })
+    }
+
     /// The frame's bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.slot.bytes()[HEADROOM..HEADROOM + self.len()]
+        // SAFETY: the length is at most the arena's capacity.
+        unsafe { self.slot.bytes(self.len()) }
     }
 
     /// The frame's bytes, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let end = HEADROOM + self.len();
-        &mut self.slot.bytes_mut()[HEADROOM..end]
+        // SAFETY: as above.
+        unsafe { self.slot.bytes_mut(self.len.into()) }
+    }
+
+    /// Bytes it has room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity.into()
     }
 
     /// The frame's first bytes. Those beyond its end are whatever the buffer held before.
@@ -115,15 +162,15 @@ impl Frame {
         self.len == 0
     }
 
-    /// Makes the frame `len` bytes long, capped at [`FRAME_CAPACITY`]. Bytes that come into view are whatever
-    /// the buffer held before.
+    /// Makes the frame `len` bytes long, at most its capacity. Bytes that come into view are whatever the buffer
+    /// held before.
     pub fn set_len(&mut self, len: usize) {
-        self.len = len.min(FRAME_CAPACITY) as u16;
+        self.len = len.min(self.capacity()) as u16;
     }
 
-    /// Replaces the contents; `false`, and no change, when `bytes` is longer than [`FRAME_CAPACITY`].
+    /// Replaces the contents; `false`, and no change, when it has no room for `bytes`.
     pub fn fill(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > FRAME_CAPACITY {
+        if bytes.len() > self.capacity() {
             return false;
         }
         self.len = bytes.len() as u16;
@@ -161,9 +208,26 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_gets_a_buffer_that_has_room() {
+        let pool = Pool::with_jumbo(1, 1);
+        assert_eq!((pool.capacity(), pool.longest()), (2, JUMBO_CAPACITY));
+        let bytes: Vec<u8> = (0..JUMBO_CAPACITY).map(|n| n as u8).collect();
+        let mut big = pool.copy(&bytes).unwrap();
+        assert_eq!(big.bytes(), bytes);
+        assert!(pool.copy(&bytes[..FRAME_CAPACITY + 1]).is_none(), "there was one");
+        let small = pool.copy(&bytes[..FRAME_CAPACITY]).unwrap();
+        assert_eq!(small.capacity(), FRAME_CAPACITY);
+        big.set_len(usize::MAX);
+        assert_eq!(big.len(), JUMBO_CAPACITY);
+        drop((big, small));
+        assert_eq!(pool.available(), 2);
+        assert!(pool.take_for(JUMBO_CAPACITY + 1).is_none());
+    }
+
+    #[test]
     fn a_frame_may_outlive_its_pool() {
         let pool = Pool::new(1);
-        let home = Arc::downgrade(&pool.owner.0);
+        let home = Arc::downgrade(&pool.frames.0);
         let frame = pool.copy(&[7; 60]).unwrap();
         drop(pool);
         assert_eq!(frame.bytes(), [7; 60]);

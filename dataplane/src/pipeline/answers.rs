@@ -117,7 +117,7 @@ impl Pipeline {
 
     fn emit(&self, port: PortId, out: &mut Output, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
         let Some(mut frame) = self.pool.take() else { return };
-        frame.set_len(crate::buf::FRAME_CAPACITY);
+        frame.set_len(frame.capacity());
         let Some(len) = write(frame.bytes_mut()) else { return };
         frame.set_len(len);
         self.counters.generated.add(1);

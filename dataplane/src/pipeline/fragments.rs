@@ -63,8 +63,8 @@ impl Pipeline {
             return self.drop_frame(port, DropReason::TooBig, frame);
         };
         let pieces = (0..cut.count()).map(|piece| {
-            let mut into = self.pool.take()?;
-            into.set_len(crate::buf::FRAME_CAPACITY);
+            let mut into = self.pool.take_for(frame.len().min(usize::from(hop.mtu) + packet.l3()))?;
+            into.set_len(into.capacity());
             let len = cut.write(frame.bytes(), piece, into.bytes_mut())?;
             into.set_len(len);
             Some(into)

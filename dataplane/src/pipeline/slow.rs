@@ -28,7 +28,7 @@ use crate::{
     state::State,
     time::Instant,
     verdict::DropReason,
-    wire::{L3, Packet, Part, Proto, tcp_flags},
+    wire::{L3, Packet, Part, Proto, tcp, tcp_flags},
 };
 use std::cmp::Ordering;
 
@@ -250,6 +250,7 @@ impl Pipeline {
         }
         let mut arrival = arrival;
         found.rewrite.apply(arrival.frame.bytes_mut(), &packet, found.meta.hops);
+        self.clamp_mss(&mut arrival, &way);
         table.touch(found.entry, Tick::of(now), !changes_state(&packet), arrival.frame.len());
         self.forward(arrival, &found.meta, &way, out);
         Known::Done
@@ -269,6 +270,17 @@ impl Pipeline {
             return Err(DropReason::UnknownMac.into());
         }
         if found.rewrite.can_apply(packet) { Ok(way) } else { Err(DropReason::Fragment.into()) }
+    }
+
+    /// Has a SYN offer no larger segments than fit both its ports, if that is wanted.
+    fn clamp_mss(&self, arrival: &mut Arrival, way: &Hop) {
+        let Arrival { frame, packet, port } = arrival;
+        if packet.tcp_flags & tcp_flags::SYN == 0 || !self.snapshot.clamp_mss {
+            return;
+        }
+        let mtu = self.snapshot.port(*port).map_or(way.mtu, |p| p.mtu.min(way.mtu));
+        let headers = if packet.l3 == L3::V4 { 40 } else { 60 };
+        tcp::clamp_mss(frame.bytes_mut(), packet, mtu.saturating_sub(headers));
     }
 
     /// Takes a packet of no session through the stages. Changes nothing that packets can tell.
@@ -339,6 +351,7 @@ impl Pipeline {
                 } else {
                     found.rewrite.apply(frame.bytes_mut(), packet, found.meta.hops);
                 }
+                self.clamp_mss(&mut arrival, &hop);
                 self.forward(arrival, &found.meta, &hop, out);
             }
             Err(reason) => self.drop_frame(arrival.port, reason, arrival.frame),

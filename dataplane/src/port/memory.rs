@@ -95,8 +95,8 @@ pub enum SendError {
     /// The port was detached, or the network is gone.
     #[error("the port is detached")]
     Detached,
-    /// The frame is longer than a buffer.
-    #[error("the frame is longer than {} bytes", crate::buf::FRAME_CAPACITY)]
+    /// The pool has no buffers for so long a frame.
+    #[error("the frame is longer than any buffer of the pool")]
     TooLong,
 }
 
@@ -113,7 +113,7 @@ impl MemoryGuest {
     /// # Errors
     /// See [`SendError`]; the frame was not sent.
     pub fn send(&self, frame: &[u8]) -> Result<(), SendError> {
-        if frame.len() > crate::buf::FRAME_CAPACITY {
+        if frame.len() > self.pool.longest() {
             return Err(SendError::TooLong);
         }
         let frame = self.pool.copy(frame).ok_or(SendError::NoBuffer)?;

@@ -119,7 +119,7 @@ fn transport(
 
 impl Quote {
     /// Makes the quote one of a packet with this tuple, and the ICMP error around it, parsed as `packet`, one from
-    /// `src` to `dst` with `hops` taken off its TTL. All checksums are mended, as far as the quote has them.
+    /// `src` to `dst` with `hops` taken off its TTL. All checksums are mended that the quote has whole.
     pub fn translate(
         &self,
         frame: &mut [u8],

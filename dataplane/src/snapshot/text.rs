@@ -22,6 +22,9 @@ impl fmt::Debug for Snapshot {
         for section in [self.server_lines(), self.route_lines(), self.identity_lines()] {
             section.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
+        if self.clamp_mss {
+            writeln!(f, "clamps maximum segment sizes")?;
+        }
         let owned: BTreeSet<String> = self.owned.iter().map(|(range, ())| format!("owned {range}")).collect();
         owned.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
@@ -55,7 +58,11 @@ impl Snapshot {
                 PortRole::Endpoint(e) => {
                     let segment = called(&self.names.segments, &e.segment);
                     let addresses: Vec<String> = e.addresses.iter().map(ToString::to_string).collect();
-                    lines.insert(format!("port {name} {} in {segment} {}", port.mac, addresses.join(" ")));
+                    let addresses = addresses.join(" ");
+                    lines.insert(format!(
+                        "port {name} {} in {segment} {addresses} mtu {}",
+                        port.mac, port.mtu
+                    ));
                     for (direction, rules) in [("egress", &e.egress), ("ingress", &e.ingress)] {
                         if let Some(rules) = rules {
                             lines
@@ -65,7 +72,8 @@ impl Snapshot {
                 }
                 PortRole::Uplink(u) => {
                     let addresses: Vec<String> = u.addresses.iter().map(ToString::to_string).collect();
-                    lines.insert(format!("port {name} {} uplink {}", port.mac, addresses.join(" ")));
+                    let addresses = addresses.join(" ");
+                    lines.insert(format!("port {name} {} uplink {addresses} mtu {}", port.mac, port.mtu));
                 }
             }
         }

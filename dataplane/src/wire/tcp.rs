@@ -1,6 +1,6 @@
-//! TCP resets (RFC 9293, 3.10.7.1).
+//! TCP: resets (RFC 9293, 3.10.7.1), and the maximum segment size.
 
-use super::{Mac, Packet, be32, tcp_flags::*};
+use super::{Mac, Packet, be16, be32, checksum::Delta, put16, tcp_flags::*};
 use etherparse::PacketBuilder;
 use std::net::IpAddr;
 
@@ -17,9 +17,9 @@ pub struct Ends {
 
 /// Writes a reset that answers the segment in `frame` into `out`, and returns its length in bytes.
 ///
-/// `None` when the segment is a reset itself, or the families differ.
+/// `None` when the segment is a reset itself or not whole, or the families differ.
 pub fn reset_answer(frame: &[u8], packet: &Packet, ends: &Ends, out: &mut [u8]) -> Option<usize> {
-    if packet.tcp_flags & RST != 0 {
+    if packet.tcp_flags & RST != 0 || packet.is_fragment() {
         return None;
     }
     let l4 = packet.l4();
@@ -33,11 +33,48 @@ pub fn reset_answer(frame: &[u8], packet: &Packet, ends: &Ends, out: &mut [u8]) 
     reset(ends, 0, Some(seq.wrapping_add(len)), out)
 }
 
-/// Writes a reset that goes on where the segment in `frame` was going, as if its sender had sent it.
+/// Writes a reset that goes on where the segment in `frame` was going, as if its sender had sent it. `None` when
+/// the segment is not whole, or the families differ.
 pub fn reset_onward(frame: &[u8], packet: &Packet, ends: &Ends, out: &mut [u8]) -> Option<usize> {
+    if packet.is_fragment() {
+        return None;
+    }
     let l4 = packet.l4();
     let ack = (packet.tcp_flags & ACK != 0).then(|| be32(frame, l4 + 8));
     reset(ends, be32(frame, l4 + 4), ack, out)
+}
+
+/// Lowers the maximum segment size that a SYN offers (RFC 9293, 3.7.1) to `most`; one that offers less, or says
+/// nothing, stays as it is.
+pub fn clamp_mss(frame: &mut [u8], packet: &Packet, most: u16) {
+    let l4 = packet.l4();
+    let header = usize::from(frame[l4 + 12] >> 4) * 4;
+    let Some(at) = mss_at(&frame[l4..l4 + header]) else { return };
+    let old = be16(frame, l4 + at);
+    if old <= most {
+        return;
+    }
+    put16(frame, l4 + at, most);
+    // At an odd offset, its bytes are in two of the words that are summed up, the other way round.
+    let delta = match at % 2 {
+        0 => Delta::default().and16(old, most),
+        _ => Delta::default().and16(old.swap_bytes(), most.swap_bytes()),
+    };
+    let sum = delta.apply(be16(frame, l4 + 16));
+    put16(frame, l4 + 16, sum);
+}
+
+/// Offset of the maximum segment size in a TCP header.
+fn mss_at(header: &[u8]) -> Option<usize> {
+    let mut at = 20;
+    loop {
+        at += match *header.get(at)? {
+            0 => return None,
+            1 => 1,
+            2 if header.get(at + 1) == Some(&4) && at + 4 <= header.len() => return Some(at + 2),
+            _ => usize::from(*header.get(at + 1)?).max(2),
+        };
+    }
 }
 
 fn reset(ends: &Ends, seq: u32, ack: Option<u32>, mut out: &mut [u8]) -> Option<usize> {

@@ -1,6 +1,7 @@
 use super::*;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use proptest::prelude::*;
+use supernet_dataplane::buf::FRAME_CAPACITY;
 use supernet_dataplane::port::memory;
 
 /// A pcap file of frames `[n, n, ...]`, each `len` bytes long.

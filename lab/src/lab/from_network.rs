@@ -146,7 +146,7 @@ fn far_side(supervisor: &Supervisor, uplink: &Uplink) -> OutsideUplink {
         let spare = if found.is_empty() { neighbour(own) } else { None };
         addresses.extend(found.into_iter().chain(spare).filter_map(|a| IpNet::new(a, own.prefix_len()).ok()));
     }
-    OutsideUplink { name: uplink.name.clone(), mac, addresses, mtu: supervisor.mtu }
+    OutsideUplink { name: uplink.name.clone(), mac, addresses, mtu: uplink.mtu.unwrap_or(supervisor.mtu) }
 }
 
 /// Another address of a connected prefix: the last, as routers often have, or the first.

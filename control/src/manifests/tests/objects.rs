@@ -123,6 +123,22 @@ fn snat_of_a_namespace() {
 }
 
 #[test]
+fn the_mtu_of_a_namespace() {
+    let text = |mtu: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: a, annotations: {{supernet.dev/mtu: {mtu}}}}}}}"
+        )
+    };
+    assert_eq!(good(&text("\"1400\"")).model.namespaces["a"].mtu, Some(1400));
+    for (mtu, error) in
+        [("\"1279\"", "`1279` is no MTU"), ("\"lots\"", "`lots` is no MTU"), ("1400", "in quotes")]
+    {
+        let errors = crate::manifests::read_str("net.yaml", &text(mtu)).unwrap_err().to_string();
+        assert!(errors.contains(error), "{errors}");
+    }
+}
+
+#[test]
 fn a_pod_as_kubectl_prints_it() {
     let m = good(
         r#"
