@@ -9,7 +9,7 @@ use crate::{
     },
     dataplane::{
         buf::FRAME_CAPACITY,
-        flow::{Sessions, Timeouts},
+        flow::{HalfOpenLimits, Sessions, Timeouts},
         state::Config,
         vector::Isa,
         wire::ETHERNET,
@@ -94,6 +94,14 @@ impl Builder {
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.config.timeouts = timeouts;
+        self
+    }
+
+    /// How many TCP connections may be half open at one time: 4,096 of one workload, and a quarter of the sessions in
+    /// all, by default. Beyond that, the oldest gives way to the newest.
+    #[must_use]
+    pub fn half_open(mut self, limits: HalfOpenLimits) -> Self {
+        self.config.half_open = limits;
         self
     }
 

@@ -194,6 +194,8 @@ pub struct WorkerCounters {
     pub missed: Count,
     /// Frames that took the cached way.
     pub hits: Count,
+    /// Half-open connections that were ended for newer ones.
+    pub half_open_ended: Count,
     /// Drops by reason.
     pub drops: [Count; DropReason::COUNT],
     /// By port.
@@ -210,6 +212,7 @@ impl Default for WorkerCounters {
             sent: Count::default(),
             missed: Count::default(),
             hits: Count::default(),
+            half_open_ended: Count::default(),
             drops: std::array::from_fn(|_| Count::default()),
             ports: Grow::new(PortId::MAX as usize),
             tallies: Grow::new(MAX_TALLIES),
@@ -230,6 +233,8 @@ pub struct Counters {
     pub missed: u64,
     /// Frames that took the cached way.
     pub hits: u64,
+    /// Half-open connections that were ended for newer ones.
+    pub half_open_ended: u64,
     /// Fragments that wait now for the first of their packet.
     pub held: u64,
     /// Drops by reason, those that happened.
@@ -290,6 +295,7 @@ impl Counters {
             sum.sent += w.sent.get();
             sum.missed += w.missed.get();
             sum.hits += w.hits.get();
+            sum.half_open_ended += w.half_open_ended.get();
             for (reason, count) in DropReason::ALL.iter().zip(&w.drops) {
                 if count.get() > 0 {
                     *sum.drops.entry(*reason).or_default() += count.get();

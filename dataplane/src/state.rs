@@ -6,7 +6,7 @@
 
 use crate::{
     counters::Tallies,
-    flow::{Epochs, FlowTable, FragmentLimits, Fragments, Sessions, Timeouts},
+    flow::{Epochs, FlowTable, FragmentLimits, Fragments, HalfOpen, HalfOpenLimits, Sessions, Timeouts},
     id::{NeighborId, PortId},
     snapshot::Neighbor,
     table::{
@@ -54,6 +54,8 @@ pub struct Config {
     pub errors_per_second: u32,
     /// Packets that come in fragments.
     pub fragments: FragmentLimits,
+    /// TCP connections whose handshake is not complete.
+    pub half_open: HalfOpenLimits,
 }
 
 impl Default for Config {
@@ -70,6 +72,7 @@ impl Default for Config {
             nat_ports: ports::ALL,
             errors_per_second: 1000,
             fragments: FragmentLimits::default(),
+            half_open: HalfOpenLimits::default(),
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct State {
     pub nat: NatPools,
     /// Fragments on their way.
     pub fragments: Fragments,
+    /// TCP connections whose handshake is not complete.
+    pub half_open: HalfOpen,
     /// Next hops.
     pub neighbors: Neighbors,
     /// What hits are counted under.
@@ -128,6 +133,7 @@ impl State {
             epochs,
             nat: NatPools::new(config.nat_ports.clone()),
             fragments: Fragments::new(config.fragments.clone()),
+            half_open: HalfOpen::new(&config.half_open, config.sessions),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),
             hints: AtomicU32::default(),

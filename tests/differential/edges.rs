@@ -46,6 +46,9 @@ impl Pair {
         let answer = Probe { flags: SYN | ACK, ..Probe::answer(frame, 0) };
         assert_eq!(self.send(*port, answer.frame()).len(), 1, "the answer");
         let probe = Probe { flags: ACK, ..probe };
+        if probe.proto == Proto::TCP {
+            assert_eq!(self.send(probe_port(&probe), probe.frame()).len(), 1, "what completes the handshake");
+        }
         let before = self.hits();
         assert_eq!(self.send(probe_port(&probe), probe.frame()).len(), 1, "the next");
         if probe.proto != Proto::SCTP {

@@ -5,6 +5,7 @@
 mod fragments;
 mod icmp_errors;
 mod mtu;
+mod tcp;
 
 use supernet_dataplane::{snapshot::ServerKind, verdict::DropReason, wire::Proto};
 use supernet_testkit::{

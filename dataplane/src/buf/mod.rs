@@ -66,11 +66,10 @@ impl Pool {
 
     /// An empty frame with room for `len` bytes, or `None` when there is none.
     pub fn take_for(&self, len: usize) -> Option<Frame> {
-        match len {
-            0..=FRAME_CAPACITY => self.take(),
-            0..=JUMBO_CAPACITY => Frame::of(self.jumbo.as_ref()?),
-            _ => None,
+        if len <= FRAME_CAPACITY {
+            return self.take();
         }
+        Frame::of(self.jumbo.as_ref().filter(|_| len <= JUMBO_CAPACITY)?)
     }
 
     /// A frame holding a copy of `bytes`; `None` when the pool has no buffer for as many.

@@ -1,8 +1,8 @@
 //! Connection states and how long each lasts.
 //!
-//! States and times are those of NSX's distributed firewall. Two facts come from the flow entries (whether
-//! each direction carried a packet that was neither SYN nor FIN nor RST, and how many); the rest is recorded
-//! here by the slow path, which sees every SYN, FIN and RST.
+//! States and times are those of NSX's distributed firewall. How many packets each direction carried comes from the
+//! flow entries; the rest is recorded here by the slow path, which sees every SYN, FIN and RST, and what ends a
+//! handshake.
 
 use crate::{
     time::Duration,
@@ -137,29 +137,35 @@ impl State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Track {
     answered: bool,
+    /// The answer was acknowledged.
+    established: bool,
     fin_forward: bool,
     fin_reverse: bool,
     reset: bool,
 }
 
 impl Track {
-    /// As four bits.
+    /// As five bits.
     pub(super) fn bits(self) -> u8 {
-        let flags = [self.answered, self.fin_forward, self.fin_reverse, self.reset];
+        let flags = [self.answered, self.fin_forward, self.fin_reverse, self.reset, self.established];
         (0..).zip(flags).fold(0, |bits, (n, set)| bits | u8::from(set) << n)
     }
 
-    /// From four bits.
+    /// From five bits.
     pub(super) fn from_bits(bits: u8) -> Self {
         let flag = |n: u8| bits >> n & 1 == 1;
-        Self { answered: flag(0), fin_forward: flag(1), fin_reverse: flag(2), reset: flag(3) }
+        let (answered, established) = (flag(0), flag(4));
+        Self { answered, established, fin_forward: flag(1), fin_reverse: flag(2), reset: flag(3) }
     }
 
     /// Takes note of a segment's flags.
     pub fn see(&mut self, direction: Direction, flags: u8) {
-        self.answered |= direction == Direction::Reverse && flags & tcp_flags::SYN != 0;
-        self.reset |= flags & tcp_flags::RST != 0;
-        if flags & tcp_flags::FIN != 0 {
+        let (syn, fin, rst) = (tcp_flags::SYN, tcp_flags::FIN, tcp_flags::RST);
+        let plain = flags & (syn | fin | rst | tcp_flags::ACK) == tcp_flags::ACK;
+        self.established |= self.answered && plain && direction == Direction::Forward;
+        self.answered |= direction == Direction::Reverse && flags & syn != 0;
+        self.reset |= flags & rst != 0;
+        if flags & fin != 0 {
             match direction {
                 Direction::Forward => self.fin_forward = true,
                 Direction::Reverse => self.fin_reverse = true,
@@ -167,13 +173,18 @@ impl Track {
         }
     }
 
+    /// Whether the handshake is not complete, and nobody has ended it.
+    pub fn is_half_open(&self) -> bool {
+        !(self.established || self.fin_forward || self.fin_reverse || self.reset)
+    }
+
     /// Whether the connection ends or has ended, so that a new SYN may take its ports.
     pub fn is_over(&self) -> bool {
         self.reset || (self.fin_forward && self.fin_reverse)
     }
 
-    /// The state, given packets a direction and whether a plain segment (no SYN, FIN or RST) came forward.
-    pub fn state(&self, proto: Proto, packets: (u64, u64), plain_forward: bool) -> State {
+    /// The state, given packets a direction.
+    pub fn state(&self, proto: Proto, packets: (u64, u64)) -> State {
         if proto != Proto::TCP {
             return match packets {
                 (_, 1..) => State::Multiple,
@@ -185,7 +196,7 @@ impl Track {
             (true, _, _) => State::Closed,
             (_, true, true) => State::FinWait,
             (_, true, _) | (_, _, true) => State::Closing,
-            _ if self.answered && plain_forward => State::Established,
+            _ if self.established => State::Established,
             _ if packets.1 > 0 => State::Opening,
             _ => State::First,
         }
@@ -199,27 +210,47 @@ mod tests {
 
     #[test]
     fn a_tcp_connection_from_syn_to_end() {
+        use Direction::{Forward, Reverse};
+        let mut t = Track::default();
+        let mut after = |direction, flags, packets| {
+            t.see(direction, flags);
+            (t.state(Proto::TCP, packets), t.is_half_open(), t.is_over())
+        };
+        assert_eq!(after(Forward, SYN, (1, 0)), (State::First, true, false));
+        // What is acknowledged before there was an answer acknowledges nothing.
+        assert_eq!(after(Forward, ACK, (2, 0)), (State::First, true, false));
+        assert_eq!(after(Reverse, SYN | ACK, (2, 1)), (State::Opening, true, false));
+        assert_eq!(after(Reverse, ACK, (2, 2)), (State::Opening, true, false));
+        assert_eq!(after(Forward, ACK, (3, 2)), (State::Established, false, false));
+        assert_eq!(after(Forward, FIN | ACK, (4, 2)), (State::Closing, false, false));
+        assert_eq!(after(Reverse, FIN | ACK, (4, 3)), (State::FinWait, false, true));
+        assert_eq!(after(Reverse, RST, (4, 4)), (State::Closed, false, true));
+    }
+
+    #[test]
+    fn both_may_call_at_once() {
         let mut t = Track::default();
         t.see(Direction::Forward, SYN);
-        assert_eq!(t.state(Proto::TCP, (1, 0), false), State::First);
+        t.see(Direction::Reverse, SYN);
+        t.see(Direction::Forward, SYN | ACK);
         t.see(Direction::Reverse, SYN | ACK);
-        assert_eq!(t.state(Proto::TCP, (1, 1), false), State::Opening);
-        assert_eq!(t.state(Proto::TCP, (2, 1), true), State::Established);
-        t.see(Direction::Forward, FIN | ACK);
-        assert_eq!(t.state(Proto::TCP, (3, 1), true), State::Closing);
-        assert!(!t.is_over());
-        t.see(Direction::Reverse, FIN | ACK);
-        assert_eq!(t.state(Proto::TCP, (3, 2), true), State::FinWait);
-        t.see(Direction::Reverse, RST);
-        assert_eq!(t.state(Proto::TCP, (3, 3), true), State::Closed);
-        assert!(t.is_over());
+        assert_eq!((t.state(Proto::TCP, (2, 2)), t.is_half_open()), (State::Opening, true));
+        t.see(Direction::Forward, ACK);
+        assert_eq!((t.state(Proto::TCP, (3, 2)), t.is_half_open()), (State::Established, false));
+    }
+
+    #[test]
+    fn what_is_kept_of_it_fits_five_bits() {
+        for bits in 0..32 {
+            assert_eq!(Track::from_bits(bits).bits(), bits);
+        }
     }
 
     #[test]
     fn udp_states_follow_who_was_seen() {
         let t = Track::default();
-        assert_eq!(t.state(Proto::UDP, (1, 0), true), State::First);
-        assert_eq!(t.state(Proto::UDP, (5, 0), true), State::Single);
-        assert_eq!(t.state(Proto::UDP, (5, 1), true), State::Multiple);
+        assert_eq!(t.state(Proto::UDP, (1, 0)), State::First);
+        assert_eq!(t.state(Proto::UDP, (5, 0)), State::Single);
+        assert_eq!(t.state(Proto::UDP, (5, 1)), State::Multiple);
     }
 }

@@ -13,6 +13,7 @@
 mod conntrack;
 mod epochs;
 mod fragments;
+mod half_open;
 mod key;
 mod session;
 mod table;
@@ -20,6 +21,7 @@ mod table;
 pub use conntrack::{Direction, State, Timeouts, Track};
 pub use epochs::Epochs;
 pub use fragments::{FragmentLimits, Fragments, Offered, PacketKey, Ports, Waiting};
+pub use half_open::{HalfOpen, HalfOpenLimits, Opened};
 pub use key::{FlowKey, Scope};
 pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
 pub use table::{

@@ -144,7 +144,7 @@ type Words = [u32; 8];
 /// Instants in records: 65.536 ms, for eight years.
 const BEGAN_SHIFT: u32 = 16;
 
-// The last word: port 23 | IPv4 1 | translated 1 | denial 2 | track 4.
+// The last word: port 23 | IPv4 1 | translated 1 | denial 2 | track 5.
 const IS_V4: u32 = 1 << 23;
 const TRANSLATED: u32 = 1 << 24;
 const DENIAL: u32 = 25;

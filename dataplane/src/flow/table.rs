@@ -38,7 +38,7 @@ use crate::{
     wire::Address,
 };
 use crossbeam::utils::CachePadded;
-use entry::{FORWARD, PACKETS, PLAIN, VERSION_ONE};
+use entry::{FORWARD, PACKETS, VERSION_ONE};
 use entry::{is_hidden, last_used, meta_from};
 use std::marker::PhantomData;
 use tags::{DEAD, FREE, live_lanes, overflow, tag_of};
@@ -329,12 +329,11 @@ impl<A: Address> FlowTable<A> {
     }
 
     /// Counts a packet into an entry.
-    pub fn touch(&self, at: EntryId, now: Tick, plain: bool, bytes: usize) {
+    pub fn touch(&self, at: EntryId, now: Tick, bytes: usize) {
         let entry = self.entry(at.0);
         let used = entry(Self::USED).load(Ordering::Relaxed);
         let packets = ((used & PACKETS) + 1) & PACKETS;
-        let plain = used & PLAIN | if plain { PLAIN } else { 0 };
-        entry(Self::USED).store(u64::from(now.0) << 40 | plain | packets, Ordering::Relaxed);
+        entry(Self::USED).store(u64::from(now.0) << 40 | packets, Ordering::Relaxed);
         let sum = entry(Self::BYTES).load(Ordering::Relaxed).wrapping_add(bytes as u64);
         entry(Self::BYTES).store(sum, Ordering::Relaxed);
     }
@@ -345,7 +344,6 @@ impl<A: Address> FlowTable<A> {
         let used = entry(Self::USED).load(Ordering::Relaxed);
         Usage {
             last: last_used(used),
-            plain: used & PLAIN != 0,
             packets: used & PACKETS,
             bytes: entry(Self::BYTES).load(Ordering::Relaxed),
         }

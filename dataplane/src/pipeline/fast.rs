@@ -455,7 +455,7 @@ impl World {
     ) -> (Frame, bool) {
         let since = (self.snapshot.row(port).hop.since, hop.since);
         // An entry of a newer snapshot than this worker's is not this worker's to judge.
-        let stands = !open.is_denied()
+        let stands = !open.is_slow()
             && open.generation() < self.snapshot.generation
             && open.is_unchanged()
             && judge::stands(&self.state, &self.snapshot, since, open.tally(), open.generation());

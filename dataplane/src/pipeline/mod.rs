@@ -15,6 +15,7 @@ mod ahead;
 mod answers;
 mod fast;
 mod fragments;
+mod half_open;
 mod local;
 mod output;
 mod related;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     buf::Frame,
-    flow::{Direction, FlowKey, Found, Tick},
+    flow::{Direction, FlowKey, Found, Opened, Tick},
     id::{Generation, PortId},
     rewrite::Tuple,
     snapshot::{Hop, PortRole, Snapshot},
@@ -167,6 +167,7 @@ impl Pipeline {
             && meta.generation == self.snapshot.generation
             && meta.generation != Generation::default()
             && !meta.denied
+            && !meta.opening
             && !packet.options
             && !packet.is_fragment()
             && packet.ttl > meta.hops
@@ -175,7 +176,7 @@ impl Pipeline {
         let fits = |hop: &Hop| packet.ip_len() <= usize::from(hop.mtu) && self.addressed(&arrival, hop);
         let Some(hop) = hop.filter(fits) else { return Some(arrival) };
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
-        A::table(&self.state).touch(found.entry, Tick::of(now), true, arrival.frame.len());
+        A::table(&self.state).touch(found.entry, Tick::of(now), arrival.frame.len());
         self.counters.hits.add(1);
         self.forward(arrival, meta, &hop, out);
         None
@@ -203,12 +204,14 @@ impl Pipeline {
         };
         let packet = arrival.packet;
 
-        let anew = packet.proto == Proto::TCP && opens(&packet) && direction == Direction::Forward;
-        if anew && record.track.is_over() {
-            // The ports of a connection that is over may be used again at once.
+        let syn = packet.proto == Proto::TCP && opens(&packet);
+        if syn && record.track.is_over() {
+            // The ports of a connection that is over may be used again at once, by either side, and as a connection
+            // of its own: what let this one in need not let in one the other way.
             commit::end(state, &mut place);
             return Known::Ended(arrival);
         }
+        let anew = syn && direction == Direction::Forward;
         let stale = match record.generation.cmp(&self.snapshot.generation) {
             Ordering::Less => true,
             Ordering::Equal => !state.config.cache,
@@ -241,17 +244,20 @@ impl Pipeline {
             Ok(way) => way,
             Err(stop) => return Known::Stopped(arrival, stop),
         };
-        if packet.proto == Proto::TCP {
+        if packet.proto == Proto::TCP && packet.part != Part::Later {
             let before = record.track;
             record.track.see(direction, packet.tcp_flags);
             if record.track != before {
                 place.put(&record);
             }
+            if before.is_half_open() && !record.track.is_half_open() {
+                table.opened(record.entries.0);
+            }
         }
         let mut arrival = arrival;
         found.rewrite.apply(arrival.frame.bytes_mut(), &packet, found.meta.hops);
         self.clamp_mss(&mut arrival, &way);
-        table.touch(found.entry, Tick::of(now), !changes_state(&packet), arrival.frame.len());
+        table.touch(found.entry, Tick::of(now), arrival.frame.len());
         self.forward(arrival, &found.meta, &way, out);
         Known::Done
     }
@@ -320,11 +326,22 @@ impl Pipeline {
     /// Makes the session that the stages agreed to.
     fn commit<A: Family>(&mut self, plan: &Plan<'_, A>, now: Instant) -> Result<Committed<A>, Stop> {
         let generation = self.snapshot.generation;
-        let (committed, hint) =
-            commit::commit(A::table(&self.state), &self.state, generation, plan, self.hint, now)?;
+        let attempt = |pipeline: &Self| {
+            let (table, hint) = (A::table(&pipeline.state), pipeline.hint);
+            commit::commit(table, &pipeline.state, generation, plan, hint, now)
+        };
+        let committed = match attempt(self) {
+            Err(DropReason::SessionTableFull) if self.end_oldest_half_open() => attempt(self),
+            committed => committed,
+        };
+        let (committed, hint) = committed?;
         self.hint = hint;
-        if let Committed::New(_) = committed {
+        if let Committed::New(found) = &committed {
             self.counters.tallies.at(plan.course.tally as usize).connections.add(1);
+            if found.meta.opening {
+                let new = Opened { id: found.meta.session, entry: found.entry };
+                self.limit_half_open(new, plan.ingress, found.meta.adjacency);
+            }
         }
         Ok(committed)
     }
@@ -340,7 +357,7 @@ impl Pipeline {
     ) {
         let mut arrival = arrival;
         let Arrival { frame, packet, .. } = &mut arrival;
-        A::table(&self.state).touch(found.entry, Tick::of(now), !changes_state(packet), frame.len());
+        A::table(&self.state).touch(found.entry, Tick::of(now), frame.len());
         match self.resolve(&world.hops, found.meta.adjacency) {
             Ok(_) if !found.rewrite.can_apply(packet) => {
                 self.drop_frame(arrival.port, DropReason::Fragment, arrival.frame);

@@ -52,7 +52,8 @@ pub fn commit<A: Address>(
     };
     let mut place = state.sessions.claim(hint).ok_or(DropReason::SessionTableFull)?;
     let hint = place.hint(&state.sessions);
-    let metas = course.metas(generation, place.id());
+    let opening = original.proto == Proto::TCP && Track::default().is_half_open();
+    let metas = course.metas(generation, place.id(), opening);
     let mut source = (plan.source.0, claim.as_ref().map_or(plan.source.1, PortClaim::port));
     let mut outcome = Err(DropReason::TupleClash);
     for attempt in 0..TRIES {
@@ -151,7 +152,7 @@ pub fn is_expired(state: &State, record: &Record, proto: Proto, now: Instant) ->
 
 /// The state of a session's connection.
 pub fn condition(track: Track, proto: Proto, usage: &(Usage, Usage)) -> ConnectionState {
-    track.state(proto, (usage.0.packets, usage.1.packets), usage.0.plain)
+    track.state(proto, (usage.0.packets, usage.1.packets))
 }
 
 /// What a session's entries have carried, forward and reverse.

@@ -56,7 +56,7 @@ fn judge(state: &State, snap: &Snapshot, session: &Session, id: SessionId, recor
             record.identities = path.identities;
             record.denied = None;
             let Some(course) = Course::of(state, snap, session.ingress, &path) else { return Judged::Gone };
-            let metas = course.metas(snap.generation, id);
+            let metas = course.metas(snap.generation, id, is_opening(session, record));
             if record.is_v4 {
                 rewrite(&state.v4, session, &course, metas)
             } else {
@@ -70,6 +70,11 @@ fn judge(state: &State, snap: &Snapshot, session: &Session, id: SessionId, recor
         }
         Err(_) => Judged::Gone,
     }
+}
+
+/// Whether packets of who opened it take the slow path.
+fn is_opening(session: &Session, record: &Record) -> bool {
+    session.original.proto == Proto::TCP && record.track.is_half_open()
 }
 
 /// The binding is kept until its timer ends: what is denied now may be allowed again by then.

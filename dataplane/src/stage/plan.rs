@@ -96,11 +96,12 @@ impl Course {
         Some((forward, reverse))
     }
 
-    /// What else its entries say, forward and reverse.
-    pub fn metas(&self, generation: Generation, session: SessionId) -> (Meta, Meta) {
+    /// What else its entries say, forward and reverse, if it is `opening` or not.
+    pub fn metas(&self, generation: Generation, session: SessionId, opening: bool) -> (Meta, Meta) {
         let meta = |adjacency, forward| {
             let Self { hops, switched, tally, .. } = *self;
-            Meta { adjacency, hops, switched, denied: false, forward, generation, session, tally }
+            let opening = opening && forward;
+            Meta { adjacency, hops, switched, denied: false, opening, forward, generation, session, tally }
         };
         (meta(self.adjacencies.0, true), meta(self.adjacencies.1, false))
     }

@@ -33,7 +33,12 @@ use std::{
 };
 use supernet::{
     ApplyError, BuildError, DropReason, Handle, Instant, Worker,
-    dataplane::{flow::Sessions, state::State, wire::tcp_flags, worker::BATCH},
+    dataplane::{
+        flow::Sessions,
+        state::State,
+        wire::{Proto, tcp_flags},
+        worker::BATCH,
+    },
     model::{Change, Labels, Name, ObjectKind, Pod},
 };
 
@@ -152,7 +157,7 @@ impl Load {
         Ok(Self { net, plan, spec, rest: Mutex::new(workers) })
     }
 
-    /// Opens every connection, one packet in each direction, and returns a lane a worker that repeats a packet
+    /// Opens every connection, one packet in each direction and for TCP a third, and returns a lane a worker that repeats a packet
     /// of both directions. `progress` is told of connections as they are opened.
     ///
     /// # Errors
@@ -176,6 +181,10 @@ impl Load {
                 let first: Vec<Template> = chunk.iter().map(|flow| self.plan.template(*flow)).collect();
                 let back = lanes[worker].pass("first packets", &first)?;
                 lanes[worker].pass("first answers", &back)?;
+                let acknowledged = first.iter().filter(|template| template.proto == Proto::TCP);
+                let acknowledged: Vec<Template> =
+                    acknowledged.map(|template| Template { flags: tcp_flags::ACK, ..*template }).collect();
+                lanes[worker].pass("acknowledgements", &acknowledged)?;
                 for (sent, towards) in [(first, worker), (back, (worker + 1) % workers)] {
                     let to = match sharing {
                         Sharing::Disjoint => worker..worker + 1,

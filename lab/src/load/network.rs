@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use supernet::{
-    Handle, Mac, Supernet, Timeouts, Worker,
+    HalfOpenLimits, Handle, Mac, Supernet, Timeouts, Worker,
     dataplane::{
         id::PortId,
         snapshot::{GATEWAY_MAC, PortRole, ServerKind, Snapshot},
@@ -126,9 +126,12 @@ pub(super) fn build(spec: &Spec) -> Result<(Handle, Vec<Worker>, Plan), LoadErro
         udp_multiple: 4 * day,
         ..Timeouts::default()
     };
+    // Those of new connections stay half open.
+    let half_open =
+        HalfOpenLimits { per_port: flows.div_ceil(namespaces).max(64), total: Some(flows.max(64)) };
     let builder = Supernet::builder().workers(spec.workers).sessions(flows.max(1024)).frames(spec.frames);
     let model = model(namespaces, spec.policies.unwrap_or(namespaces * POLICIES));
-    let (net, workers) = builder.timeouts(timeouts).seed(1).build(model)?.into_parts();
+    let (net, workers) = builder.timeouts(timeouts).half_open(half_open).seed(1).build(model)?.into_parts();
     let plan = Plan::of(spec.scenario, spec.family, namespaces, &net.snapshot())?;
     Ok((net, workers, plan))
 }

@@ -19,6 +19,8 @@ pub struct Meta {
     pub switched: bool,
     /// The firewall denies the connection now; its packets take the slow path and are dropped.
     pub denied: bool,
+    /// TCP, and its handshake is not complete: packets of who opened it take the slow path until then.
+    pub opening: bool,
     /// The entry of those who opened the connection; else of the answers.
     pub forward: bool,
     /// The snapshot this was computed from, or last found to agree with.
@@ -58,8 +60,6 @@ impl Tick {
 pub struct Usage {
     /// When it was last used.
     pub last: Tick,
-    /// Whether a packet was neither SYN, FIN nor RST.
-    pub plain: bool,
     /// Packets.
     pub packets: u64,
     /// Bytes of frames.
@@ -107,10 +107,10 @@ impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
         &self.lines[at / 8].0[at % 8]
     }
 
-    /// Whether it agrees with the snapshot of this generation, and is not denied.
+    /// Whether it agrees with the snapshot of this generation, and is neither denied nor just opening.
     #[inline(always)]
     pub fn stands(&self, generation: Generation) -> bool {
-        (self.output ^ u64::from(generation.0) << 32) & (DENIED | !0xffff_ffff) == 0
+        (self.output ^ u64::from(generation.0) << 32) & (DENIED | OPENING | !0xffff_ffff) == 0
     }
 
     /// The snapshot it agrees with.
@@ -137,10 +137,10 @@ impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
         self.output & SWITCHED != 0
     }
 
-    /// Whether the firewall denies the connection now.
+    /// Whether the slow path has a say in every packet: the firewall denies the connection now, or it is opening.
     #[inline(always)]
-    pub fn is_denied(&self) -> bool {
-        self.output & DENIED != 0
+    pub fn is_slow(&self) -> bool {
+        self.output & (DENIED | OPENING) != 0
     }
 
     /// Where packets are counted.
@@ -149,12 +149,12 @@ impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
         (self.link >> 44) as u32
     }
 
-    /// Counts a packet that neither opens nor closes.
+    /// Counts a packet.
     #[inline(always)]
     pub fn touch(&self, now: Tick, bytes: u64) {
         let used = self.word(Self::USED);
         let packets = (used.load(Ordering::Relaxed) + 1) & PACKETS;
-        used.store(u64::from(now.0) << 40 | PLAIN | packets, Ordering::Relaxed);
+        used.store(u64::from(now.0) << 40 | packets, Ordering::Relaxed);
         let sum = self.word(Self::BYTES);
         sum.store(sum.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
     }
@@ -168,9 +168,8 @@ impl<const LINES: usize, const REWRITE: usize> Open<'_, LINES, REWRITE> {
         let _ = word.compare_exchange(self.output, new, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
-// USED: last seen 24 | plain 1 | packets 39.
-pub(super) const PLAIN: u64 = 1 << 39;
-pub(super) const PACKETS: u64 = PLAIN - 1;
+// USED: last seen 24 | packets 40.
+pub(super) const PACKETS: u64 = (1 << 40) - 1;
 
 pub(super) fn last_used(word: u64) -> Tick {
     Tick((word >> 40) as u32)
@@ -196,14 +195,18 @@ pub(super) fn link_word(meta: &Meta) -> u64 {
     u64::from(meta.tally & 0xf_ffff) << 44 | u64::from(meta.session.0 & 0xfff_ffff) << 16
 }
 
-// OUTPUT: generation 32 | adjacency 24 | forward 1 | denied 1 | switched 1 | hops 2.
+// OUTPUT: generation 32 | adjacency 24 | opening 1 | forward 1 | denied 1 | switched 1 | hops 2.
 pub(super) const SWITCHED: u64 = 4;
 pub(super) const DENIED: u64 = 8;
 pub(super) const FORWARD: u64 = 16;
+pub(super) const OPENING: u64 = 32;
 
 pub(super) fn output_word(meta: &Meta) -> u64 {
     let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-    let flags = flag(meta.forward, FORWARD) | flag(meta.denied, DENIED) | flag(meta.switched, SWITCHED);
+    let flags = flag(meta.opening, OPENING)
+        | flag(meta.forward, FORWARD)
+        | flag(meta.denied, DENIED)
+        | flag(meta.switched, SWITCHED);
     let adjacency = u64::from(meta.adjacency & 0xff_ffff) << 8;
     u64::from(meta.generation.0) << 32 | adjacency | flags | u64::from(meta.hops & 3)
 }
@@ -214,6 +217,7 @@ pub(super) fn meta_from(output: u64, link: u64) -> Meta {
         hops: (output & 3) as u8,
         switched: output & SWITCHED != 0,
         denied: output & DENIED != 0,
+        opening: output & OPENING != 0,
         forward: output & FORWARD != 0,
         generation: Generation((output >> 32) as u32),
         session: SessionId((link >> 16) as u32 & 0xfff_ffff),

@@ -42,6 +42,7 @@ pub(super) fn value<A: Address>(key: &FlowKey<A>, generation: u32) -> (Rewrite<A
         adjacency: h as u32 & 0xff_ffff,
         hops: h as u8 & 3,
         switched: h >> 2 & 1 == 1,
+        opening: false,
         denied: false,
         forward: h >> 3 & 1 == 1,
         generation: Generation(generation),

@@ -308,7 +308,7 @@ where
                     table.hit(&old.forward, Then::Count(PACKET as u64));
                 } else if let Some(found) = table.find(&old.forward) {
                     thread::yield_now();
-                    table.touch(found.entry, Tick(9), true, PACKET);
+                    table.touch(found.entry, Tick(9), PACKET);
                 }
             }
             epochs.rest(index);

@@ -2,7 +2,7 @@
 
 use super::{
     EntryId, FlowTable, STRIPES, Spot, Taken,
-    entry::{Meta, Tick, VERSION, VERSION_ONE, hidden, link_word, meta_from, output_word},
+    entry::{Meta, OPENING, Tick, VERSION, VERSION_ONE, hidden, link_word, meta_from, output_word},
     slot,
     tags::{DEAD, FREE, set_lane, tag_of},
 };
@@ -74,6 +74,12 @@ impl<A: Address> FlowTable<A> {
         let output = self.entry(at.0)(Self::OUTPUT);
         let word = output.load(Ordering::Relaxed);
         output.store(word & 0xffff_ffff | u64::from(generation.0) << 32, Ordering::Release);
+    }
+
+    /// A live entry's connection is open: its packets may be hits. The caller holds the session's lock.
+    pub fn opened(&self, at: EntryId) {
+        // In one step, as hits stamp the entry meanwhile.
+        self.entry(at.0)(Self::OUTPUT).fetch_and(!OPENING, Ordering::Release);
     }
 
     /// Denies a live entry's packets, judged in `generation` and counted under `tally`; its rewrite stays. The

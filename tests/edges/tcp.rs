@@ -1,0 +1,254 @@
+//! How TCP connections open, end and begin again, and what a flood of them does.
+
+use crate::{count, topology};
+use std::collections::BTreeSet;
+use supernet_dataplane::{
+    flow::HalfOpenLimits,
+    stage::commit,
+    state::Config,
+    time::Duration,
+    verdict::DropReason,
+    wire::{Proto, tcp_flags::*},
+};
+use supernet_testkit::{
+    net::{Net, OUTSIDE_MAC},
+    packet::Probe,
+    topology::mac,
+};
+
+const CALL: (&str, &str) = ("10.0.0.2:4000", "10.0.0.18:80");
+
+fn call() -> Probe {
+    Probe::new(0, Proto::TCP, CALL.0, CALL.1)
+}
+
+/// The states of living connections.
+fn states(net: &Net) -> Vec<&'static str> {
+    let mut states = Vec::new();
+    net.dataplane.for_each_session(|_, s, usage| {
+        states.push(commit::condition(s.track, s.original.proto, usage).name());
+    });
+    states.sort_unstable();
+    states
+}
+
+/// Opens a connection, up to an acknowledged answer; what the client sends, and what the server does.
+fn open(net: &mut Net, port: u32, syn: &Probe) -> (Probe, u32, Probe) {
+    let (to, frame, _) = net.one(port, syn);
+    net.one(to, &Probe::answer(&frame, SYN | ACK));
+    let ack = Probe { flags: ACK, ..*syn };
+    net.one(port, &ack);
+    (ack, to, Probe::answer(&frame, ACK))
+}
+
+#[test]
+fn a_keepalive_now_and_then_keeps_an_idle_connection() {
+    let mut net = Net::new(topology());
+    let (ack, to, answer) = open(&mut net, 0, &call());
+    for _ in 0..60 {
+        net.now = net.now + Duration::from_secs(2 * 3600);
+        net.one(0, &ack);
+        net.one(to, &answer);
+        assert_eq!(states(&net), ["established"]);
+    }
+    net.now = net.now + Duration::from_secs(13 * 3600);
+    net.poll();
+    net.now = net.now + Duration::from_secs(2);
+    net.poll();
+    assert_eq!(net.sessions(), 0);
+    net.dropped(0, &ack.frame(), DropReason::NoSession);
+}
+
+/// Both ends close at once, in any order and with resets among it; then the ports may be used again at once.
+#[test]
+fn ports_are_used_again_when_a_connection_is_over() {
+    for last in [FIN | ACK, RST, RST | ACK] {
+        for first_closer in [0, 1] {
+            let mut net = Net::new(topology());
+            let (ack, to, answer) = open(&mut net, 0, &call());
+            let fins = [(0, Probe { flags: FIN | ACK, ..ack }), (to, Probe { flags: last, ..answer })];
+            for n in [first_closer, 1 - first_closer] {
+                net.one(fins[n].0, &fins[n].1);
+            }
+            // Late segments still pass.
+            net.one(0, &ack);
+            net.one(to, &answer);
+            assert_eq!((net.sessions(), states(&net).len()), (1, 1));
+            open(&mut net, 0, &call());
+            assert_eq!(states(&net), ["established"]);
+        }
+    }
+}
+
+/// The ends of a connection that is over may call each other the other way round: as a connection of its own, which a
+/// firewall judges.
+#[test]
+fn a_connection_that_is_over_lets_none_in_the_other_way() {
+    let denied = || {
+        topology().edit(0, |e| {
+            e.ingress = Some(supernet_testkit::topology::every(
+                supernet_dataplane::table::classifier::Action::Drop,
+                7,
+            ));
+        })
+    };
+    for (topology, is_denied) in [(topology(), false), (denied(), true)] {
+        let mut net = Net::new(topology);
+        let (ack, to, answer) = open(&mut net, 0, &call());
+        // While it lives, a SYN of the other side is one of it, to be answered by who knows the sequence numbers.
+        net.one(to, &Probe { flags: SYN, ..answer });
+        net.one(0, &Probe { flags: RST | ACK, ..ack });
+        let back = Probe { flags: SYN, dst_mac: supernet_dataplane::snapshot::GATEWAY_MAC, ..answer };
+        if is_denied {
+            net.dropped(to, &back.frame(), DropReason::IngressDenied);
+            assert_eq!(net.sessions(), 0);
+        } else {
+            open(&mut net, to, &back);
+            assert_eq!(states(&net), ["established"]);
+        }
+    }
+}
+
+#[test]
+fn both_may_call_each_other_at_once() {
+    let mut net = Net::new(topology());
+    let (to, frame, _) = net.one(0, &call());
+    let reverse = Probe::answer(&frame, SYN);
+    // Their SYNs have crossed, and so do their answers.
+    net.one(to, &reverse);
+    net.one(0, &Probe { flags: SYN | ACK, ..call() });
+    net.one(to, &Probe { flags: SYN | ACK, ..reverse });
+    assert_eq!(states(&net), ["opening"]);
+    net.one(0, &Probe { flags: ACK, ..call() });
+    net.one(to, &Probe { flags: ACK, ..reverse });
+    assert_eq!(states(&net), ["established"]);
+}
+
+/// Only what completes a handshake establishes a connection; nothing that one side can do alone does.
+#[test]
+fn half_open_connections_go_soon() {
+    for flags in [&[][..], &[SYN], &[ACK, ACK], &[SYN | ACK], &[0], &[0x20], &[FIN | SYN]] {
+        let mut net = Net::new(topology());
+        net.one(0, &call());
+        for flags in flags {
+            net.one(0, &Probe { flags: *flags, ..call() });
+        }
+        net.now = net.now + Duration::from_secs(121);
+        net.poll();
+        net.now = net.now + Duration::from_secs(2);
+        net.poll();
+        assert_eq!(net.sessions(), 0, "{flags:?}");
+    }
+}
+
+fn limited(per_port: usize, total: Option<usize>, sessions: usize) -> Net {
+    let half_open = HalfOpenLimits { per_port, total };
+    Net::with(topology(), Config { sessions, frames: 256, half_open, ..Config::default() })
+}
+
+/// A client of many, outside.
+fn outsider(n: u16, dst: &str) -> Probe {
+    Probe {
+        src_mac: OUTSIDE_MAC.parse().unwrap(),
+        dst_mac: mac(3),
+        ..Probe::new(3, Proto::TCP, &format!("203.0.113.7:{}", 1000 + n), dst)
+    }
+}
+
+/// SYNs from everywhere to one pod: the newest of them are remembered, and the connections that are open stay.
+#[test]
+fn a_flood_of_syns_ends_its_own() {
+    let mut net = limited(16, None, 1000);
+    let (ack, to, answer) = open(&mut net, 0, &call());
+    let (served, served_to, _) = open(&mut net, 3, &outsider(0, "10.0.0.18:80"));
+    for n in 1..=500 {
+        net.one(3, &outsider(n, "10.0.0.18:80"));
+    }
+    // Sixteen at the pod, and the two that are open.
+    assert_eq!(net.sessions(), 18);
+    assert_eq!(net.counters().half_open_ended, 500 - 16);
+    assert_eq!(states(&net).iter().filter(|s| **s == "established").count(), 2);
+    net.one(0, &ack);
+    net.one(to, &answer);
+    assert_eq!(net.one(3, &served).0, served_to);
+    // Who answers fast enough gets through the flood.
+    let (to, frame, _) = net.one(3, &outsider(700, "10.0.0.18:80"));
+    (501..510).for_each(|n| drop(net.one(3, &outsider(n, "10.0.0.18:80"))));
+    net.one(to, &Probe::answer(&frame, SYN | ACK));
+    (511..514).for_each(|n| drop(net.one(3, &outsider(n, "10.0.0.18:80"))));
+    net.one(3, &Probe { flags: ACK, ..outsider(700, "10.0.0.18:80") });
+    assert_eq!(states(&net).iter().filter(|s| **s == "established").count(), 3);
+    // Another pod notices nothing.
+    let before = net.counters().half_open_ended;
+    (0..16).for_each(|n| drop(net.one(3, &outsider(n, "10.0.0.3:80"))));
+    assert_eq!(net.counters().half_open_ended, before);
+}
+
+/// A pod that opens and never answers ends its own, and not those of others.
+#[test]
+fn a_pod_that_opens_without_end_ends_its_own() {
+    let mut net = limited(8, None, 1000);
+    let others: Vec<Probe> = (0..8)
+        .map(|n| Probe {
+            src_mac: mac(1),
+            ..Probe::new(1, Proto::TCP, &format!("10.0.0.3:{}", 4000 + n), "203.0.113.9:80")
+        })
+        .collect();
+    let opened: Vec<(u32, Vec<u8>)> =
+        others.iter().map(|p| net.one(1, p)).map(|(port, f, _)| (port, f)).collect();
+    for n in 0..200 {
+        net.one(0, &Probe::new(0, Proto::TCP, &format!("10.0.0.2:{}", 5000 + n), "203.0.113.7:80"));
+    }
+    assert_eq!(net.sessions(), 16);
+    for ((port, frame), probe) in opened.iter().zip(&others) {
+        net.one(*port, &Probe::answer(frame, SYN | ACK));
+        net.one(1, &Probe { flags: ACK, ..*probe });
+    }
+    assert_eq!(states(&net).iter().filter(|s| **s == "established").count(), 8);
+    // Ports of the egress address came back as well.
+    let used = net.dataplane.state().nat.used("192.168.90.1".parse().unwrap());
+    assert_eq!(used.iter().map(|(_, n)| n).sum::<u32>(), 16);
+}
+
+/// When the table is full, what is half open makes room, and what is established does not.
+#[test]
+fn half_open_connections_make_room_when_the_table_is_full() {
+    let mut net = limited(0, Some(64), 32);
+    let mut kept = Vec::new();
+    for n in 0..16 {
+        let syn = outsider(n, "10.0.0.18:80");
+        let (ack, ..) = open(&mut net, 3, &syn);
+        kept.push(ack);
+    }
+    for n in 100..200 {
+        net.one(3, &outsider(n, "10.0.0.18:80"));
+        // UDP needs room just as well.
+        if n % 10 == 0 {
+            let udp = Probe { proto: Proto::UDP, ..outsider(n, "10.0.0.3:53") };
+            net.one(3, &udp);
+        }
+    }
+    assert_eq!(count(&net, DropReason::SessionTableFull), 0);
+    assert_eq!(states(&net).iter().filter(|s| **s == "established").count(), 16);
+    for ack in &kept {
+        net.one(3, ack);
+    }
+    // When nothing is half open any more, a new connection finds no room.
+    let mut net = limited(0, Some(64), 16);
+    let mut opened = BTreeSet::new();
+    for n in 0..16 {
+        open(&mut net, 3, &outsider(n, "10.0.0.18:80"));
+        opened.insert(n);
+    }
+    net.dropped(3, &outsider(99, "10.0.0.18:80").frame(), DropReason::SessionTableFull);
+    assert_eq!(net.sessions(), opened.len());
+}
+
+#[test]
+fn without_limits_all_stay() {
+    let mut net = limited(0, Some(0), 1000);
+    for n in 0..500 {
+        net.one(3, &outsider(n, "10.0.0.18:80"));
+    }
+    assert_eq!((net.sessions(), net.counters().half_open_ended), (500, 0));
+}
