@@ -109,17 +109,16 @@ impl fmt::Debug for Pool {
 /// One Ethernet frame in a buffer of a [`Pool`], without the frame check sequence.
 pub struct Frame {
     slot: Slot,
-    /// At most the capacity.
-    len: u16,
-    /// That of the arena the slot is of.
-    capacity: u16,
+    /// Its length, and 16 bits up the capacity of the arena the slot is of, which it never exceeds. One word, as frames
+    /// are moved a lot.
+    size: u32,
 }
 
 impl Frame {
     fn of(owner: &Owner) -> Option<Self> {
         const { assert!(JUMBO_CAPACITY <= u16::MAX as usize) };
-        let capacity = owner.0.capacity() as u16;
-        owner.0.take().map(|slot| Self { slot, len: 0, capacity })
+        let size = (owner.0.capacity() as u32) << 16;
+        owner.0.take().map(|slot| Self { slot, size })
     }
 
     /// The frame's bytes.
@@ -131,12 +130,12 @@ impl Frame {
     /// The frame's bytes, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above.
-        unsafe { self.slot.bytes_mut(self.len.into()) }
+        unsafe { self.slot.bytes_mut(self.len()) }
     }
 
     /// Bytes it has room for.
     pub fn capacity(&self) -> usize {
-        self.capacity.into()
+        (self.size >> 16) as usize
     }
 
     /// The frame's first bytes. Those beyond its end are whatever the buffer held before.
@@ -153,18 +152,18 @@ impl Frame {
 
     /// Bytes in the frame.
     pub fn len(&self) -> usize {
-        self.len as usize
+        usize::from(self.size as u16)
     }
 
     /// Whether the frame holds no byte.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Makes the frame `len` bytes long, at most its capacity. Bytes that come into view are whatever the buffer
     /// held before.
     pub fn set_len(&mut self, len: usize) {
-        self.len = len.min(self.capacity()) as u16;
+        self.size = self.size & !0xffff | len.min(self.capacity()) as u32;
     }
 
     /// Replaces the contents; `false`, and no change, when it has no room for `bytes`.
@@ -172,7 +171,7 @@ impl Frame {
         if bytes.len() > self.capacity() {
             return false;
         }
-        self.len = bytes.len() as u16;
+        self.set_len(bytes.len());
         self.bytes_mut().copy_from_slice(bytes);
         true
     }
@@ -180,7 +179,7 @@ impl Frame {
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Frame({} bytes)", self.len)
+        write!(f, "Frame({} bytes)", self.len())
     }
 }
 

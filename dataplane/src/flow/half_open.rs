@@ -17,7 +17,7 @@ use crate::{
 };
 use std::sync::OnceLock;
 
-/// How many TCP connections may be half open at one time. 0: any number.
+/// How many TCP connections may be half open at one time, rounded up to a power of two. 0: any number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HalfOpenLimits {
     /// Opened by, or towards, one workload's port. 4096.
@@ -43,7 +43,7 @@ pub struct Opened {
 
 impl Opened {
     fn word(self) -> u64 {
-        u64::from(self.id.0) + 1 | u64::from(self.entry.0) << 32
+        (u64::from(self.id.0) + 1) | (u64::from(self.entry.0) << 32)
     }
 
     fn from_word(word: u64) -> Option<Self> {
@@ -62,7 +62,8 @@ pub struct Ring {
 
 impl Ring {
     fn new(places: usize) -> Self {
-        Self { places: (0..places).map(|_| AtomicU64::new(0)).collect(), next: AtomicU32::new(0) }
+        let places = (0..places.next_power_of_two()).map(|_| AtomicU64::new(0)).collect();
+        Self { places, next: AtomicU32::new(0) }
     }
 
     /// Gives a new connection a place, and names the one that had it. That may have been established or have ended
@@ -77,7 +78,7 @@ impl Ring {
     }
 
     fn swap(&self, new: u64) -> Option<Opened> {
-        let at = self.next.fetch_add(1, Ordering::Relaxed) as usize % self.places.len();
+        let at = self.next.fetch_add(1, Ordering::Relaxed) as usize & (self.places.len() - 1);
         Opened::from_word(self.places[at].swap(new, Ordering::Relaxed))
     }
 }
