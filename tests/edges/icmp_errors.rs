@@ -84,6 +84,8 @@ proptest! {
         by_router in any::<bool>(),
         answered in any::<bool>(),
     ) {
+        // The half of a checksum cannot be mended.
+        prop_assume!(probe.proto != Proto::TCP || more != 9);
         let mut net = Net::new(topology());
         let sent = Probe { payload, ..probe }.frame();
         let out = net.send(port, &sent);
