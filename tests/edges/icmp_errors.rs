@@ -296,6 +296,28 @@ fn errors_about_an_echo_and_its_reply_go_back() {
     }
 }
 
+/// A link-local address leads nowhere outside, where no router passes it on.
+#[test]
+fn to_the_outside_no_router_speaks_from_a_link_local_address() {
+    for open in [false, true] {
+        let mut net = Net::new(topology());
+        let call = Probe {
+            src_mac: OUTSIDE_MAC.parse().unwrap(),
+            dst_mac: mac(5),
+            ..Probe::new(5, Proto::UDP, "[2001:db8:7::7]:5000", "[fd00:0:0:3::2]:53")
+        };
+        if open {
+            net.one(5, &call);
+        }
+        for ttl in [1, 2] {
+            let out = net.dropped(5, &Probe { ttl, ..call }.frame(), DropReason::TtlExceeded);
+            assert_eq!((out.len(), out[0].0), (1, 5));
+            let speaker = wire::parse(&out[0].1).unwrap().src.to_string();
+            assert_eq!(speaker, "2001:db8:100::1", "TTL {ttl}, open: {open}");
+        }
+    }
+}
+
 /// Nothing of the network's own is sent about errors, nor about what many hear.
 #[test]
 fn errors_and_multicast_are_never_answered() {
