@@ -58,6 +58,15 @@ pub(crate) struct Pieces {
     id: u32,
 }
 
+/// Whether a frame, spoiled as it may be, is of a packet that a sender could cut.
+fn can_be_cut(frame: &[u8]) -> bool {
+    wire::parse(frame).is_ok_and(|p| match p.l3 {
+        wire::L3::V4 => p.l3() == wire::ETHERNET,
+        wire::L3::V6 => p.l3() == wire::ETHERNET && !p.options,
+        wire::L3::Arp | wire::L3::Other => false,
+    })
+}
+
 impl Pieces {
     fn of(&self, frame: &[u8]) -> Vec<Vec<u8>> {
         let mut cuts: Vec<usize> = self.cuts.iter().map(|n| n * 8).collect();
@@ -169,9 +178,7 @@ impl Pair {
             _ => {}
         }
         let frames = match &shape.pieces {
-            Some(pieces) if wire::parse(&frame).is_ok_and(|p| p.src.is_ipv4() || !p.options) => {
-                pieces.of(&frame)
-            }
+            Some(pieces) if can_be_cut(&frame) => pieces.of(&frame),
             _ => vec![frame],
         };
         Some(frames.into_iter().map(|frame| (port, frame)).collect())

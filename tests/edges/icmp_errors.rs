@@ -86,6 +86,8 @@ proptest! {
         by_router in any::<bool>(),
         answered in any::<bool>(),
     ) {
+        // The half of a checksum cannot be mended.
+        prop_assume!(probe.proto != Proto::TCP || more != 9);
         let mut net = Net::new(topology());
         let sent = Probe { payload, ..probe }.frame();
         let out = net.send(port, &sent);
@@ -293,6 +295,28 @@ fn errors_about_an_echo_and_its_reply_go_back() {
         let reply = Probe::answer(&delivered, 0x10).frame();
         let back = net.send(to, &reply);
         goes_back(&mut net, (to, &reply), (port, &back[0].1), 100, false);
+    }
+}
+
+/// A link-local address leads nowhere outside, where no router passes it on.
+#[test]
+fn to_the_outside_no_router_speaks_from_a_link_local_address() {
+    for open in [false, true] {
+        let mut net = Net::new(topology());
+        let call = Probe {
+            src_mac: OUTSIDE_MAC.parse().unwrap(),
+            dst_mac: mac(5),
+            ..Probe::new(5, Proto::UDP, "[2001:db8:7::7]:5000", "[fd00:0:0:3::2]:53")
+        };
+        if open {
+            net.one(5, &call);
+        }
+        for ttl in [1, 2] {
+            let out = net.dropped(5, &Probe { ttl, ..call }.frame(), DropReason::TtlExceeded);
+            assert_eq!((out.len(), out[0].0), (1, 5));
+            let speaker = wire::parse(&out[0].1).unwrap().src.to_string();
+            assert_eq!(speaker, "2001:db8:100::1", "TTL {ttl}, open: {open}");
+        }
     }
 }
 

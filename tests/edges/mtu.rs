@@ -41,8 +41,9 @@ fn told(frame: &[u8]) -> (String, u32) {
 #[test]
 fn a_sender_hears_what_fits_before_and_after_its_connection_is_open() {
     for (src, dst, headers, small, teller) in [
-        // To a pod that takes less, by the last router; to the outside, by the Tier-0.
-        ("10.0.0.2:4000", "10.0.0.18:80", 28, 2, "10.0.0.17"),
+        // To a pod that takes less, by the router between, under the name that it has on the sender's side; to the
+        // outside, by the Tier-0.
+        ("10.0.0.2:4000", "10.0.0.18:80", 28, 2, "10.0.0.1"),
         ("[fd00:0:0:1::2]:4000", "[fd00:0:0:2::2]:80", 48, 2, "fe80::1"),
         ("10.0.0.2:4000", "203.0.113.7:80", 28, 3, "192.168.100.1"),
     ] {

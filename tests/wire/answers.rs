@@ -164,6 +164,7 @@ proptest! {
                 (IpAddr::V4(_), _) => {
                     let ip = Ipv4Packet::new_checked(&out[14..]).unwrap();
                     prop_assert!(ip.verify_checksum());
+                    prop_assert_eq!(ip.dscp() << 2, 6 << 5, "precedence 6 (RFC 1812, 4.3.2.5)");
                     let message = Icmpv4Packet::new_checked(ip.payload()).unwrap();
                     prop_assert!(message.verify_checksum());
                     if parts.options.is_empty() && p.ip_len() <= 548 {

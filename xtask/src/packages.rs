@@ -8,9 +8,11 @@ use std::{
 };
 
 /// A program that tests need, and the Debian package that has it.
-const NEEDED: [(&str, &str); 4] = [
+const NEEDED: [(&str, &str); 5] = [
     // Network namespaces: the TAP tests and the lab.
     ("ip", "iproute2"),
+    // NAT by Linux, to compare with.
+    ("nft", "nftables"),
     // The lab's test: throughput, and requests to pods and virtual servers.
     ("iperf3", "iperf3"),
     ("curl", "curl"),

@@ -4,7 +4,7 @@ use super::{Arrival, Family, Output, Pipeline};
 use crate::{
     id::{PortId, RuleId},
     rewrite::Rewrite,
-    snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_of},
+    snapshot::{EndpointPort, GATEWAY_MAC, Hop, PortRole, Snapshot, mac_of},
     stage::{Stop, judge, router, tier0},
     time::{Duration, Instant},
     verdict::DropReason,
@@ -143,15 +143,22 @@ pub(super) fn expired_at(snap: &Snapshot, from: PortId, to: PortId, packet: &Pac
     match packet.ttl {
         0 | 1 => gateway(from),
         2 if is_endpoint(from) => tier0::address(snap, packet.dst),
-        _ => gateway(to),
+        _ if is_endpoint(from) => gateway(to),
+        _ => router::told_outside(snap, gateway(to)),
     }
 }
 
 /// The router before the port that a packet is too large for.
 pub(super) fn bottleneck(snap: &Snapshot, from: PortId, to: PortId, packet: &Packet) -> IpAddr {
-    let is_uplink = |port| snap.row(port).is_uplink;
-    match snap.port(to).map(|p| &p.role) {
-        Some(PortRole::Endpoint(e)) if !is_uplink(from) => router::gateway(snap, e, packet.dst),
+    let endpoint = |port| match snap.port(port).map(|p| &p.role) {
+        Some(PortRole::Endpoint(e)) => Some(e),
+        _ => None,
+    };
+    let tier1 = |e: &EndpointPort| snap.segment(e.segment).map(|s| s.tier1);
+    match (endpoint(from), endpoint(to)) {
+        // It is the sender's own, and speaks with its address there (RFC 1812, 4.3.2.4).
+        (Some(from), Some(to)) if tier1(from) == tier1(to) => router::gateway(snap, from, packet.dst),
+        (Some(_), Some(to)) => router::gateway(snap, to, packet.dst),
         // What goes out, and what comes in, whose sender may know no other router of ours.
         _ => tier0::address(snap, packet.dst),
     }

@@ -107,13 +107,13 @@ pub(super) fn east_west<A: AnyAddress>(
     if to.tier1.ok_or(DropReason::NotReady)? != first {
         hops.pass(|| tier0::address(snap, dst))?;
         seen.see(Event::Tier0 { neighbor: None }, &tuple.ip());
-        let second = enter(snap, to, dst, hops)?;
+        let second = leave(snap, to, dst, hops)?;
         seen.see(Event::Routed { tier1: second }, &tuple.ip());
     }
     Ok(())
 }
 
-/// A packet for `dst` passes its workload's own Tier-1 on the way out.
+/// A packet for `dst` passes the Tier-1 of the workload at `from`.
 ///
 /// # Errors
 /// The TTL ends there.
@@ -123,13 +123,20 @@ pub(super) fn leave(snap: &Snapshot, from: &PortRow, dst: IpAddr, hops: &mut Hop
     Ok(from.tier1.ok_or(DropReason::NotReady)?)
 }
 
-/// A packet for `dst` passes the destination's Tier-1 on the way in.
+/// A packet for `dst` from outside passes the destination's Tier-1 on the way in.
 ///
 /// # Errors
 /// The TTL ends there.
 #[inline]
 pub(super) fn enter(snap: &Snapshot, to: &PortRow, dst: IpAddr, hops: &mut Hops) -> Result<Tier1Id, Stop> {
-    leave(snap, to, dst, hops)
+    hops.pass(|| told_outside(snap, gateway_of(snap, to.segment, dst)))?;
+    Ok(to.tier1.ok_or(DropReason::NotReady)?)
+}
+
+/// The address that a router speaks from to the outside. A link-local one leads nowhere there, and no router passes it
+/// on (RFC 4291, 2.5.6): the Tier-0 lends its own.
+pub(crate) fn told_outside(snap: &Snapshot, router: IpAddr) -> IpAddr {
+    if router == GATEWAY_V6 { tier0::address(snap, router) } else { router }
 }
 
 /// The address the router speaks from on this port's segment, in the family of `like`; unspecified when it has

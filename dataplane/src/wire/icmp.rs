@@ -1,8 +1,13 @@
 //! ICMP and ICMPv6 messages that the network itself sends (RFC 792, RFC 1812, RFC 4443).
 
 use super::{L3, Mac, Packet, Part, be16, checksum, put16};
-use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
+use etherparse::{
+    Icmpv4Type, Icmpv6Type, IpDscp, IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, icmpv4, icmpv6,
+};
 use std::net::IpAddr;
+
+/// The precedence of ICMP errors (RFC 1812, 4.3.2.5): a busy network does without them last.
+const INTERNETWORK_CONTROL: IpDscp = IpDscp::CS6;
 
 /// An error message about a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +55,10 @@ pub fn error(
             };
             // As much as fits into 576 bytes (RFC 1812, 4.3.2.3).
             let quote = &original[..original.len().min(576 - 28)];
-            ethernet.ipv4(from.octets(), to.octets(), 64).icmpv4(kind).write(&mut out, quote)
+            let mut ip = Ipv4Header { time_to_live: 64, ..Ipv4Header::default() };
+            (ip.source, ip.destination) = (from.octets(), to.octets());
+            ip.dscp = INTERNETWORK_CONTROL;
+            ethernet.ip(IpHeaders::Ipv4(ip, Ipv4Extensions::default())).icmpv4(kind).write(&mut out, quote)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             let kind = match error {
