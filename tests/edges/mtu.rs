@@ -3,7 +3,7 @@
 use crate::topology;
 use supernet_dataplane::{
     verdict::DropReason,
-    wire::{self, Proto, checksum},
+    wire::{self, Mac, Proto, checksum},
 };
 use supernet_testkit::{
     net::{Net, OUTSIDE_MAC},
@@ -92,4 +92,34 @@ fn what_a_router_outside_says_reaches_the_member_of_a_vip() {
     let error = supernet_testkit::packet::icmp_error(&out[0].1, (3, 4), [0, 0, 4, 176], from, 28);
     let back = net.send(3, &error);
     assert_eq!((back[0].0, told(&back[0].1)), (1, ("198.51.100.1".to_owned(), 1200)));
+}
+
+/// The port that asked takes no answer that is larger than what it may send.
+#[test]
+fn an_echo_reply_is_no_larger_than_its_port_takes() {
+    for (src, dst, headers) in [
+        ("10.0.0.2:7", "10.0.0.1:0", 28),
+        ("10.0.0.2:7", "10.96.0.10:0", 28),
+        ("[fd00:0:0:1::2]:7", "[fe80::1]:0", 48),
+    ] {
+        let mut net = narrow(0, 1400);
+        let proto = if headers == 28 { Proto::ICMP } else { Proto::ICMPV6 };
+        let probe = Probe::new(0, proto, src, dst);
+        assert_eq!(net.one(0, &Probe { payload: 1400 - headers, ..probe }).0, 0);
+        let big = Probe { payload: 1401 - headers, ..probe }.frame();
+        assert_eq!(net.dropped(0, &big, DropReason::TooBig).len(), 0);
+    }
+}
+
+/// Ports of one segment may differ in what they take.
+#[test]
+fn what_many_hear_fits_each_of_them() {
+    let mut net = narrow(1, 1400);
+    let group = Probe {
+        dst_mac: Mac([1, 0, 0x5e, 0, 0, 251]),
+        ..Probe::new(0, Proto::UDP, "10.0.0.2:1", "224.0.0.251:53")
+    };
+    assert_eq!(net.one(0, &Probe { payload: 1400 - 28, ..group }).0, 1);
+    let big = Probe { payload: 1401 - 28, ..group }.frame();
+    assert_eq!(net.dropped(0, &big, DropReason::TooBig).len(), 0);
 }
