@@ -151,7 +151,7 @@ impl Bytes<'_> {
     }
 
     fn config(&mut self) -> Config {
-        let small = FragmentLimits { packets: 8, held: 8, timeout: Duration::from_secs(30) };
+        let few = |packets, held| FragmentLimits { packets, held, timeout: Duration::from_secs(30) };
         Config {
             // Fewer than the flows that are tried, so that the table is full at times.
             sessions: self.of(&[12, 100, 12, 1]),
@@ -160,7 +160,7 @@ impl Bytes<'_> {
             // Fewer than the connections that are translated, so that they run out, and not all that are wanted.
             nat_ports: self.of(&[4001..=4002, 4001..=4001, 1024..=65535]),
             errors_per_second: self.of(&[1000, 1000, 2]),
-            fragments: self.of(&[FragmentLimits::default(), small]),
+            fragments: self.of(&[FragmentLimits::default(), few(8, 8), few(3, 3)]),
             isa: self.of(&[None, Some(Isa::Portable), Some(Isa::Avx2), Some(Isa::Avx512)]),
             ..Config::default()
         }
