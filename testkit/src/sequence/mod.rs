@@ -17,4 +17,4 @@ mod read;
 pub mod sides;
 
 pub use play::{Reach, play};
-pub use read::read;
+pub use read::{Sequence, read};

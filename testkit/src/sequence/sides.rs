@@ -267,45 +267,34 @@ impl Sides {
     /// # Errors
     /// What is not as it must be, in words.
     pub fn happen(&mut self, event: &Event) -> Result<(), String> {
-        let none = Frames::new();
+        let mut frames = Frames::new();
         match event {
-            Event::Burst(packets) => {
-                let frames = self.build(packets);
-                self.compare(|side, now| side.run(&frames, now))?;
+            Event::Burst(packets) | Event::Batch(packets, _) | Event::Detach(packets, ..) => {
+                frames = self.build(packets);
             }
-            Event::Batch(packets, newest) => {
-                let frames = self.build(packets);
-                self.compare(|side, now| side.run_batch(&frames, *newest, now))?;
+            Event::NeighborAnswers(hop) => {
+                frames = self.build(&[Packet::Message(Message::of_next_hop(*hop))]);
             }
             Event::Change(change) => {
                 self.world.apply(change);
                 self.publish();
-                self.compare(|side, now| side.run(&none, now))?;
             }
-            Event::Advance(time) => {
-                self.now = self.now + *time;
-                self.compare(|side, now| side.run(&none, now))?;
-            }
-            Event::NeighborAnswers(hop) => {
-                let frames = self.build(&[Packet::Message(Message::of_next_hop(*hop))]);
-                self.compare(|side, now| side.run(&frames, now))?;
-            }
-            Event::Detach(packets, port, with_sessions) => {
-                let frames = self.build(packets);
-                self.compare(|side, now| {
-                    side.send(&frames);
-                    side.detach(*port, *with_sessions);
-                    side.run(&none, now)
-                })?;
+            Event::Advance(time) => self.now = self.now + *time,
+            Event::Attach(_) => {}
+        }
+        self.compare(|side, now| match event {
+            Event::Batch(_, newest) => side.run_batch(&frames, *newest, now),
+            Event::Detach(_, port, with_sessions) => {
+                side.send(&frames);
+                side.detach(*port, *with_sessions);
+                side.run(&Frames::new(), now)
             }
             Event::Attach(port) => {
-                self.compare(|side, now| {
-                    side.attach(*port);
-                    side.run(&none, now)
-                })?;
+                side.attach(*port);
+                side.run(&frames, now)
             }
-        }
-        Ok(())
+            _ => side.run(&frames, now),
+        })
     }
 
     /// The frames of packets.
