@@ -309,7 +309,8 @@ impl Counters {
                     sent_bytes: row.sent_bytes.get(),
                     dropped: row.dropped.get(),
                 };
-                if row != PortCounters::default() {
+                // Most rows are of no port. Bytes are counted with frames.
+                if row.received | row.sent | row.dropped != 0 {
                     *sum.ports.entry(PortId(id as u32)).or_default() += row;
                 }
             }

@@ -6,58 +6,43 @@ use supernet_dataplane::{
     snapshot::GATEWAY_MAC,
     wire::{self, Mac, Proto, tcp_flags::*},
 };
-use supernet_testkit::topology::mac;
+use supernet_testkit::{
+    packet::Probe,
+    sequence::{
+        network::*,
+        packets::*,
+        sides::{Event, Side},
+    },
+    topology::mac,
+};
 
-/// Everything is open and there; both segments on one Tier-1, or on two.
-fn open_world(one_tier1: bool) -> World {
-    World {
-        one_tier1,
-        snat: [true, false],
-        present: [true; 3],
-        relabelled: [false; 3],
-        rules: Default::default(),
-        members: 0b110,
-        hops: [1; 4],
-        small: [false; PORTS],
-    }
+fn open() -> Sides {
+    sides(World::open(true), &Config { sessions: 100, ..config() })
 }
 
-impl Pair {
-    fn open() -> Self {
-        Self::new(open_world(true), &Config { sessions: 100, ..config() })
-    }
+/// How many frames have been hits of each side.
+fn hits(sides: &Sides) -> Vec<u64> {
+    sides.all.iter().map(Side::hits).collect()
+}
 
-    /// Sends a frame on all sides, and returns what it became.
-    fn send(&mut self, port: u32, frame: Vec<u8>) -> Frames {
-        let (before, frames) = (self.delivered.len(), vec![(port, frame)]);
-        self.compare(|side, now| side.run(&frames, now)).unwrap();
-        self.delivered[before..].to_vec()
+/// Opens a connection and answers, so that both directions are established; the packet to go on with.
+fn established(sides: &mut Sides, probe: Probe) -> Probe {
+    let delivered = sides.send(probe_port(&probe), probe.frame());
+    let [(port, frame)] = &delivered[..] else { panic!("{} frames", delivered.len()) };
+    let answer = Probe { flags: SYN | ACK, ..Probe::answer(frame, 0) };
+    assert_eq!(sides.send(*port, answer.frame()).len(), 1, "the answer");
+    let probe = Probe { flags: ACK, ..probe };
+    if probe.proto == Proto::TCP {
+        assert_eq!(sides.send(probe_port(&probe), probe.frame()).len(), 1, "what completes the handshake");
     }
-
-    /// How many frames have been hits of each side.
-    fn hits(&self) -> Vec<u64> {
-        self.sides.iter().map(|side| side.dataplane.counters().hits).collect()
+    let before = hits(sides);
+    assert_eq!(sides.send(probe_port(&probe), probe.frame()).len(), 1, "the next");
+    if probe.proto != Proto::SCTP {
+        let after = hits(sides);
+        let more = after.iter().zip(&before).filter(|(now, before)| now > before).count();
+        assert_eq!(more, after.len() - 1, "a hit of every side that keeps verdicts");
     }
-
-    /// Opens a connection and answers, so that both directions are established; the packet to go on with.
-    fn established(&mut self, probe: Probe) -> Probe {
-        let delivered = self.send(probe_port(&probe), probe.frame());
-        let [(port, frame)] = &delivered[..] else { panic!("{} frames", delivered.len()) };
-        let answer = Probe { flags: SYN | ACK, ..Probe::answer(frame, 0) };
-        assert_eq!(self.send(*port, answer.frame()).len(), 1, "the answer");
-        let probe = Probe { flags: ACK, ..probe };
-        if probe.proto == Proto::TCP {
-            assert_eq!(self.send(probe_port(&probe), probe.frame()).len(), 1, "what completes the handshake");
-        }
-        let before = self.hits();
-        assert_eq!(self.send(probe_port(&probe), probe.frame()).len(), 1, "the next");
-        if probe.proto != Proto::SCTP {
-            let cached = self.hits().len() - 1;
-            let more = self.hits().iter().zip(&before).filter(|(now, before)| now > before).count();
-            assert_eq!(more, cached, "a hit of every side that keeps verdicts");
-        }
-        probe
-    }
+    probe
 }
 
 /// The port of the pod that sends.
@@ -86,10 +71,10 @@ fn probes() -> impl Iterator<Item = Probe> {
 #[test]
 fn the_ttl_ends_alike() {
     for probe in probes() {
-        let mut pair = Pair::open();
-        let probe = pair.established(probe);
+        let mut sides = open();
+        let probe = established(&mut sides, probe);
         for ttl in 0..5 {
-            pair.send(0, Probe { ttl, ..probe }.frame());
+            sides.send(0, Probe { ttl, ..probe }.frame());
         }
     }
 }
@@ -97,20 +82,20 @@ fn the_ttl_ends_alike() {
 #[test]
 fn packets_fit_alike() {
     for probe in probes() {
-        let mut pair = Pair::open();
-        let probe = pair.established(probe);
+        let mut sides = open();
+        let probe = established(&mut sides, probe);
         // Who sends too much hears of it.
-        let whole = |pair: &mut Pair, bytes: usize| {
-            let out = pair.send(0, Probe { payload: bytes - headers(&probe), ..probe }.frame());
+        let whole = |sides: &mut Sides, bytes: usize| {
+            let out = sides.send(0, Probe { payload: bytes - headers(&probe), ..probe }.frame());
             let [(_, packet)] = &out[..] else { panic!("{} frames", out.len()) };
             !wire::parse(packet).unwrap().is_icmp_error()
         };
-        let passed = [1499, 1500, 1501].map(|bytes| whole(&mut pair, bytes));
+        let passed = [1499, 1500, 1501].map(|bytes| whole(&mut sides, bytes));
         assert_eq!(passed, [true, true, false], "{probe:?}");
         for port in 0..PORTS {
-            pair.happen(&Event::Mtu(port)).unwrap();
+            sides.happen(&Event::Change(Change::Mtu(port))).unwrap();
         }
-        let passed = [1399, 1400, 1401].map(|bytes| whole(&mut pair, bytes));
+        let passed = [1399, 1400, 1401].map(|bytes| whole(&mut sides, bytes));
         assert_eq!(passed, [true, true, false], "{probe:?}");
     }
 }
@@ -118,11 +103,11 @@ fn packets_fit_alike() {
 #[test]
 fn macs_count_alike() {
     for probe in probes() {
-        let mut pair = Pair::open();
-        let probe = pair.established(probe);
+        let mut sides = open();
+        let probe = established(&mut sides, probe);
         for dst_mac in [mac(0), mac(1), mac(2), mac(9), Mac::BROADCAST, GATEWAY_MAC] {
             for src_mac in [mac(0), mac(1), GATEWAY_MAC] {
-                pair.send(0, Probe { dst_mac, src_mac, ..probe }.frame());
+                sides.send(0, Probe { dst_mac, src_mac, ..probe }.frame());
             }
         }
     }
@@ -133,12 +118,12 @@ fn switched_packets_keep_their_macs_alike() {
     for probe in
         probes().filter(|probe| [0, 1].map(|family| address(TARGETS[2][family])).contains(&probe.dst.ip()))
     {
-        let mut pair = Pair::open();
+        let mut sides = open();
         let peer = address(PODS[1][usize::from(probe.src.is_ipv6())]);
-        let probe = pair.established(Probe { dst: (peer, 80).into(), dst_mac: mac(1), ..probe });
+        let probe = established(&mut sides, Probe { dst: (peer, 80).into(), dst_mac: mac(1), ..probe });
         for dst_mac in [mac(1), mac(2), mac(9), GATEWAY_MAC] {
             for ttl in [1, 2, 64] {
-                pair.send(0, Probe { dst_mac, ttl, ..probe }.frame());
+                sides.send(0, Probe { dst_mac, ttl, ..probe }.frame());
             }
         }
     }
@@ -153,23 +138,23 @@ fn checksum_at(frame: &[u8]) -> usize {
 #[test]
 fn checksums_of_zero_are_alike() {
     for probe in probes().filter(|probe| probe.proto != Proto::SCTP) {
-        let mut pair = Pair::open();
-        let probe = pair.established(probe);
+        let mut sides = open();
+        let probe = established(&mut sides, probe);
         let sum =
             |frame: &[u8]| u16::from_be_bytes([frame[checksum_at(frame)], frame[checksum_at(frame) + 1]]);
         // None at all, and one that is zero where that is an ordinary sum.
         let mut frame = probe.frame();
         let at = checksum_at(&frame);
         frame[at..at + 2].fill(0);
-        pair.send(0, frame);
+        sides.send(0, frame);
         // Payloads with which the sum comes out as zero: what is added to the payload goes off the sum.
         for (before, after) in [(0, 1), (1, 0)] {
             let sent = probe.frame_with(&[0, 0]);
-            let delivered = pair.send(0, sent.clone());
+            let delivered = sides.send(0, sent.clone());
             let [(_, delivered)] = &delivered[..] else { panic!("{probe:?}") };
             let missing = if before == 1 { sum(&sent) } else { sum(delivered) };
             let frame = probe.frame_with(&missing.to_be_bytes());
-            let delivered = pair.send(0, frame.clone());
+            let delivered = sides.send(0, frame.clone());
             let zero = if before == 1 { sum(&frame) } else { sum(&delivered[0].1) };
             assert_eq!((zero, after + before), (if probe.proto == Proto::UDP { 0xffff } else { 0 }, 1));
         }
@@ -179,8 +164,8 @@ fn checksums_of_zero_are_alike() {
 #[test]
 fn every_bit_counts_alike() {
     for probe in probes().filter(|probe| probe.proto != Proto::SCTP) {
-        let mut pair = Pair::open();
-        let probe = pair.established(probe);
+        let mut sides = open();
+        let probe = established(&mut sides, probe);
         let frame = probe.frame();
         // As many at once as there is room for at the port.
         let flipped = (0..frame.len().min(80) * 8).map(|bit| {
@@ -191,7 +176,7 @@ fn every_bit_counts_alike() {
         let flipped: Frames = flipped.collect();
         for frames in flipped.chunks(128) {
             let frames = frames.to_vec();
-            pair.compare(|side, now| side.run_batch(&frames, true, now)).unwrap();
+            sides.compare(|side, now| side.run_batch(&frames, true, now)).unwrap();
         }
     }
 }
@@ -200,32 +185,32 @@ fn every_bit_counts_alike() {
 #[test]
 fn every_change_reaches_an_established_connection() {
     let deny = Rules(Vec::new(), false);
-    let changes: [(Event, &str); 12] = [
-        (Event::Rules(0, 0, Some(deny.clone())), "what it may send"),
-        (Event::Rules(2, 1, Some(deny.clone())), "what the other may receive"),
-        (Event::Relabel(0), "whose identity the sender has"),
-        (Event::Relabel(2), "whose identity the receiver has"),
-        (Event::Pod(0), "the sender"),
-        (Event::Pod(1), "a member"),
-        (Event::Pod(2), "the receiver"),
-        (Event::Members(0b001), "the members"),
-        (Event::Hops([0; 4]), "the routes"),
-        (Event::Hops([2; 4]), "more routes"),
-        (Event::Snat(0), "the egress address"),
-        (Event::Mtu(3), "an uplink"),
+    let changes: [(Change, &str); 12] = [
+        (Change::Rules(0, 0, Some(deny.clone())), "what it may send"),
+        (Change::Rules(2, 1, Some(deny.clone())), "what the other may receive"),
+        (Change::Relabel(0), "whose identity the sender has"),
+        (Change::Relabel(2), "whose identity the receiver has"),
+        (Change::Pod(0), "the sender"),
+        (Change::Pod(1), "a member"),
+        (Change::Pod(2), "the receiver"),
+        (Change::Members(0b001), "the members"),
+        (Change::Hops([0; 4]), "the routes"),
+        (Change::Hops([2; 4]), "more routes"),
+        (Change::Snat(0), "the egress address"),
+        (Change::Mtu(3), "an uplink"),
     ];
     for probe in probes() {
         for (change, what) in &changes {
-            let mut pair = Pair::open();
-            let probe = pair.established(probe);
+            let mut sides = open();
+            let probe = established(&mut sides, probe);
             for _ in 0..2 {
-                for event in [&Event::Republish, change, &Event::Republish] {
-                    pair.happen(event).unwrap_or_else(|e| panic!("{what}: {e}"));
-                    pair.send(0, probe.frame());
-                    if let Some((port, frame)) = pair.delivered.last().cloned()
+                for change in [&Change::Republish, change, &Change::Republish] {
+                    sides.happen(&Event::Change(change.clone())).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    sides.send(0, probe.frame());
+                    if let Some((port, frame)) = sides.history.delivered.last().cloned()
                         && wire::parse(&frame).is_ok_and(|p| p.proto == probe.proto && port != 0)
                     {
-                        pair.send(port, Probe { flags: ACK, ..Probe::answer(&frame, 0) }.frame());
+                        sides.send(port, Probe { flags: ACK, ..Probe::answer(&frame, 0) }.frame());
                     }
                 }
             }
@@ -237,11 +222,10 @@ fn every_change_reaches_an_established_connection() {
 #[test]
 fn packets_of_one_batch_share_what_is_left() {
     for probe in probes() {
-        let mut pair =
-            Pair::new(open_world(true), &Config { sessions: 1, nat_ports: 4001..=4001, ..config() });
+        let mut sides = sides(World::open(true), &Config { sessions: 1, nat_ports: 4001..=4001, ..config() });
         let probe = Probe { flags: if probe.proto == Proto::TCP { SYN } else { 0 }, ..probe };
         let frames: Frames = vec![(0, probe.frame()); 5];
-        pair.compare(|side, now| side.run_batch(&frames, true, now)).unwrap();
-        assert_eq!(pair.delivered.len(), 5, "{probe:?}");
+        sides.compare(|side, now| side.run_batch(&frames, true, now)).unwrap();
+        assert_eq!(sides.history.delivered.len(), 5, "{probe:?}");
     }
 }

@@ -282,6 +282,32 @@ fn hoarded_fragments_cost_nobody_else() {
     assert_eq!(send_all(&mut net, 0, &cut(&udp(100), &[48], 9999)).len(), 2);
 }
 
+/// Of several ports that have as much, the one that has had it longest gives way.
+#[test]
+fn who_gives_way_is_not_chance() {
+    let limits = [(3, 256), (1024, 3)];
+    for (packets, held) in limits.into_iter().cycle().take(20) {
+        let limits = FragmentLimits { packets, held, timeout: Duration::from_secs(30) };
+        let config = Config { sessions: 64, frames: 256, fragments: limits, ..Config::default() };
+        let mut net = Net::with(topology(), config);
+        let to = "10.0.0.34:80";
+        let pods = [(1, "10.0.0.3:1"), (0, "10.0.0.2:1"), (2, "10.0.0.18:1")];
+        let packets = pods.map(|(port, src)| {
+            let probe = Probe { payload: 100, ..Probe::new(port, Proto::UDP, src, to) };
+            (port, cut(&probe.frame(), &[48], 7))
+        });
+        for (port, fragments) in &packets {
+            net.now = net.now + Duration::from_millis(1);
+            assert_eq!(net.send(*port, &fragments[1]), []);
+        }
+        let fourth = Probe { payload: 100, ..Probe::new(4, Proto::UDP, to, "10.0.0.18:80") }.frame();
+        assert_eq!(net.send(4, &cut(&fourth, &[48], 7)[1]), []);
+        let came = [2, 1, 0].map(|n| net.send(packets[n].0, &packets[n].1[0]).len());
+        assert_eq!(came[..2], [2, 2]);
+        assert!(came[2] < 2);
+    }
+}
+
 #[test]
 fn one_packet_in_a_hundred_pieces_is_not_followed() {
     let mut net = Net::new(topology());

@@ -5,7 +5,7 @@ use supernet_dataplane::{
     port::memory::SendError,
     state::Config,
     verdict::DropReason,
-    wire::{self, Proto, checksum, tcp_flags::*},
+    wire::{self, Mac, Proto, checksum, tcp_flags::*},
 };
 use supernet_testkit::{
     fragments::{cut, join},
@@ -118,7 +118,7 @@ fn jumbo_frames_go_where_there_is_room() {
     let mut net = Net::with(wide(&[0]), config);
     let big = Probe { payload: 8000, ..probe }.frame();
     let out = net.dropped(0, &big, DropReason::TooBig);
-    assert_eq!(told(&out[0].1), ("10.0.0.17".to_owned(), 1500));
+    assert_eq!(told(&out[0].1), ("10.0.0.1".to_owned(), 1500));
     let whole = &cut(&big, &[], 7)[0];
     let pieces: Vec<Vec<u8>> = net.send(0, whole).into_iter().map(|(_, frame)| frame).collect();
     assert_eq!(pieces.len(), 6);
@@ -205,4 +205,34 @@ fn segment_sizes_are_clamped_if_wanted_and_checksums_mended() {
             }
         }
     }
+}
+
+/// The port that asked takes no answer that is larger than what it may send.
+#[test]
+fn an_echo_reply_is_no_larger_than_its_port_takes() {
+    for (src, dst, headers) in [
+        ("10.0.0.2:7", "10.0.0.1:0", 28),
+        ("10.0.0.2:7", "10.96.0.10:0", 28),
+        ("[fd00:0:0:1::2]:7", "[fe80::1]:0", 48),
+    ] {
+        let mut net = narrow(0, 1400);
+        let proto = if headers == 28 { Proto::ICMP } else { Proto::ICMPV6 };
+        let probe = Probe::new(0, proto, src, dst);
+        assert_eq!(net.one(0, &Probe { payload: 1400 - headers, ..probe }).0, 0);
+        let big = Probe { payload: 1401 - headers, ..probe }.frame();
+        assert_eq!(net.dropped(0, &big, DropReason::TooBig).len(), 0);
+    }
+}
+
+/// Ports of one segment may differ in what they take.
+#[test]
+fn what_many_hear_fits_each_of_them() {
+    let mut net = narrow(1, 1400);
+    let group = Probe {
+        dst_mac: Mac([1, 0, 0x5e, 0, 0, 251]),
+        ..Probe::new(0, Proto::UDP, "10.0.0.2:1", "224.0.0.251:53")
+    };
+    assert_eq!(net.one(0, &Probe { payload: 1400 - 28, ..group }).0, 1);
+    let big = Probe { payload: 1401 - 28, ..group }.frame();
+    assert_eq!(net.dropped(0, &big, DropReason::TooBig).len(), 0);
 }

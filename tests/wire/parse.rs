@@ -104,6 +104,7 @@ proptest! {
             bytes[12..14].copy_from_slice(kind);
         }
         oracle::check(&bytes);
+        oracle::check(&oracle::mended(&bytes));
     }
 }
 
@@ -138,6 +139,15 @@ fn a_fragment_header_around_a_whole_packet_makes_it_no_fragment() {
     assert_eq!((p.part, p.options, p.proto, p.dport), (Part::Whole, true, Proto::TCP, 80));
     // One header says which part it is; with a second, nobody could.
     assert_eq!(wire::parse(&tcp(vec![(44, 0), (44, 0)]).frame()), Err(ParseError::BadLength));
+}
+
+#[test]
+fn the_middle_of_a_packet_is_not_read_as_headers() {
+    let mut frame = tcp(vec![(44, 0), (43, 0)]).frame();
+    frame[56..58].copy_from_slice(&[0x0e, 0x00]);
+    let p = wire::parse(&frame).unwrap();
+    assert_eq!((p.part, p.proto, p.l4()), (Part::Later, Proto(43), 62));
+    oracle::check(&frame);
 }
 
 #[test]

@@ -127,7 +127,21 @@ fn fuzz(target: &str, seconds: &str) -> bool {
     let version = Command::new("rustc").arg("--version").output().map(|o| o.stdout).unwrap_or_default();
     // Address sanitizer needs a nightly compiler; without it, panics and hangs are still found.
     let sanitizer = if String::from_utf8_lossy(&version).contains("nightly") { "address" } else { "none" };
-    matches!(cargo(&["fuzz", "run", "--sanitizer", sanitizer, target, "--", &limit]), Outcome::Passed)
+    // What is found goes into the first folder; the others are in the repository and only read.
+    let corpus = format!("fuzz/corpus/{target}");
+    if let Err(e) = std::fs::create_dir_all(root().join(&corpus)) {
+        eprintln!("can't make {corpus}: {e}");
+        return false;
+    }
+    let kept = ["seeds", "regressions"].map(|kind| format!("fuzz/{kind}/{target}"));
+    let kept = kept.iter().filter(|folder| root().join(folder).is_dir());
+    let folders = std::iter::once(&corpus).chain(kept).map(String::as_str);
+    let args: Vec<&str> = ["fuzz", "run", "--sanitizer", sanitizer, target]
+        .into_iter()
+        .chain(folders)
+        .chain(["--", &limit])
+        .collect();
+    matches!(cargo(&args), Outcome::Passed)
 }
 
 /// Runs cargo at the root of the repository, with its output shown.

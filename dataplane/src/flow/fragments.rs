@@ -23,6 +23,7 @@ use crate::{
 };
 use foldhash::HashMap;
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     net::IpAddr,
     sync::{
@@ -293,20 +294,18 @@ impl Followed {
         let count = self.scopes.get(&scope).map_or(0, |queue| queue.packets.len());
         if count >= share(most) {
             self.give_up_oldest(scope, vain);
-        } else if self.packets >= most {
-            let fullest =
-                self.scopes.iter().max_by_key(|(_, queue)| queue.packets.len()).map(|(scope, _)| *scope);
-            if let Some(fullest) = fullest {
-                self.give_up_oldest(fullest, vain);
-            }
+        } else if self.packets >= most
+            && let Some(fullest) = self.fullest(|queue| queue.packets.len())
+        {
+            self.give_up_oldest(fullest, vain);
         }
     }
 
     /// Gives up the oldest packet with waiting fragments of the scope that has the most of them, unless that is
     /// `scope`.
     fn make_way(&mut self, scope: Scope, vain: &mut Vec<Waiting>) -> bool {
-        let fullest = self.scopes.iter_mut().max_by_key(|(_, queue)| queue.held);
-        let Some((_, queue)) = fullest.filter(|(fullest, _)| **fullest != scope) else { return false };
+        let fullest = self.fullest(|queue| queue.held).filter(|fullest| *fullest != scope);
+        let Some(queue) = fullest.and_then(|fullest| self.scopes.get_mut(&fullest)) else { return false };
         let Some(oldest) = queue.packets.iter_mut().find(|p| !p.waiting.is_empty()) else { return false };
         let waiting = std::mem::take(&mut oldest.waiting);
         oldest.spoiled = true;
@@ -314,6 +313,15 @@ impl Followed {
         self.held -= waiting.len();
         vain.extend(waiting);
         true
+    }
+
+    /// The scope that has the most. Of several, the one that has had it longest: which comes first in a map is
+    /// chance.
+    fn fullest(&self, count: impl Fn(&Queue) -> usize) -> Option<Scope> {
+        let since = |queue: &Queue| queue.packets.front().map(|p| p.since);
+        let rank =
+            |(scope, queue): &(&Scope, &Queue)| (count(queue), Reverse(since(queue)), Reverse(**scope));
+        self.scopes.iter().max_by_key(rank).map(|(scope, _)| *scope)
     }
 
     /// Whether there was one.

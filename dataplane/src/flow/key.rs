@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 /// Where a packet came in: a port of its own, or any uplink. Part of every key, so that a packet forged on
 /// another port never finds somebody else's session. Fits 24 bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Scope(u32);
 
 impl Scope {

@@ -21,6 +21,10 @@ impl Pipeline {
         match stop {
             Stop::EchoReply => {
                 let Arrival { mut frame, packet, port } = arrival;
+                // The answer is as large as the question, and goes where that came from.
+                if packet.ip_len() > usize::from(self.snapshot.port(port).map_or(0, |p| p.mtu)) {
+                    return self.drop_frame(port, DropReason::TooBig, frame);
+                }
                 icmp::echo_reply_in_place(frame.bytes_mut(), &packet);
                 return out.push(port, frame);
             }

@@ -107,16 +107,20 @@ impl Pipeline {
         }
         let mut none = DropReason::NoReceiver;
         let receivers: Vec<PortId> = segment::receivers(snap, arrival.port, from)
-            .filter(|id| match snap.port(*id).map(|p| &p.role) {
-                Some(PortRole::Endpoint(to)) => {
-                    let judged = dfw::ingress(snap, to, &tuple).allowed(DropReason::IngressDenied);
-                    if let Err(Stop::Drop(reason, rule)) = judged {
-                        self.count_denied(reason, rule);
-                        none = reason;
-                    }
-                    judged.is_ok()
+            .filter(|id| {
+                let Some(port) = snap.port(*id) else { return false };
+                let PortRole::Endpoint(to) = &port.role else { return false };
+                let judged = dfw::ingress(snap, to, &tuple).allowed(DropReason::IngressDenied);
+                if let Err(Stop::Drop(reason, rule)) = judged {
+                    self.count_denied(reason, rule);
+                    none = reason;
+                    return false;
                 }
-                _ => false,
+                let fits = arrival.packet.ip_len() <= usize::from(port.mtu);
+                if !fits {
+                    none = DropReason::TooBig;
+                }
+                fits && judged.is_ok()
             })
             .collect();
         let Some((last, others)) = receivers.split_last() else {

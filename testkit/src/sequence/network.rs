@@ -1,6 +1,8 @@
 //! The network that packets run through, and everything of it that changes.
 
-use proptest::{collection::vec, prelude::*, sample::select};
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "what it parses stands below")]
+
+use crate::topology::Topology;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -12,20 +14,21 @@ use supernet_dataplane::{
     table::classifier::{Action, Clause, Decision, Peers, Rule, RuleSet, Service},
     wire::Proto,
 };
-use supernet_testkit::topology::Topology;
 
 /// Ports: pods 0 and 1 in one segment, 2 in another; then uplinks, one a family each.
-pub(crate) const PODS: [[&str; 2]; 3] =
+pub const PODS: [[&str; 2]; 3] =
     [["10.0.0.2", "fd00:0:0:1::2"], ["10.0.0.3", "fd00:0:0:1::3"], ["10.0.0.18", "fd00:0:0:2::2"]];
-pub(crate) const PORTS: usize = 7;
-/// Else 1500.
-pub(crate) const SMALL_MTU: u16 = 1400;
-pub(crate) const UPLINKS: [u32; 4] = [3, 4, 5, 6];
-pub(crate) const CLIENTS: [[&str; 2]; 2] =
-    [["203.0.113.7", "2001:db8::7"], ["198.51.100.9", "2001:db8:1::9"]];
+/// How many there are.
+pub const PORTS: usize = 7;
+/// What a port takes that takes less than 1500 bytes.
+pub const SMALL_MTU: u16 = 1400;
+/// The ports of the uplinks.
+pub const UPLINKS: [u32; 4] = [3, 4, 5, 6];
+/// Who sends from beyond them.
+pub const CLIENTS: [[&str; 2]; 2] = [["203.0.113.7", "2001:db8::7"], ["198.51.100.9", "2001:db8:1::9"]];
 
 /// What packets are sent to: pods, virtual servers, the world, and what nobody has.
-pub(crate) const TARGETS: [[&str; 2]; 12] = [
+pub const TARGETS: [[&str; 2]; 12] = [
     PODS[0],
     PODS[1],
     PODS[2],
@@ -42,30 +45,80 @@ pub(crate) const TARGETS: [[&str; 2]; 12] = [
 
 /// Everything of a network that changes.
 #[derive(Debug, Clone)]
-pub(crate) struct World {
+pub struct World {
     /// Both segments hang on one Tier-1.
-    pub(crate) one_tier1: bool,
+    pub one_tier1: bool,
     /// Whether a namespace is translated.
-    pub(crate) snat: [bool; 2],
+    pub snat: [bool; 2],
     /// Pods that are there.
-    pub(crate) present: [bool; 3],
+    pub present: [bool; 3],
     /// Pods whose labels changed, so that rules see another identity.
-    pub(crate) relabelled: [bool; 3],
+    pub relabelled: [bool; 3],
     /// Rules of each pod for what it sends and receives.
-    pub(crate) rules: [[Option<Rules>; 2]; 3],
-    /// Which candidates are members of the virtual servers, one bit each.
-    pub(crate) members: u8,
+    pub rules: [[Option<Rules>; 2]; 3],
+    /// Which pods are members of the virtual servers, one bit each; and from bit 3 on, which only keep the
+    /// connections they have.
+    pub members: u8,
     /// Which uplinks have next hops, and how many.
-    pub(crate) hops: [usize; 4],
+    pub hops: [usize; 4],
     /// Ports that take [`SMALL_MTU`] bytes only.
-    pub(crate) small: [bool; PORTS],
+    pub small: [bool; PORTS],
 }
 
 /// Rules, and the action when none matches.
 #[derive(Debug, Clone)]
-pub(crate) struct Rules(pub(crate) Vec<(bool, Vec<u32>, Option<u8>)>, pub(crate) bool);
+pub struct Rules(pub Vec<(bool, Vec<u32>, Option<u8>)>, pub bool);
+
+/// Something of the world that becomes different.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The rules of a pod for what it sends (0) or receives (1).
+    Rules(usize, usize, Option<Rules>),
+    /// A pod comes or goes.
+    Pod(usize),
+    /// A pod has other labels, or those from before.
+    Relabel(usize),
+    /// These are the members.
+    Members(u8),
+    /// These are the next hops.
+    Hops([usize; 4]),
+    /// A namespace is translated, or is no more.
+    Snat(usize),
+    /// A port takes less, or as much as before.
+    Mtu(usize),
+    /// Nothing.
+    Republish,
+}
 
 impl World {
+    /// Everything is open and there; both segments on one Tier-1, or on two.
+    pub fn open(one_tier1: bool) -> Self {
+        Self {
+            one_tier1,
+            snat: [true, false],
+            present: [true; 3],
+            relabelled: [false; 3],
+            rules: Default::default(),
+            members: 0b110,
+            hops: [1; 4],
+            small: [false; PORTS],
+        }
+    }
+
+    /// Changes what the next snapshot is made from.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Rules(pod, direction, rules) => self.rules[*pod][*direction] = rules.clone(),
+            Change::Pod(pod) => self.present[*pod] ^= true,
+            Change::Relabel(pod) => self.relabelled[*pod] ^= true,
+            Change::Members(members) => self.members = *members,
+            Change::Hops(hops) => self.hops = *hops,
+            Change::Snat(namespace) => self.snat[*namespace] ^= true,
+            Change::Mtu(port) => self.small[*port] ^= true,
+            Change::Republish => {}
+        }
+    }
+
     fn topology(&self) -> Topology {
         let egress = |n: usize| -> &[&str] {
             match (self.snat[n], n) {
@@ -123,7 +176,13 @@ impl World {
         (0..PODS.len()).filter(|n| self.members >> n & 1 == 1).map(member).collect()
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    /// Whether a pod that is no member of the virtual servers keeps its connections.
+    fn is_draining(&self, pod: usize) -> bool {
+        self.members >> pod & 1 == 0 && self.members >> (pod + 3) & 1 == 1
+    }
+
+    /// The network as it is now.
+    pub fn snapshot(&self) -> Snapshot {
         let with_identities = |s: &mut Snapshot| {
             for (n, pod) in PODS.iter().enumerate() {
                 let identity = IdentityId(if self.relabelled[n] { 5 } else { n as u32 + 1 });
@@ -133,6 +192,13 @@ impl World {
             s.identities.ranges.insert("2001:db8::/48".parse().unwrap(), IdentityId(4));
             for (port, _) in s.ports.iter_mut().flatten().zip(self.small).filter(|(_, small)| *small) {
                 Arc::make_mut(port).mtu = SMALL_MTU;
+            }
+            for server in s.servers.listening.values_mut() {
+                let port = if server.kind == ServerKind::Distributed { 8080 } else { 80 };
+                let family = usize::from(server.address.is_ipv6());
+                let draining = (0..PODS.len()).filter(|n| self.is_draining(*n));
+                let draining = draining.map(|n| SocketAddr::new(address(PODS[n][family]), port));
+                Arc::make_mut(server).draining = draining.collect();
             }
             for n in (0..PODS.len()).filter(|n| !self.present[*n]) {
                 let id = PortId(n as u32);
@@ -164,32 +230,7 @@ impl Rules {
     }
 }
 
-pub(crate) fn address(text: &str) -> IpAddr {
+/// An address, written down.
+pub fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-pub(crate) fn rules() -> impl Strategy<Value = Option<Rules>> {
-    let peers = vec(0u32..6, 0..3);
-    let rule = (any::<bool>(), peers, prop::option::of(select(vec![6u8, 17, 1])));
-    prop::option::of(
-        (vec(rule, 0..3), prop::bool::weighted(0.7)).prop_map(|(rules, allow)| Rules(rules, allow)),
-    )
-}
-
-pub(crate) fn world() -> impl Strategy<Value = World> {
-    let mostly_open = || prop_oneof![2 => Just(None), 1 => rules()];
-    let rules = prop::array::uniform3([mostly_open(), mostly_open()]);
-    let hops = prop::array::uniform4(0..3usize);
-    (any::<bool>(), any::<[bool; 2]>(), rules, 1..8u8, hops, any::<[bool; PORTS]>()).prop_map(
-        |(one_tier1, snat, rules, members, hops, small)| World {
-            one_tier1,
-            snat,
-            present: [true; 3],
-            relabelled: [false; 3],
-            rules,
-            members,
-            hops: [hops[0].max(1), hops[1].max(1), hops[2], hops[3]],
-            small,
-        },
-    )
 }
