@@ -59,7 +59,7 @@ drop_reasons! {
     SpoofedAddress = "the source address does not belong to the port",
     /// Addressed to a MAC that nobody in the segment has.
     UnknownMac = "no port of the segment has this destination MAC",
-    /// DHCP; addresses are static here.
+    /// DHCP, asked for or offered; addresses are static here.
     Dhcp = "DHCP is not served: addresses are assigned by control",
     /// An address query for an address that nobody in the segment has.
     UnansweredQuery = "nobody in the segment has the address that was asked for",

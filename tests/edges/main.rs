@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod fragments;
+mod hostile;
 mod icmp_errors;
 mod mtu;
 mod tcp;

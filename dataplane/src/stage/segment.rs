@@ -124,7 +124,7 @@ fn workload_ip(
 ) -> Local {
     let multicast = packet.dst_mac.is_multicast();
     match (packet.proto, packet.dport) {
-        (Proto::UDP, 67 | 547) if multicast => return Local::Drop(DropReason::Dhcp),
+        (Proto::UDP, 67 | 68 | 546 | 547) if multicast => return Local::Drop(DropReason::Dhcp),
         // IGMP and MLD say which groups a host listens to; every port of a segment hears everything.
         (Proto::IGMP, _) => return Local::Drop(DropReason::Absorbed),
         (Proto::ICMPV6, _) => {}

@@ -1,9 +1,10 @@
-//! Spoof guard: a workload sends from its own MAC and addresses, or not at all.
+//! Spoof guard: a workload sends from its own MAC and addresses, and in no role that is the network's, or not at all.
 
 use crate::{
+    rewrite::Tuple,
     snapshot::{EndpointPort, PortEntry},
     verdict::DropReason,
-    wire::Mac,
+    wire::{Mac, Proto},
 };
 use std::net::IpAddr;
 
@@ -22,4 +23,14 @@ pub fn mac(port: &PortEntry, src: Mac) -> Result<(), DropReason> {
 /// [`DropReason::SpoofedAddress`].
 pub fn address(port: &EndpointPort, src: IpAddr) -> Result<(), DropReason> {
     if port.addresses.contains(&src) { Ok(()) } else { Err(DropReason::SpoofedAddress) }
+}
+
+/// Refuses what a DHCP server says to its clients: addresses are assigned by control, and by nobody else.
+///
+/// # Errors
+/// [`DropReason::Dhcp`].
+#[inline]
+pub(super) fn server<A>(tuple: &Tuple<A>) -> Result<(), DropReason> {
+    let is_answer = tuple.proto == Proto::UDP && matches!((tuple.sport, tuple.dport), (67, 68) | (547, 546));
+    if is_answer { Err(DropReason::Dhcp) } else { Ok(()) }
 }
