@@ -105,6 +105,14 @@ impl Builder {
         self
     }
 
+    /// Whether TCP segments are dropped (`OutOfWindow`) whose numbers cannot be of their connection, as forged resets
+    /// have; not by default. Every TCP packet takes the slow path then, and a session 40 bytes more.
+    #[must_use]
+    pub fn strict_tcp(mut self, strict: bool) -> Self {
+        self.config.strict_tcp = strict;
+        self
+    }
+
     /// The seed of everything that is picked; random by default. Two networks with one seed pick alike.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {

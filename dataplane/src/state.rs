@@ -6,7 +6,9 @@
 
 use crate::{
     counters::Tallies,
-    flow::{Epochs, FlowTable, FragmentLimits, Fragments, HalfOpen, HalfOpenLimits, Sessions, Timeouts},
+    flow::{
+        Epochs, FlowTable, FragmentLimits, Fragments, HalfOpen, HalfOpenLimits, Sessions, Timeouts, Windows,
+    },
     id::{NeighborId, PortId},
     snapshot::Neighbor,
     table::{
@@ -56,6 +58,9 @@ pub struct Config {
     pub fragments: FragmentLimits,
     /// TCP connections whose handshake is not complete.
     pub half_open: HalfOpenLimits,
+    /// TCP segments that cannot be of their connection, by their numbers, are dropped. Every TCP packet takes the slow
+    /// path then.
+    pub strict_tcp: bool,
 }
 
 impl Default for Config {
@@ -73,6 +78,7 @@ impl Default for Config {
             errors_per_second: 1000,
             fragments: FragmentLimits::default(),
             half_open: HalfOpenLimits::default(),
+            strict_tcp: false,
         }
     }
 }
@@ -95,6 +101,8 @@ pub struct State {
     pub fragments: Fragments,
     /// TCP connections whose handshake is not complete.
     pub half_open: HalfOpen,
+    /// TCP windows, if they are checked.
+    pub windows: Option<Windows>,
     /// Next hops.
     pub neighbors: Neighbors,
     /// What hits are counted under.
@@ -134,6 +142,7 @@ impl State {
             nat: NatPools::new(config.nat_ports.clone()),
             fragments: Fragments::new(config.fragments.clone()),
             half_open: HalfOpen::new(&config.half_open, config.sessions),
+            windows: config.strict_tcp.then(|| Windows::new(config.sessions)),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),
             hints: AtomicU32::default(),

@@ -85,6 +85,8 @@ drop_reasons! {
     IngressDenied = "denied by the firewall in front of its destination",
     /// A TCP segment without SYN that belongs to no session.
     NoSession = "TCP without SYN that belongs to no session",
+    /// A TCP segment whose sequence or acknowledgment number cannot be of its connection.
+    OutOfWindow = "the segment's numbers cannot be of its connection",
     /// To an egress address, without a session that was translated to it.
     NoNatSession = "to an egress address, and no session was translated to it",
     /// A virtual server's address, on a port nobody serves.

@@ -8,7 +8,7 @@ use supernet_dataplane::{
     state::Config,
     time::Duration,
     verdict::DropReason,
-    wire::{Proto, tcp_flags::*},
+    wire::{self, Proto, checksum, tcp_flags::*},
 };
 use supernet_testkit::{
     net::{Net, OUTSIDE_MAC},
@@ -251,4 +251,80 @@ fn without_limits_all_stay() {
         net.one(3, &outsider(n, "10.0.0.18:80"));
     }
     assert_eq!((net.sessions(), net.counters().half_open_ended), (500, 0));
+}
+
+/// A segment with these numbers and a window of 1000, its checksum right.
+fn numbered(probe: &Probe, seq: u32, ack: u32) -> Vec<u8> {
+    let mut frame = probe.frame();
+    let p = wire::parse(&frame).unwrap();
+    let (l4, end) = (p.l4(), usize::from(p.end));
+    frame[l4 + 4..l4 + 8].copy_from_slice(&seq.to_be_bytes());
+    frame[l4 + 8..l4 + 12].copy_from_slice(&ack.to_be_bytes());
+    frame[l4 + 14..l4 + 16].copy_from_slice(&1000_u16.to_be_bytes());
+    frame[l4 + 16..l4 + 18].fill(0);
+    let sum = checksum::transport(p.src, p.dst, Proto::TCP, &frame[l4..end]);
+    frame[l4 + 16..l4 + 18].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// Numbers are only looked at if that is wanted; then what cannot be of the connection is dropped, and changes nothing.
+#[test]
+fn strict_connections_take_no_forged_segments() {
+    for (strict, syn) in [
+        (false, Probe::new(0, Proto::TCP, CALL.0, CALL.1)),
+        (true, Probe::new(0, Proto::TCP, CALL.0, CALL.1)),
+        (true, Probe::new(0, Proto::TCP, "10.0.0.2:4000", "203.0.113.7:80")),
+        (true, Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.10:80")),
+        (true, Probe::new(0, Proto::TCP, "[fd00:0:0:1::2]:4000", "[fd00:0:0:2::2]:80")),
+    ] {
+        let config = Config { sessions: 64, frames: 64, strict_tcp: strict, ..Config::default() };
+        let mut net = Net::with(topology(), config);
+        let syn = Probe { payload: 0, ..syn };
+        let out = net.send(0, &numbered(&syn, 100, 0));
+        let (to, answer) = (out[0].0, Probe { payload: 0, ..Probe::answer(&out[0].1, SYN | ACK) });
+        assert_eq!(net.send(to, &numbered(&answer, 9000, 101)).len(), 1);
+        let ack = Probe { flags: ACK, ..syn };
+        assert_eq!(net.send(0, &numbered(&ack, 101, 9001)).len(), 1);
+        let data = Probe { payload: 500, ..ack };
+        assert_eq!(net.send(0, &numbered(&data, 101, 9001)).len(), 1);
+        let reply = Probe { flags: ACK, payload: 0, ..answer };
+        assert_eq!(net.send(to, &numbered(&reply, 9001, 601)).len(), 1);
+
+        let reset = Probe { flags: RST, payload: 0, ..reply };
+        for (port, forged) in [
+            (to, numbered(&reset, 4711, 0)),
+            (to, numbered(&reset, 9500, 0)),
+            (to, numbered(&Probe { payload: 20, ..reply }, 500_000, 601)),
+            (to, numbered(&reply, 9001, 99_999)),
+            (0, numbered(&Probe { flags: FIN | ACK, ..ack }, 77_777, 9001)),
+        ] {
+            if strict {
+                assert!(net.dropped(port, &forged, DropReason::OutOfWindow).is_empty());
+            } else {
+                assert_eq!(net.send(port, &forged).len(), 1);
+            }
+        }
+        assert_eq!(states(&net), [if strict { "established" } else { "closed" }]);
+        assert_eq!(net.send(0, &numbered(&data, 601, 9001)).len(), 1);
+        assert_eq!(net.send(to, &numbered(&reset, 9001, 0)).len(), 1, "the one that is waited for");
+        assert_eq!(states(&net), ["closed"]);
+        // Hits of TCP there are none then; the numbers of every segment are looked at.
+        assert!(!strict || net.counters().hits == 0);
+        // A new connection on the same ports has numbers of its own.
+        assert_eq!(net.send(0, &numbered(&syn, 5, 0)).len(), 1);
+        assert_eq!(net.send(to, &numbered(&answer, 7, 6)).len(), 1);
+    }
+}
+
+#[test]
+fn strict_leaves_other_protocols_on_the_fast_path() {
+    let config = Config { sessions: 64, frames: 64, strict_tcp: true, ..Config::default() };
+    let mut net = Net::with(topology(), config);
+    for (src, dst) in [("10.0.0.2:4000", "10.0.0.18:80"), ("[fd00:0:0:1::2]:4000", "[fd00:0:0:2::2]:80")] {
+        let probe = Probe::new(0, Proto::UDP, src, dst);
+        net.one(0, &probe);
+        let before = net.counters().hits;
+        net.one(0, &probe);
+        assert_eq!(net.counters().hits, before + 1);
+    }
 }

@@ -173,6 +173,11 @@ impl Track {
         }
     }
 
+    /// Whether the other side has answered.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
+
     /// Whether the handshake is not complete, and nobody has ended it.
     pub fn is_half_open(&self) -> bool {
         !(self.established || self.fin_forward || self.fin_reverse || self.reset)

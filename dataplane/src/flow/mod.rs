@@ -17,6 +17,7 @@ mod half_open;
 mod key;
 mod session;
 mod table;
+mod window;
 
 pub use conntrack::{Direction, State, Timeouts, Track};
 pub use epochs::Epochs;
@@ -27,3 +28,4 @@ pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, Ses
 pub use table::{
     ABSENT, EntryId, FlowTable, Found, Meta, NOWHERE, Open, OpenV4, OpenV6, Passed, Spot, Taken, Tick, Usage,
 };
+pub use window::Windows;

@@ -21,7 +21,7 @@ use crate::{
     state::{Neighbors, State},
     time::Instant,
     vector::{self, Header, KeyV4, KeyV6, MOST, Scan},
-    wire::ethertype,
+    wire::{Proto, ethertype},
 };
 use std::{sync::Arc, vec::Drain};
 
@@ -310,7 +310,7 @@ impl World {
         };
         self.counters.received.add(frames.len() as u64);
         let engine = &self.state.engine;
-        let uniform = batch.only != OTHER;
+        let (uniform, strict) = (batch.only != OTHER, self.state.windows.is_some());
         let lane = &mut batch.v4;
         if lane.count > 0 {
             let n = lane.count.min(MOST);
@@ -318,6 +318,7 @@ impl World {
             let headers = picked.as_ref().unwrap_or(&headers);
             let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v4(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
+            let plain = if strict { plain & others(&lane.keys[..n], |key| key[0]) } else { plain };
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
                 batch.only = OTHER;
             }
@@ -330,6 +331,7 @@ impl World {
             let headers = picked.as_ref().unwrap_or(&headers);
             let scan = Scan { headers: &headers[..n], lens: &lane.lens[..n], origins: &lane.origins[..n] };
             let plain = engine.scan_v6(&scan, &mut lane.keys[..n], &mut lane.hashes[..n]);
+            let plain = if strict { plain & others(&lane.keys[..n], |key| key[4]) } else { plain };
             if set_aside(&mut batch.classes, &lane.frames[..n], plain) {
                 batch.only = OTHER;
             }
@@ -485,6 +487,14 @@ impl World {
         let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at]);
         (frame, place.and_then(|place| self.state.v6.open(place, &lane.keys[at])))
     }
+}
+
+/// Which keys are not of TCP, a bit each; the protocol is the last byte of the word that `word` names.
+#[cold]
+#[inline(never)]
+fn others<K>(keys: &[K], word: impl Fn(&K) -> u64) -> u64 {
+    let is_other = |key: &K| u64::from(word(key) as u8 != Proto::TCP.0);
+    (0..).zip(keys).fold(0, |mask, (n, key)| mask | is_other(key) << n)
 }
 
 /// The headers of a lane whose batch has others too.

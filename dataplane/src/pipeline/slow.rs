@@ -28,7 +28,11 @@ use crate::{
     state::State,
     time::Instant,
     verdict::DropReason,
-    wire::{L3, Packet, Part, Proto, tcp, tcp_flags},
+    wire::{
+        L3, Packet, Part, Proto,
+        tcp::{self, Segment},
+        tcp_flags,
+    },
 };
 use std::cmp::Ordering;
 
@@ -168,6 +172,7 @@ impl Pipeline {
             && meta.generation != Generation::default()
             && !meta.denied
             && !meta.opening
+            && !(packet.proto == Proto::TCP && self.state.windows.is_some())
             && !packet.options
             && !packet.is_fragment()
             && packet.ttl > meta.hops
@@ -246,6 +251,13 @@ impl Pipeline {
         };
         if packet.proto == Proto::TCP && packet.part != Part::Later {
             let before = record.track;
+            if let Some(windows) = &state.windows {
+                let segment = Segment::read(arrival.frame.bytes(), &packet);
+                if !windows.pass(place.id(), direction, &segment, before.is_answered()) {
+                    self.drop_frame(arrival.port, DropReason::OutOfWindow, arrival.frame);
+                    return Known::Done;
+                }
+            }
             record.track.see(direction, packet.tcp_flags);
             if record.track != before {
                 place.put(&record);
@@ -358,6 +370,14 @@ impl Pipeline {
         let mut arrival = arrival;
         let Arrival { frame, packet, .. } = &mut arrival;
         A::table(&self.state).touch(found.entry, Tick::of(now), frame.len());
+        if let Some(windows) = self.state.windows.as_ref().filter(|_| packet.proto == Proto::TCP) {
+            let place = self.state.sessions.lock(found.meta.session);
+            if place.get().is_some_and(|record| record.entries.0 == found.entry) {
+                let segment = Segment::read(frame.bytes(), packet);
+                // Nothing is known of it yet, so this passes.
+                windows.pass(place.id(), Direction::Forward, &segment, false);
+            }
+        }
         match self.resolve(&world.hops, found.meta.adjacency) {
             Ok(_) if !found.rewrite.can_apply(packet) => {
                 self.drop_frame(arrival.port, DropReason::Fragment, arrival.frame);

@@ -174,6 +174,9 @@ pub fn end(state: &State, place: &mut Place<'_>) {
     } else {
         end_in(&state.v6, state, &record)
     }
+    if let Some(windows) = &state.windows {
+        windows.clear(place.id());
+    }
     place.free();
 }
 

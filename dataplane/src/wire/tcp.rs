@@ -1,4 +1,4 @@
-//! TCP: resets (RFC 9293, 3.10.7.1), and the maximum segment size.
+//! TCP: what a segment says, resets (RFC 9293, 3.10.7.1), and the maximum segment size.
 
 use super::{Mac, Packet, be16, be32, checksum::Delta, put16, tcp_flags::*};
 use etherparse::PacketBuilder;
@@ -13,6 +13,47 @@ pub struct Ends {
     pub to: (IpAddr, u16),
     /// Source and destination MAC.
     pub macs: (Mac, Mac),
+}
+
+/// What a segment says of its place in its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// Its flags.
+    pub flags: u8,
+    /// Its sequence number.
+    pub seq: u32,
+    /// The number behind its last byte, SYN and FIN counted.
+    pub end: u32,
+    /// What it acknowledges.
+    pub ack: Option<u32>,
+    /// The window as it stands there, not scaled.
+    pub window: u16,
+    /// The scale of windows that a SYN offers (RFC 7323, 2).
+    pub scale: Option<u8>,
+}
+
+impl Segment {
+    /// Reads the segment in `frame`, which is whole or its packet's first fragment.
+    pub fn read(frame: &[u8], packet: &Packet) -> Self {
+        let l4 = &frame[packet.l4()..usize::from(packet.end)];
+        let header = usize::from(l4[12] >> 4) * 4;
+        let (flags, seq) = (packet.tcp_flags, be32(l4, 4));
+        let counted = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let scale = option_at(&l4[..header], 3, 3).filter(|_| flags & SYN != 0).map(|at| l4[at]);
+        Self {
+            flags,
+            seq,
+            end: seq.wrapping_add((l4.len() - header) as u32).wrapping_add(counted),
+            ack: (flags & ACK != 0).then(|| be32(l4, 8)),
+            window: be16(l4, 14),
+            scale,
+        }
+    }
+
+    /// The number behind the window that it offers, scaled by so many bits.
+    pub fn end_of_window(&self, scale: u32) -> u32 {
+        self.ack.unwrap_or(0).wrapping_add((u32::from(self.window) << scale).max(1))
+    }
 }
 
 /// Writes a reset that answers the segment in `frame` into `out`, and returns its length in bytes.
@@ -49,7 +90,7 @@ pub fn reset_onward(frame: &[u8], packet: &Packet, ends: &Ends, out: &mut [u8]) 
 pub fn clamp_mss(frame: &mut [u8], packet: &Packet, most: u16) {
     let l4 = packet.l4();
     let header = usize::from(frame[l4 + 12] >> 4) * 4;
-    let Some(at) = mss_at(&frame[l4..l4 + header]) else { return };
+    let Some(at) = option_at(&frame[l4..l4 + header], 2, 4) else { return };
     let old = be16(frame, l4 + at);
     if old <= most {
         return;
@@ -64,14 +105,16 @@ pub fn clamp_mss(frame: &mut [u8], packet: &Packet, most: u16) {
     put16(frame, l4 + 16, sum);
 }
 
-/// Offset of the maximum segment size in a TCP header.
-fn mss_at(header: &[u8]) -> Option<usize> {
+/// Offset of the value of an option in a TCP header: of this kind and length (RFC 9293, 3.1).
+fn option_at(header: &[u8], kind: u8, len: u8) -> Option<usize> {
     let mut at = 20;
     loop {
         at += match *header.get(at)? {
             0 => return None,
             1 => 1,
-            2 if header.get(at + 1) == Some(&4) && at + 4 <= header.len() => return Some(at + 2),
+            k if k == kind && header.get(at + 1) == Some(&len) && at + usize::from(len) <= header.len() => {
+                return Some(at + 2);
+            }
             _ => usize::from(*header.get(at + 1)?).max(2),
         };
     }

@@ -42,7 +42,8 @@ pub fn read(input: &[u8]) -> Sequence {
     let mut network = Bytes(Unstructured::new(network));
     let (config, together) = (network.config(), network.of(&[4, 12, 200]));
     let world = network.world();
-    let config = Config { half_open: network.half_open(), ..config };
+    let (half_open, strict_tcp) = (network.half_open(), network.of(&[false, false, false, true]));
+    let config = Config { half_open, strict_tcp, ..config };
     Sequence { config, world, events: events(records, together) }
 }
 
