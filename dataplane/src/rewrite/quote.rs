@@ -9,10 +9,13 @@
 //! checksums changed on the way.
 
 use super::Tuple;
-use crate::wire::{
-    Address, AnyAddress, L3, Packet, Proto, be16,
-    checksum::{self, Delta},
-    put16,
+use crate::{
+    buf::FRAME_CAPACITY,
+    wire::{
+        Address, AnyAddress, L3, Packet, Proto, be16,
+        checksum::{self, Delta},
+        put16,
+    },
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -158,7 +161,10 @@ impl Quote {
                 let new = [l4[0], l4[1], l4[2], l4[3]];
                 if let Some(field) = l4.get_mut(8..12).and_then(|field| field.first_chunk_mut::<4>()) {
                     let crc = u32::from_le_bytes(*field);
-                    *field = checksum::sctp_mend(crc, self.l4_len, old, new).to_le_bytes();
+                    // Mending takes as long as the packet was, and anybody can say that it was 64 KB. What was
+                    // translated came in one frame.
+                    let len = self.l4_len.min(FRAME_CAPACITY);
+                    *field = checksum::sctp_mend(crc, len, old, new).to_le_bytes();
                 }
             }
             _ => {
