@@ -9,7 +9,7 @@ use crate::{
     },
     dataplane::{
         buf::FRAME_CAPACITY,
-        flow::{HalfOpenLimits, Sessions, Timeouts},
+        flow::{FragmentLimits, HalfOpenLimits, Sessions, Timeouts},
         state::Config,
         vector::Isa,
         wire::ETHERNET,
@@ -102,6 +102,14 @@ impl Builder {
     #[must_use]
     pub fn half_open(mut self, limits: HalfOpenLimits) -> Self {
         self.config.half_open = limits;
+        self
+    }
+
+    /// How much is remembered of packets that come in fragments: 1,024 packets and 256 fragments that wait for the
+    /// first of theirs, for 30 seconds, by default.
+    #[must_use]
+    pub fn fragments(mut self, limits: FragmentLimits) -> Self {
+        self.config.fragments = limits;
         self
     }
 

@@ -57,7 +57,7 @@ pub use supernet_control::{
 pub use supernet_dataplane::{
     buf,
     counters::Counters,
-    flow::{HalfOpenLimits, Timeouts},
+    flow::{FragmentLimits, HalfOpenLimits, Timeouts},
     time::Instant,
     verdict::DropReason,
     wire::Mac,

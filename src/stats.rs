@@ -15,10 +15,15 @@ use std::collections::BTreeMap;
 pub struct Stats {
     /// Frames that entered the pipeline.
     pub received: u64,
-    /// Frames the network made itself: ICMP errors, resets, copies of multicast, ARP and ND requests.
+    /// Frames the network made itself: ICMP errors, resets, copies of multicast, ARP and ND requests; of a packet that
+    /// was cut, one less than pieces.
     pub generated: u64,
     /// Frames that left.
     pub sent: u64,
+    /// Fragments that wait now for the first of their packet.
+    pub held: u64,
+    /// Half-open TCP connections that were ended for newer ones.
+    pub half_open_ended: u64,
     /// Drops by reason.
     pub drops: BTreeMap<DropReason, u64>,
     /// By port: "shop/web-0", "node/node-1", "uplink/leaf-a".
@@ -40,6 +45,8 @@ impl Stats {
             received: counters.received,
             generated: counters.generated,
             sent: counters.sent,
+            held: counters.held,
+            half_open_ended: counters.half_open_ended,
             drops: counters.drops.clone(),
             ..Self::default()
         };

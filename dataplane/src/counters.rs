@@ -186,7 +186,8 @@ impl Tallies {
 pub struct WorkerCounters {
     /// Frames that entered the pipeline.
     pub received: Count,
-    /// Frames the network made itself: ICMP errors, resets, copies of multicast, ARP and ND requests.
+    /// Frames the network made itself: ICMP errors, resets, copies of multicast, ARP and ND requests; of a packet that
+    /// was cut, one less than pieces.
     pub generated: Count,
     /// Frames that left.
     pub sent: Count,
