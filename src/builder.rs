@@ -98,7 +98,7 @@ impl Builder {
     }
 
     /// How many TCP connections may be half open at one time: 4,096 of one workload, and a quarter of the sessions in
-    /// all, by default; rounded up to a power of two. Beyond that, the oldest gives way to the newest.
+    /// all, by default. Beyond that, the oldest gives way to the newest.
     #[must_use]
     pub fn half_open(mut self, limits: HalfOpenLimits) -> Self {
         self.config.half_open = limits;

@@ -99,7 +99,7 @@ pub struct State {
     pub nat: NatPools,
     /// Fragments on their way.
     pub fragments: Fragments,
-    /// TCP connections whose handshake is not complete.
+    /// How many TCP connections are half open.
     pub half_open: HalfOpen,
     /// TCP windows, if they are checked.
     pub windows: Option<Windows>,
@@ -140,8 +140,12 @@ impl State {
             sessions: Sessions::new(config.sessions),
             epochs,
             nat: NatPools::new(config.nat_ports.clone()),
-            fragments: Fragments::new(config.fragments.clone()),
-            half_open: HalfOpen::new(&config.half_open, config.sessions),
+            // What waits must leave buffers to others.
+            fragments: Fragments::new(FragmentLimits {
+                held: config.fragments.held.min(config.frames / 4),
+                ..config.fragments.clone()
+            }),
+            half_open: HalfOpen::default(),
             windows: config.strict_tcp.then(|| Windows::new(config.sessions)),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),

@@ -224,7 +224,11 @@ impl Receive for TapReceiver {
                     (self.spare, self.jumbo) = (Some(frame), jumbo);
                     match errno {
                         Errno::INTR => {}
-                        Errno::AGAIN => break,
+                        Errno::AGAIN => {
+                            // An idle port keeps no buffer of which there are few.
+                            self.jumbo = None;
+                            break;
+                        }
                         e => return Err(e.into()),
                     }
                 }

@@ -310,7 +310,8 @@ fn who_gives_way_is_not_chance() {
 
 #[test]
 fn one_packet_in_a_hundred_pieces_is_not_followed() {
-    let mut net = Net::new(topology());
+    let config = Config { sessions: 64, frames: 1024, ..Config::default() };
+    let mut net = Net::with(topology(), config);
     let frame = udp(1200);
     // Every other piece: all apart.
     for n in 0..60 {

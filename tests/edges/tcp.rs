@@ -3,7 +3,7 @@
 use crate::{count, topology};
 use std::collections::BTreeSet;
 use supernet_dataplane::{
-    flow::HalfOpenLimits,
+    flow::{HalfOpenEnd, HalfOpenLimits},
     stage::commit,
     state::Config,
     time::Duration,
@@ -293,7 +293,7 @@ fn strict_connections_take_no_forged_segments() {
         let reset = Probe { flags: RST, payload: 0, ..reply };
         for (port, forged) in [
             (to, numbered(&reset, 4711, 0)),
-            (to, numbered(&reset, 9500, 0)),
+            (to, numbered(&reset, 19_500, 0)),
             (to, numbered(&Probe { payload: 20, ..reply }, 500_000, 601)),
             (to, numbered(&reply, 9001, 99_999)),
             (0, numbered(&Probe { flags: FIN | ACK, ..ack }, 77_777, 9001)),
@@ -327,4 +327,34 @@ fn strict_leaves_other_protocols_on_the_fast_path() {
         net.one(0, &probe);
         assert_eq!(net.counters().hits, before + 1);
     }
+}
+
+/// What is counted as half open is given back on every way a connection can go.
+#[test]
+fn what_is_half_open_is_counted_exactly() {
+    let mut net = limited(100, None, 1000);
+    let half_open = |net: &Net| net.dataplane.state().half_open.count();
+    open(&mut net, 0, &call());
+    assert_eq!(half_open(&net), 0, "established");
+    net.one(3, &outsider(1, "10.0.0.18:80"));
+    net.one(3, &outsider(2, "10.0.0.18:80"));
+    net.one(0, &Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.18:1"));
+    assert_eq!(half_open(&net), 2);
+    net.one(3, &Probe { flags: RST, ..outsider(1, "10.0.0.18:80") });
+    assert_eq!(half_open(&net), 2, "a reset of its own completes no handshake");
+    net.one(3, &outsider(1, "10.0.0.18:80"));
+    assert_eq!(half_open(&net), 2, "and opened again");
+    net.dataplane.detach(supernet_dataplane::id::PortId(2));
+    assert_eq!(half_open(&net), 0, "detached");
+    let mut net = limited(100, None, 1000);
+    (0..50).for_each(|n| drop(net.one(3, &outsider(n, "10.0.0.18:80"))));
+    net.now = net.now + Duration::from_secs(121);
+    net.poll();
+    net.now = net.now + Duration::from_secs(2);
+    net.poll();
+    let state = net.dataplane.state();
+    let ends = (0..4).map(supernet_dataplane::id::PortId).flat_map(|port| {
+        [true, false].map(|is_called| state.half_open.count_of(HalfOpenEnd { port, is_called }))
+    });
+    assert_eq!((net.sessions(), half_open(&net), ends.sum()), (0, 0, 0), "timed out");
 }

@@ -161,8 +161,9 @@ impl Track {
     /// Takes note of a segment's flags.
     pub fn see(&mut self, direction: Direction, flags: u8) {
         let (syn, fin, rst) = (tcp_flags::SYN, tcp_flags::FIN, tcp_flags::RST);
-        let plain = flags & (syn | fin | rst | tcp_flags::ACK) == tcp_flags::ACK;
-        self.established |= self.answered && plain && direction == Direction::Forward;
+        // With or without the end of its data.
+        let acknowledges = flags & (syn | rst | tcp_flags::ACK) == tcp_flags::ACK;
+        self.established |= self.answered && acknowledges && direction == Direction::Forward;
         self.answered |= direction == Direction::Reverse && flags & syn != 0;
         self.reset |= flags & rst != 0;
         if flags & fin != 0 {
@@ -178,9 +179,9 @@ impl Track {
         self.answered
     }
 
-    /// Whether the handshake is not complete, and nobody has ended it.
+    /// Whether the handshake is not complete. Nothing that who opened it can do alone changes that.
     pub fn is_half_open(&self) -> bool {
-        !(self.established || self.fin_forward || self.fin_reverse || self.reset)
+        !self.established
     }
 
     /// Whether the connection ends or has ended, so that a new SYN may take its ports.

@@ -17,7 +17,7 @@ use crate::{
     time::{Duration, Instant},
     verdict::DropReason,
     wire::{
-        Icmp, Packet,
+        Icmp, Packet, Proto,
         fragment::{Fragment, Span},
     },
 };
@@ -38,7 +38,7 @@ pub struct FragmentLimits {
     /// Packets whose fragments are followed at one time. One port, or all uplinks together, may have a quarter of
     /// them; beyond that, the oldest of the same port is given up. 1024.
     pub packets: usize,
-    /// Fragments that wait for the first of their packet, likewise. 256.
+    /// Fragments that wait for the first of their packet, likewise, and at most a quarter of the frame buffers. 256.
     pub held: usize,
     /// How long after its first sign a packet is given up. 30 s (RFC 791 allows 15 s, RFC 8200 60 s).
     pub timeout: Duration,
@@ -79,6 +79,8 @@ impl PacketKey {
 /// What a first fragment says of the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ports {
+    /// Later fragments name what follows their fragment header, which may be options (RFC 8200, 4.5).
+    proto: Proto,
     sport: u16,
     dport: u16,
     icmp: Icmp,
@@ -87,12 +89,13 @@ pub struct Ports {
 impl Ports {
     /// Those of a first fragment.
     pub fn of(first: &Packet) -> Self {
-        Self { sport: first.sport, dport: first.dport, icmp: first.icmp }
+        Self { proto: first.proto, sport: first.sport, dport: first.dport, icmp: first.icmp }
     }
 
     /// Gives them to a later fragment.
     pub fn apply(self, later: &mut Packet) {
-        (later.sport, later.dport, later.icmp) = (self.sport, self.dport, self.icmp);
+        (later.proto, later.icmp) = (self.proto, self.icmp);
+        (later.sport, later.dport) = (self.sport, self.dport);
     }
 }
 

@@ -1,26 +1,27 @@
-//! Half-open TCP connections: how many there may be, and which gives way to a new one.
+//! Half-open TCP connections: how many there are, and which gives way to a new one.
 //!
 //! ```text
-//!   new ──▶ ring of a port, or of all: [ id | id | id | ... ]
-//!                                        └─ who stood there gives way, if its handshake is still not complete
+//!   new ──▶ counted: of both ends, of all ──▶ too many? ──▶ the oldest of the ring that still is half open goes
+//!      └──▶ rings of the ends, and of all: [ ... | id | id | new ]
 //! ```
 //!
-//! A ring has as many places as connections may be half open. Each new one takes the next place, in one atomic step,
-//! and who opened longest ago goes. So a flood of SYNs ends its own connections, and others of its port that took
-//! longer to be answered than the flood takes to go round; established ones are never touched.
+//! So a flood of SYNs ends its own connections, and others to the same port that take longer to be answered than the
+//! flood takes to fill the limit; established ones are never touched. Counts are shared by all workers; rings are each
+//! worker's own, as nobody waits for anybody then, and mostly all connections of a port are opened at one worker.
 
 use super::{EntryId, SessionId};
 use crate::{
     counters::Grow,
     id::PortId,
-    sync::{AtomicU32, AtomicU64, Ordering},
+    sync::{AtomicUsize, Ordering},
 };
-use std::sync::OnceLock;
+use crossbeam::utils::CachePadded;
+use std::collections::VecDeque;
 
-/// How many TCP connections may be half open at one time, rounded up to a power of two. 0: any number.
+/// How many TCP connections may be half open at one time. 0: any number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HalfOpenLimits {
-    /// Opened by, or towards, one workload's port. 4096.
+    /// Opened by one workload's port, and as many towards it. 4096.
     pub per_port: usize,
     /// In all; `None`: a quarter of the sessions there is room for.
     pub total: Option<usize>,
@@ -29,6 +30,73 @@ pub struct HalfOpenLimits {
 impl Default for HalfOpenLimits {
     fn default() -> Self {
         Self { per_port: 4096, total: None }
+    }
+}
+
+impl HalfOpenLimits {
+    /// The limit for all together, of so many sessions; 0: none.
+    pub fn total(&self, sessions: usize) -> usize {
+        self.total.unwrap_or(sessions.div_ceil(4))
+    }
+}
+
+/// One end of a connection, for which it counts: the port that calls, or the port that is called. They count apart, so
+/// that a flood of calls to a workload ends none of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct End {
+    /// Whose port.
+    pub port: PortId,
+    /// It is called; else it calls.
+    pub is_called: bool,
+}
+
+impl End {
+    fn index(self) -> usize {
+        2 * self.port.index() + usize::from(self.is_called)
+    }
+}
+
+/// Who calls, and who is called if that is a workload.
+pub type Ends = [Option<End>; 2];
+
+/// How many connections are half open.
+#[derive(Debug)]
+pub struct HalfOpen {
+    all: CachePadded<AtomicUsize>,
+    ends: Grow<AtomicUsize>,
+}
+
+impl Default for HalfOpen {
+    fn default() -> Self {
+        Self { all: CachePadded::default(), ends: Grow::new(2 * PortId::MAX as usize) }
+    }
+}
+
+impl HalfOpen {
+    /// In all.
+    pub fn count(&self) -> usize {
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// Of an end.
+    pub fn count_of(&self, end: End) -> usize {
+        self.ends.at(end.index()).load(Ordering::Relaxed)
+    }
+
+    /// One more.
+    pub fn open(&self, ends: Ends) {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        for end in ends.into_iter().flatten() {
+            self.ends.at(end.index()).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One less: its handshake is complete, or it has ended.
+    pub fn close(&self, ends: Ends) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
+        for end in ends.into_iter().flatten() {
+            self.ends.at(end.index()).fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -41,75 +109,65 @@ pub struct Opened {
     pub entry: EntryId,
 }
 
-impl Opened {
-    fn word(self) -> u64 {
-        (u64::from(self.id.0) + 1) | (u64::from(self.entry.0) << 32)
-    }
-
-    fn from_word(word: u64) -> Option<Self> {
-        let id = SessionId((word as u32).checked_sub(1)?);
-        Some(Self { id, entry: EntryId((word >> 32) as u32) })
-    }
-}
-
-/// The connections that were opened last.
+/// The connections that one worker opened last, in order.
 #[derive(Debug)]
-pub struct Ring {
-    /// [`Opened`], or 0.
-    places: Box<[AtomicU64]>,
-    next: AtomicU32,
+struct Ring {
+    opened: VecDeque<Opened>,
+    most: usize,
 }
 
 impl Ring {
-    fn new(places: usize) -> Self {
-        let places = (0..places.next_power_of_two()).map(|_| AtomicU64::new(0)).collect();
-        Self { places, next: AtomicU32::new(0) }
+    /// With room for twice as many as may be half open, as some are no more.
+    fn new(limit: usize) -> Self {
+        Self { opened: VecDeque::new(), most: limit.saturating_mul(2) }
     }
 
-    /// Gives a new connection a place, and names the one that had it. That may have been established or have ended
-    /// since.
-    pub fn put(&self, new: Opened) -> Option<Opened> {
-        self.swap(new.word())
-    }
-
-    /// Takes out the connection that was opened longest ago, or is no more.
-    pub fn take_oldest(&self) -> Option<Opened> {
-        self.swap(0)
-    }
-
-    fn swap(&self, new: u64) -> Option<Opened> {
-        let at = self.next.fetch_add(1, Ordering::Relaxed) as usize & (self.places.len() - 1);
-        Opened::from_word(self.places[at].swap(new, Ordering::Relaxed))
+    #[inline]
+    fn put(&mut self, new: Opened) {
+        if self.opened.len() >= self.most {
+            self.opened.pop_front();
+        }
+        self.opened.push_back(new);
     }
 }
 
-/// The rings of all ports, and that of all together.
+/// One worker's rings: of all ends, and of all connections together.
 #[derive(Debug)]
-pub struct HalfOpen {
+pub struct Rings {
     all: Option<Ring>,
     per_port: usize,
-    ports: Grow<OnceLock<Ring>>,
+    ends: Vec<Option<Ring>>,
 }
 
-impl HalfOpen {
-    /// With room for as many as `limits` say, of `sessions`.
+impl Rings {
+    /// For as many connections as `limits` say, of `sessions`.
     pub fn new(limits: &HalfOpenLimits, sessions: usize) -> Self {
-        let total = limits.total.unwrap_or(sessions.div_ceil(4));
-        Self {
-            all: (total > 0).then(|| Ring::new(total)),
-            per_port: limits.per_port,
-            ports: Grow::new(PortId::MAX as usize),
+        let total = limits.total(sessions);
+        Self { all: (total > 0).then(|| Ring::new(total)), per_port: limits.per_port, ends: Vec::new() }
+    }
+
+    /// Takes note of a new connection.
+    pub fn put(&mut self, new: Opened, ends: Ends) {
+        if let Some(all) = &mut self.all {
+            all.put(new);
+        }
+        if self.per_port == 0 {
+            return;
+        }
+        for at in ends.into_iter().flatten().map(End::index) {
+            if at >= self.ends.len() {
+                self.ends.resize_with(at + 1, || None);
+            }
+            self.ends[at].get_or_insert_with(|| Ring::new(self.per_port)).put(new);
         }
     }
 
-    /// The ring of all; `None` without a limit.
-    pub fn all(&self) -> Option<&Ring> {
-        self.all.as_ref()
-    }
-
-    /// The ring of a port; `None` without a limit.
-    pub fn port(&self, port: PortId) -> Option<&Ring> {
-        let ring = || Ring::new(self.per_port);
-        (self.per_port > 0).then(|| self.ports.at(port.index()).get_or_init(ring))
+    /// Takes out the connection of an end, or of all, that was opened longest ago; it may be half open no more.
+    pub fn take_oldest(&mut self, end: Option<End>) -> Option<Opened> {
+        let ring = match end {
+            Some(end) => self.ends.get_mut(end.index())?.as_mut(),
+            None => self.all.as_mut(),
+        };
+        ring?.opened.pop_front()
     }
 }

@@ -62,11 +62,18 @@ fn before(a: u32, b: u32) -> bool {
 /// Whether a segment may be the sender's. If so, `sender` and `receiver` take note of it.
 fn pass(sender: &mut Side, receiver: &mut Side, segment: &Segment, answered: bool) -> bool {
     let syn = segment.flags & tcp_flags::SYN != 0;
-    if !sender.is_known() {
+    // A SYN that answers says more than one that did not.
+    let answers_now = syn && segment.ack.is_some() && sender.flags & ACKED == 0;
+    if !sender.is_known() || answers_now {
         // Nothing but a SYN begins; an answer acknowledges what it answers.
         let acknowledges = |ack: u32| receiver.is_known() && receiver.end.wrapping_sub(ack) <= SYN_DATA;
         let answers = segment.ack.is_none_or(acknowledges);
         let refuses = segment.flags & tcp_flags::RST != 0 && segment.ack.is_some();
+        // Who remembers another connection acknowledges that, and gets a reset (RFC 9293, 3.5.1).
+        let remembers = segment.flags & (tcp_flags::SYN | tcp_flags::RST) == 0 && segment.ack.is_some();
+        if remembers && receiver.is_known() {
+            return true;
+        }
         if !answers || !(syn || refuses) {
             return false;
         }
@@ -84,15 +91,19 @@ fn pass(sender: &mut Side, receiver: &mut Side, segment: &Segment, answered: boo
         }
         return true;
     }
-    if syn && segment.ack.is_none() && !answered {
-        // It tries once more, maybe from another number.
-        *sender = Side::of_syn(segment);
+    if syn && segment.ack.is_none() {
+        // It tries once more, maybe from another number. If it was answered before, it has forgotten that, and will be
+        // told so; its numbers count once it has begun anew.
+        if !answered {
+            *sender = Side::of_syn(segment);
+        }
         return true;
     }
     let reset = segment.flags & tcp_flags::RST != 0;
     if !receiver.is_known() {
-        // Data before an answer has no window to be in, but who opened may give up.
-        return reset && segment.seq == sender.end;
+        // Data before an answer has no window to be in; but who opened may give up, or may have been told of another
+        // connection's numbers.
+        return reset;
     }
     let ack = segment.ack.unwrap_or(receiver.end);
     let late = sender.max_window.max(LATE_ACK);
@@ -101,7 +112,8 @@ fn pass(sender: &mut Side, receiver: &mut Side, segment: &Segment, answered: boo
         && !before(receiver.end, ack)
         && !before(ack, receiver.end.wrapping_sub(late));
     let is_behind = receiver.flags & ACKED != 0 && before(segment.seq, receiver.max_ack);
-    let is_expected = !reset || !(is_behind || before(sender.end, segment.seq));
+    // What was lost before it came here may have reached up to the end of its window.
+    let is_expected = !reset || !(is_behind || before(sender.max_end, segment.seq));
     if !in_window || !is_expected {
         return false;
     }
@@ -279,9 +291,16 @@ mod tests {
 
     #[test]
     fn a_reset_counts_only_where_it_is_waited_for() {
-        for (seq, counts) in
-            [(0, false), (1, false), (400, false), (401, true), (600, true), (601, true), (602, false)]
-        {
+        for (seq, counts) in [
+            (0, false),
+            (1, false),
+            (400, false),
+            (401, true),
+            (600, true),
+            (602, true),
+            (1401, true),
+            (1402, false),
+        ] {
             let mut c = Connection::established();
             assert!(c.send(Forward, ACK, 1, 400, 1));
             assert!(c.send(Reverse, ACK, 1, 0, 401));
@@ -295,7 +314,6 @@ mod tests {
         assert!(!c.send(Reverse, RST, zero, 0, 0));
         assert!(!c.send(Reverse, RST | ACK, zero, 0, 9));
         assert!(c.send(Reverse, RST | ACK, zero, 0, 1));
-        assert!(!c.send(Forward, RST, 9, 0, 0));
         assert!(c.send(Forward, RST, 1, 0, 0));
     }
 
@@ -322,7 +340,8 @@ mod tests {
         assert!(c.send(Forward, SYN, 0, 600, 0));
         assert!(!c.send(Reverse, SYN | ACK, 0, 0, 602));
         assert!(!c.send(Reverse, SYN | ACK, 0, 0, 1u32.wrapping_sub(2000)));
-        assert!(!c.send(Reverse, ACK, 0, 0, 601), "no SYN");
+        assert!(c.send(Reverse, ACK, 700, 0, 9), "of another connection");
+        assert!(c.send(Forward, RST, 9, 0, 0), "which is told so");
         assert!(!c.send(Forward, ACK, 601, 10, 1), "before the answer");
         assert!(c.send(Reverse, SYN | ACK, 0, 0, 1));
     }

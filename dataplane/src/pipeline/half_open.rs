@@ -2,54 +2,46 @@
 
 use super::Pipeline;
 use crate::{
-    flow::{Opened, Record},
-    id::PortId,
-    stage::{commit, plan::Adjacency},
+    flow::{HalfOpenEnd, HalfOpenEnds, Opened, Record},
+    stage::commit,
     wire::Proto,
 };
 
 /// How many of the oldest are looked at for one that is still half open.
-const LOOKED_AT: usize = 64;
+const LOOKED_AT: usize = 256;
 
 impl Pipeline {
-    /// Takes note of a new TCP connection, which comes in at `ingress` and leaves by `adjacency`, and ends those that
-    /// are too many with it.
-    pub(super) fn limit_half_open(&self, new: Opened, ingress: PortId, adjacency: u32) {
-        let half_open = &self.state.half_open;
-        let out = match Adjacency::of(adjacency) {
-            Adjacency::Port(port) => Some(port),
-            Adjacency::NextHop(_) => None,
-        };
-        let workload = |port: &PortId| !self.snapshot.row(*port).is_uplink;
-        // A pod that calls itself has one place.
-        let ports = [Some(ingress).filter(workload), out.filter(|out| *out != ingress)];
-        for port in ports.into_iter().flatten() {
-            if let Some(oldest) = half_open.port(port).and_then(|ring| ring.put(new)) {
-                self.end_half_open(oldest, Some(port));
+    /// Takes note of a new TCP connection, and ends the oldest if they are too many with it.
+    pub(super) fn limit_half_open(&mut self, new: Opened, ends: HalfOpenEnds) {
+        self.rings.put(new, ends);
+        let config = &self.state.config;
+        let (per_port, total) = (config.half_open.per_port, config.half_open.total(config.sessions));
+        for end in ends.into_iter().flatten().filter(|_| per_port > 0) {
+            if self.state.half_open.count_of(end) > per_port && !self.snapshot.row(end.port).is_uplink {
+                self.end_oldest_half_open(Some(end));
             }
         }
-        if let Some(oldest) = half_open.all().and_then(|ring| ring.put(new)) {
-            self.end_half_open(oldest, None);
+        if total > 0 && self.state.half_open.count() > total {
+            self.end_oldest_half_open(None);
         }
     }
 
-    /// Ends the half-open connection that was opened longest ago, as far as one can tell. Whether there was one.
+    /// Ends the connection, of an end or of all, that has been half open longest. Whether there was one.
     #[cold]
-    pub(super) fn end_oldest_half_open(&self) -> bool {
-        let ring = self.state.half_open.all();
-        let oldest = ring.into_iter().flat_map(|ring| (0..LOOKED_AT).map(|_| ring.take_oldest()));
-        oldest.flatten().any(|oldest| self.end_half_open(oldest, None))
+    pub(super) fn end_oldest_half_open(&mut self, end: Option<HalfOpenEnd>) -> bool {
+        (0..LOOKED_AT).any(|_| {
+            let oldest = self.rings.take_oldest(end);
+            oldest.is_some_and(|oldest| self.end_half_open(oldest))
+        })
     }
 
-    /// Ends a connection, if it is still half open, and one of this port.
-    fn end_half_open(&self, opened: Opened, port: Option<PortId>) -> bool {
+    /// Ends a connection, if it is still half open.
+    fn end_half_open(&self, opened: Opened) -> bool {
         let state = &*self.state;
         let mut place = state.sessions.lock(opened.id);
         let is_it = |record: &Record| record.entries.0 == opened.entry && record.track.is_half_open();
         let Some(record) = place.get().filter(is_it) else { return false };
-        let Some(session) = commit::session(state, &record) else { return false };
-        let concerns = port.is_none_or(|port| session.ingress == port || session.judgement.out == port);
-        if session.original.proto != Proto::TCP || !concerns {
+        if commit::session(state, &record).is_none_or(|session| session.original.proto != Proto::TCP) {
             return false;
         }
         commit::end(state, &mut place);

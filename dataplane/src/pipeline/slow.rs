@@ -224,6 +224,11 @@ impl Pipeline {
             Ordering::Greater => false,
         };
         if stale && judge::judge_again(state, &self.snapshot, &mut place, &mut record) == Judged::Gone {
+            if packet.proto == Proto::TCP && packet.is_fragment() {
+                // Its numbers are not all there: the next whole packet tells both sides.
+                self.drop_frame(arrival.port, DropReason::BindingGone, arrival.frame);
+                return Known::Done;
+            }
             let rewrite = found.rewrite;
             let way = self.resolve(&world.hops, found.meta.adjacency).ok();
             commit::end(state, &mut place);
@@ -264,6 +269,8 @@ impl Pipeline {
             }
             if before.is_half_open() && !record.track.is_half_open() {
                 table.opened(record.entries.0);
+                let adjacency = table.meta(record.entries.0).adjacency;
+                state.half_open.close(commit::half_open_ends(record.ingress, adjacency));
             }
         }
         let mut arrival = arrival;
@@ -343,7 +350,7 @@ impl Pipeline {
             commit::commit(table, &pipeline.state, generation, plan, hint, now)
         };
         let committed = match attempt(self) {
-            Err(DropReason::SessionTableFull) if self.end_oldest_half_open() => attempt(self),
+            Err(DropReason::SessionTableFull) if self.end_oldest_half_open(None) => attempt(self),
             committed => committed,
         };
         let (committed, hint) = committed?;
@@ -352,7 +359,7 @@ impl Pipeline {
             self.counters.tallies.at(plan.course.tally as usize).connections.add(1);
             if found.meta.opening {
                 let new = Opened { id: found.meta.session, entry: found.entry };
-                self.limit_half_open(new, plan.ingress, found.meta.adjacency);
+                self.limit_half_open(new, commit::half_open_ends(plan.ingress, found.meta.adjacency));
             }
         }
         Ok(committed)

@@ -8,10 +8,10 @@
 use super::plan::{self, Adjacency, Plan};
 use crate::{
     flow::{
-        Binding, Bound, Denial, FlowTable, Found, Judgement, Place, Record, Session,
-        State as ConnectionState, Taken, Tick, Track, Usage,
+        Binding, Bound, Denial, FlowTable, Found, HalfOpenEnd, HalfOpenEnds, Judgement, Place, Record,
+        Session, State as ConnectionState, Taken, Tick, Track, Usage,
     },
-    id::Generation,
+    id::{Generation, PortId},
     state::State,
     table::ports::PortClaim,
     time::Instant,
@@ -52,8 +52,8 @@ pub fn commit<A: Address>(
     };
     let mut place = state.sessions.claim(hint).ok_or(DropReason::SessionTableFull)?;
     let hint = place.hint(&state.sessions);
-    let opening = original.proto == Proto::TCP && Track::default().is_half_open();
-    let metas = course.metas(generation, place.id(), opening);
+    let is_opening = original.proto == Proto::TCP;
+    let metas = course.metas(generation, place.id(), is_opening);
     let mut source = (plan.source.0, claim.as_ref().map_or(plan.source.1, PortClaim::port));
     let mut outcome = Err(DropReason::TupleClash);
     for attempt in 0..TRIES {
@@ -86,6 +86,9 @@ pub fn commit<A: Address>(
                     track: Track::default(),
                     began: now,
                 });
+                if is_opening {
+                    state.half_open.open(half_open_ends(plan.ingress, course.adjacencies.0));
+                }
                 claim.map(PortClaim::keep);
                 let found = Found { entry: entries.0, rewrite: forward.1, meta: metas.0 };
                 return Ok((Committed::New(found), hint));
@@ -105,6 +108,15 @@ pub fn commit<A: Address>(
     }
     place.free();
     outcome
+}
+
+/// The ends of a half-open connection that was opened at a port and goes by an adjacency.
+pub fn half_open_ends(ingress: PortId, adjacency: u32) -> HalfOpenEnds {
+    let out = match Adjacency::of(adjacency) {
+        Adjacency::Port(port) => Some(HalfOpenEnd { port, is_called: true }),
+        Adjacency::NextHop(_) => None,
+    };
+    [Some(HalfOpenEnd { port: ingress, is_called: false }), out]
 }
 
 /// The connection that a record and its entries are of. The caller holds the record's place.
@@ -182,6 +194,10 @@ pub fn end(state: &State, place: &mut Place<'_>) {
 
 fn end_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) {
     let reply = table.key(record.entries.1).tuple();
+    if reply.proto == Proto::TCP && record.track.is_half_open() {
+        let adjacency = table.meta(record.entries.0).adjacency;
+        state.half_open.close(half_open_ends(record.ingress, adjacency));
+    }
     table.remove_pair(record.entries);
     // Last, so that whoever claims the port finds the answers' key free.
     if record.translated {

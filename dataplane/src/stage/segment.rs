@@ -136,8 +136,8 @@ fn workload_ip(
     if !matches!(packet.icmp.kind, 133..=137) {
         return flood(snap, port, from, packet);
     }
-    // RFC 6980.
-    if packet.is_fragment() {
+    // Not even around a whole message (RFC 6980); no honest one has other headers before it.
+    if packet.is_fragment() || packet.options {
         return Local::Drop(DropReason::Malformed);
     }
     let IpAddr::V6(src) = packet.src else { return Local::Drop(DropReason::Malformed) };
@@ -223,7 +223,7 @@ fn uplink_nd(snap: &Snapshot, port: &PortEntry, frame: &[u8], packet: &Packet) -
     if packet.proto != Proto::ICMPV6 || !matches!(packet.icmp.kind, 133..=137) {
         return Local::Drop(DropReason::NoReceiver);
     }
-    match nd::read(frame, packet).filter(|_| !packet.is_fragment()) {
+    match nd::read(frame, packet).filter(|_| !packet.is_fragment() && !packet.options) {
         Some(Message::NeighborSolicitation { target }) => {
             let known = is_on_link(port, packet.src) && !tier0::is_own(snap, packet.src);
             let answer = Answer::Neighbor { target, mac: port.mac, router: true };

@@ -42,6 +42,9 @@ pub fn read(frame: &[u8], packet: &Packet) -> Option<Fragment> {
     let (from, is_last) = (field & 0xfff8, field & 1 == 0);
     let len = u16::try_from(usize::from(packet.end).checked_sub(at)?).ok()?;
     let to = from.checked_add(len)?;
+    // With the header that all fragments have; that of IPv6 does not count.
+    let header = if packet.l3 == L3::V4 { (at - packet.l3()) as u16 } else { 0 };
+    to.checked_add(header)?;
     let sound = len > 0 && (is_last || len.is_multiple_of(8));
     sound.then_some(Fragment { id, bytes: Span { from, to }, is_last })
 }

@@ -22,7 +22,7 @@ pub struct Segment {
     pub flags: u8,
     /// Its sequence number.
     pub seq: u32,
-    /// The number behind its last byte, SYN and FIN counted.
+    /// The number behind its last byte, SYN and FIN counted; of a first fragment, as far as its packet can reach.
     pub end: u32,
     /// What it acknowledges.
     pub ack: Option<u32>,
@@ -39,11 +39,13 @@ impl Segment {
         let header = usize::from(l4[12] >> 4) * 4;
         let (flags, seq) = (packet.tcp_flags, be32(l4, 4));
         let counted = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        // How much follows the first fragment is not known yet.
+        let len = if packet.is_fragment() { usize::from(u16::MAX) } else { l4.len() - header };
         let scale = option_at(&l4[..header], 3, 3).filter(|_| flags & SYN != 0).map(|at| l4[at]);
         Self {
             flags,
             seq,
-            end: seq.wrapping_add((l4.len() - header) as u32).wrapping_add(counted),
+            end: seq.wrapping_add(len as u32).wrapping_add(counted),
             ack: (flags & ACK != 0).then(|| be32(l4, 8)),
             window: be16(l4, 14),
             scale,

@@ -56,7 +56,7 @@ macro_rules! opens {
                 match then {
                     Then::Nothing => {}
                     Then::Count(bytes) => open.touch(Tick(9), bytes),
-                    Then::Stamp(mine) if open.is_denied() || open.generation() >= mine => {}
+                    Then::Stamp(mine) if open.is_slow() || open.generation() >= mine => {}
                     Then::Stamp(generation) => open.stamp(generation),
                 }
                 let meta = meta_from(open.output, open.link);
