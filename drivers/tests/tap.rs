@@ -253,3 +253,13 @@ fn a_name_in_use_is_refused_and_a_descriptor_may_come_from_elsewhere() {
     tap.send(&arp(1, [0xff; 6]));
     tap.recv(0x0806);
 }
+
+#[test]
+fn an_idle_port_keeps_no_jumbo_buffer() {
+    let Some(_netns) = Netns::enter() else { return };
+    let mut tap = up(tap::open("eth0").unwrap());
+    tap.pool = Pool::with_jumbo(16, 1);
+    let mut frames = Vec::new();
+    tap.receiver.receive(&mut frames, 1, &tap.pool).unwrap();
+    assert!(tap.pool.take_for(9000).is_some(), "an idle port holds the only one");
+}

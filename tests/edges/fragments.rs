@@ -388,3 +388,62 @@ fn a_syn_in_fragments_opens_and_an_ack_in_fragments_does_not() {
     assert_eq!(send_all(&mut net, 0, &cut(&syn.frame(), &[48], 8)).len(), 2);
     assert_eq!(send_all(&mut net, 0, &cut(&ack.frame(), &[48], 9)).len(), 2);
 }
+
+mod headers_and_buffers {
+    use super::*;
+    use supernet_dataplane::wire::checksum;
+
+    /// IPv6 | fragment header (next: destination options) | options | UDP.
+    fn v6_fragments() -> Vec<Vec<u8>> {
+        let frame =
+            Probe { payload: 100, ..Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:4000", "[fd00:0:0:2::2]:80") }
+                .frame();
+        let mut body = vec![17, 0, 1, 4, 0, 0, 0, 0];
+        body.extend_from_slice(&frame[54..]);
+        let piece = |from: usize, to: usize, more: bool| {
+            let mut f = frame[..54].to_vec();
+            let part = &body[from..to];
+            f[20] = 44;
+            f[18..20].copy_from_slice(&((part.len() + 8) as u16).to_be_bytes());
+            f.extend_from_slice(&[60, 0]);
+            f.extend_from_slice(&((from as u16) | u16::from(more)).to_be_bytes());
+            f.extend_from_slice(&[0, 0, 0, 9]);
+            f.extend_from_slice(part);
+            f
+        };
+        vec![piece(0, 48, true), piece(48, body.len(), false)]
+    }
+
+    #[test]
+    fn options_behind_the_fragment_header_are_passed_over() {
+        let mut net = Net::new(topology());
+        let f = v6_fragments();
+        assert_eq!(net.send(0, &f[0]).len(), 1, "{:?}", net.counters().drops);
+        assert_eq!(net.send(0, &f[1]).len(), 1, "{:?}", net.counters().drops);
+    }
+
+    #[test]
+    fn held_fragments_leave_buffers_to_others() {
+        let mut net = Net::with(topology(), Config { sessions: 64, frames: 64, ..Config::default() });
+        for id in 0..64 {
+            let f = &cut(&udp(100), &[48], 1000 + id)[1];
+            net.send(0, f);
+        }
+        assert!(net.dataplane.pool().available() > 0);
+    }
+
+    #[test]
+    fn no_fragment_reaches_beyond_the_longest_packet() {
+        let mut net = Net::new(topology());
+        let f = cut(&udp(100), &[48], 7);
+        assert_eq!(net.send(0, &f[0]).len(), 1);
+        let mut last = f[1].clone();
+        // 65,528 + 7 + 20 bytes.
+        last[16..18].copy_from_slice(&27u16.to_be_bytes());
+        last[20..22].copy_from_slice(&8191u16.to_be_bytes());
+        last[24..26].fill(0);
+        let sum = checksum::of(&last[14..34]);
+        last[24..26].copy_from_slice(&sum.to_be_bytes());
+        assert!(net.send(0, &last).is_empty(), "{:?}", net.counters().drops);
+    }
+}

@@ -321,3 +321,19 @@ fn a_known_tuple_is_no_way_into_anothers_session() {
     let (_, _, p) = net.one(1, &Probe { flags: ACK, ..open });
     assert_eq!((p.src, p.sport), translated);
 }
+
+/// Neighbor discovery with a fragment header is not heard, not even around a whole message (RFC 6980).
+#[test]
+fn a_solicitation_with_a_fragment_header_is_not_answered() {
+    let mut net = Net::new(topology());
+    let mut plain = vec![0; nd::FRAME];
+    nd::solicitation(&mut plain, (mac(0), own_v6()), GATEWAY_V6);
+    assert_eq!(net.send(0, &plain).len(), 1);
+    let mut atomic = plain[..54].to_vec();
+    atomic[20] = 44;
+    let len = u16::from_be_bytes([atomic[18], atomic[19]]) + 8;
+    atomic[18..20].copy_from_slice(&len.to_be_bytes());
+    atomic.extend([58, 0, 0, 0, 0, 0, 0, 7]);
+    atomic.extend(&plain[54..]);
+    net.dropped(0, &atomic, DropReason::Malformed);
+}

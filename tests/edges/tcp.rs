@@ -358,3 +358,214 @@ fn what_is_half_open_is_counted_exactly() {
     });
     assert_eq!((net.sessions(), half_open(&net), ends.sum()), (0, 0, 0), "timed out");
 }
+
+mod limits_and_strictness {
+    use super::*;
+
+    fn strict() -> Net {
+        Net::with(topology(), Config { sessions: 64, frames: 64, strict_tcp: true, ..Config::default() })
+    }
+
+    /// Opened with 100 and 9000; what client and server send.
+    fn strict_open(net: &mut Net) -> (Probe, u32, Probe) {
+        let syn = Probe { payload: 0, ..call() };
+        let out = net.send(0, &numbered(&syn, 100, 0));
+        let (to, answer) = (out[0].0, Probe { payload: 0, ..Probe::answer(&out[0].1, SYN | ACK) });
+        assert_eq!(net.send(to, &numbered(&answer, 9000, 101)).len(), 1);
+        let ack = Probe { flags: ACK, ..syn };
+        assert_eq!(net.send(0, &numbered(&ack, 101, 9001)).len(), 1);
+        (ack, to, Probe { flags: ACK, ..answer })
+    }
+
+    #[test]
+    fn strict_fragmented_segment_is_acknowledged() {
+        let mut net = strict();
+        let (ack, to, reply) = strict_open(&mut net);
+        let data = numbered(&Probe { payload: 500, ..ack }, 101, 9001);
+        for f in supernet_testkit::fragments::cut(&data, &[256], 7) {
+            assert_eq!(net.send(0, &f).len(), 1);
+        }
+        assert_eq!(net.send(to, &numbered(&reply, 9001, 601)).len(), 1, "{:?}", net.counters().drops);
+    }
+
+    #[test]
+    fn strict_client_that_forgot_its_connection_may_call_again() {
+        let mut net = strict();
+        let (ack, _, _) = strict_open(&mut net);
+        let syn = numbered(&Probe { flags: SYN, ..ack }, 5_000_000, 0);
+        assert_eq!(net.send(0, &syn).len(), 1, "{:?}", net.counters().drops);
+    }
+
+    #[test]
+    fn strict_server_that_remembers_another_connection_may_say_so() {
+        let mut net = strict();
+        let syn = Probe { payload: 0, ..call() };
+        let out = net.send(0, &numbered(&syn, 100, 0));
+        let challenge = Probe { payload: 0, ..Probe::answer(&out[0].1, ACK) };
+        assert_eq!(
+            net.send(out[0].0, &numbered(&challenge, 777_777, 5_000)).len(),
+            1,
+            "{:?}",
+            net.counters().drops
+        );
+        assert_eq!(net.send(0, &numbered(&Probe { flags: RST, ..syn }, 5_000, 0)).len(), 1);
+    }
+
+    #[test]
+    fn strict_reset_behind_a_lost_segment() {
+        let mut net = strict();
+        let (ack, _, _) = strict_open(&mut net);
+        // 200 bytes at 101 were lost before they came here; the sender gives up.
+        assert_eq!(
+            net.send(0, &numbered(&Probe { flags: RST | ACK, ..ack }, 301, 9001)).len(),
+            1,
+            "{:?}",
+            net.counters().drops
+        );
+    }
+
+    /// SYN, and a FIN or RST of the same sender: nobody has answered.
+    #[test]
+    fn half_open_limit_holds_whatever_the_opener_adds() {
+        for second in [FIN | ACK, FIN, RST] {
+            let mut net = limited(16, Some(16), 1000);
+            for n in 1..=500 {
+                net.one(3, &outsider(n, "10.0.0.18:80"));
+                net.one(3, &Probe { flags: second, ..outsider(n, "10.0.0.18:80") });
+            }
+            println!("{second}: {} sessions", net.sessions());
+            assert!(
+                net.sessions() <= 32,
+                "{second:#x}: {} sessions of nobody, {:?}",
+                net.sessions(),
+                states(&net)
+            );
+        }
+    }
+
+    #[test]
+    fn flooded_table_by_syn_and_fin() {
+        let mut net = limited(16, Some(16), 64);
+        for n in 1..=200 {
+            net.send(3, &outsider(n, "10.0.0.18:80").frame());
+            net.send(3, &Probe { flags: FIN, ..outsider(n, "10.0.0.18:80") }.frame());
+        }
+        println!("{:?}", net.counters().drops);
+        // An honest pod wants to connect.
+        assert_eq!(net.send(0, &call().frame()).len(), 1, "{:?}", net.counters().drops);
+    }
+
+    /// One half-open connection, and many that are opened and answered at once.
+    #[test]
+    fn established_connections_push_nobody_out() {
+        let mut net = limited(16, None, 1000);
+        let (to, frame, _) = net.one(3, &outsider(0, "10.0.0.18:80"));
+        for n in 1..=16 {
+            open(&mut net, 3, &outsider(n, "10.0.0.18:80"));
+        }
+        assert_eq!(net.counters().half_open_ended, 0, "one was half open, of sixteen that may be");
+        net.one(to, &Probe::answer(&frame, SYN | ACK));
+    }
+
+    /// The existing test with 300 SYNs instead of 200: beyond the places of all together.
+    #[test]
+    fn a_pod_ends_none_of_other_ports() {
+        let mut net = limited(8, None, 1000);
+        let others: Vec<Probe> = (0..8)
+            .map(|n| Probe {
+                src_mac: mac(1),
+                ..Probe::new(1, Proto::TCP, &format!("10.0.0.3:{}", 4000 + n), "203.0.113.9:80")
+            })
+            .collect();
+        others.iter().for_each(|p| drop(net.one(1, p)));
+        for n in 0..300 {
+            net.one(0, &Probe::new(0, Proto::TCP, &format!("10.0.0.2:{}", 5000 + n), "203.0.113.7:80"));
+        }
+        assert_eq!(net.sessions(), 16);
+    }
+
+    /// A forged SYN of the called side, before its answer, with any number.
+    #[test]
+    fn strict_forged_bare_syn_of_the_called() {
+        let mut net = strict();
+        let syn = Probe { payload: 0, ..call() };
+        let out = net.send(0, &numbered(&syn, 100, 0));
+        let answer = Probe { payload: 0, ..Probe::answer(&out[0].1, SYN | ACK) };
+        net.send(out[0].0, &numbered(&Probe { flags: SYN, ..answer }, 4_000_000, 0));
+        assert_eq!(net.send(out[0].0, &numbered(&answer, 9000, 101)).len(), 1, "{:?}", net.counters().drops);
+    }
+
+    /// A flood towards a pod ends what the pod itself opens.
+    #[test]
+    fn a_flood_towards_a_pod_leaves_its_own_calls() {
+        let mut net = limited(16, None, 1000);
+        let (to, frame, _) = net.one(0, &Probe::new(0, Proto::TCP, "10.0.0.2:4000", "203.0.113.9:80"));
+        for n in 1..=16 {
+            net.one(3, &outsider(n, "10.0.0.2:80"));
+        }
+        assert_eq!(
+            net.send(to, &Probe::answer(&frame, SYN | ACK).frame()).len(),
+            1,
+            "{:?}",
+            net.counters().drops
+        );
+    }
+
+    /// When the binding is gone and the next packet comes in fragments, both are told by the next whole one.
+    #[test]
+    fn a_fragment_leaves_the_reset_to_a_whole_packet() {
+        let mut net = Net::new(topology());
+        let syn = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "203.0.113.9:80");
+        let (ack, _, _) = open(&mut net, 0, &syn);
+        net.publish(
+            topology()
+                .with(|s| {
+                    for namespace in s.namespaces.iter_mut().flatten() {
+                        std::sync::Arc::make_mut(namespace).egress_v4 = Some([192, 168, 90, 77].into());
+                    }
+                })
+                .build(),
+        );
+        let data = Probe { payload: 200, ..ack };
+        let f = supernet_testkit::fragments::cut(&data.frame(), &[64], 7);
+        assert!(crate::send_all(&mut net, 0, &f).is_empty());
+        let out = net.send(0, &data.frame());
+        assert_eq!(out.len(), 2, "resets to both, {:?}", net.counters().drops);
+    }
+
+    /// The honest things that must pass, and the slow handshake on a busy port with the default limits' proportions.
+    #[test]
+    fn strict_simultaneous_close_and_time_wait_reuse() {
+        let mut net = strict();
+        let (ack, to, reply) = strict_open(&mut net);
+        assert_eq!(net.send(0, &numbered(&Probe { flags: FIN | ACK, ..ack }, 101, 9001)).len(), 1);
+        assert_eq!(net.send(to, &numbered(&Probe { flags: FIN | ACK, ..reply }, 9001, 101)).len(), 1);
+        assert_eq!(net.send(0, &numbered(&ack, 102, 9002)).len(), 1);
+        assert_eq!(net.send(to, &numbered(&reply, 9002, 102)).len(), 1);
+        // TIME_WAIT at the server, which takes the lower number for an old duplicate (RFC 9293, 3.10.7.4).
+        assert_eq!(net.send(0, &numbered(&Probe { flags: SYN, ..ack }, 50, 0)).len(), 1);
+        assert_eq!(
+            net.send(to, &numbered(&reply, 9002, 102)).len(),
+            1,
+            "its acknowledgment: {:?}",
+            net.counters().drops
+        );
+    }
+
+    #[test]
+    fn strict_window_shrinks_keepalive_and_lost_ends() {
+        let mut net = strict();
+        let (ack, to, reply) = strict_open(&mut net);
+        // Segment lost before us, the next one passes, selective acknowledgment repeats the old number.
+        assert_eq!(net.send(0, &numbered(&Probe { payload: 100, ..ack }, 201, 9001)).len(), 1);
+        assert_eq!(net.send(to, &numbered(&reply, 9001, 101)).len(), 1);
+        assert_eq!(net.send(0, &numbered(&Probe { payload: 100, ..ack }, 101, 9001)).len(), 1);
+        assert_eq!(net.send(to, &numbered(&reply, 9001, 301)).len(), 1);
+        assert_eq!(net.send(0, &numbered(&ack, 300, 9001)).len(), 1, "keepalive");
+        assert_eq!(
+            net.send(0, &numbered(&Probe { payload: 1, ..ack }, 300, 9001)).len(),
+            1,
+            "keepalive with a byte"
+        );
+    }
+}
