@@ -79,11 +79,13 @@ impl HalfOpen {
     }
 
     /// Of an end.
+    #[inline]
     pub fn count_of(&self, end: End) -> usize {
         self.ends.at(end.index()).load(Ordering::Relaxed)
     }
 
     /// One more.
+    #[inline]
     pub fn open(&self, ends: Ends) {
         self.all.fetch_add(1, Ordering::Relaxed);
         for end in ends.into_iter().flatten() {
@@ -147,19 +149,22 @@ impl Rings {
     }
 
     /// Takes note of a new connection.
-    pub fn put(&mut self, new: Opened, ends: Ends) {
+    #[inline]
+    pub fn put(&mut self, new: Opened) {
         if let Some(all) = &mut self.all {
             all.put(new);
         }
-        if self.per_port == 0 {
-            return;
+    }
+
+    /// Takes note of a new connection of an end that has half as many as it may have: before that, nobody will have to
+    /// give way soon.
+    #[cold]
+    pub fn put_of(&mut self, end: End, new: Opened) {
+        let at = end.index();
+        if at >= self.ends.len() {
+            self.ends.resize_with(at + 1, || None);
         }
-        for at in ends.into_iter().flatten().map(End::index) {
-            if at >= self.ends.len() {
-                self.ends.resize_with(at + 1, || None);
-            }
-            self.ends[at].get_or_insert_with(|| Ring::new(self.per_port)).put(new);
-        }
+        self.ends[at].get_or_insert_with(|| Ring::new(self.per_port)).put(new);
     }
 
     /// Takes out the connection of an end, or of all, that was opened longest ago; it may be half open no more.

@@ -13,12 +13,16 @@ const LOOKED_AT: usize = 256;
 impl Pipeline {
     /// Takes note of a new TCP connection, and ends the oldest if they are too many with it.
     pub(super) fn limit_half_open(&mut self, new: Opened, ends: HalfOpenEnds) {
-        self.rings.put(new, ends);
+        self.rings.put(new);
         let config = &self.state.config;
         let (per_port, total) = (config.half_open.per_port, config.half_open.total(config.sessions));
         for end in ends.into_iter().flatten().filter(|_| per_port > 0) {
-            if self.state.half_open.count_of(end) > per_port && !self.snapshot.row(end.port).is_uplink {
-                self.end_oldest_half_open(Some(end));
+            let count = self.state.half_open.count_of(end);
+            if count > per_port / 2 && !self.snapshot.row(end.port).is_uplink {
+                self.rings.put_of(end, new);
+                if count > per_port {
+                    self.end_oldest_half_open(Some(end));
+                }
             }
         }
         if total > 0 && self.state.half_open.count() > total {
