@@ -10,13 +10,9 @@
 //! worker's own, as nobody waits for anybody then, and mostly all connections of a port are opened at one worker.
 
 use super::{EntryId, SessionId};
-use crate::{
-    counters::Grow,
-    id::PortId,
-    sync::{AtomicUsize, Ordering},
-};
+use crate::{counters::Grow, id::PortId, sync::Ordering};
 use crossbeam::utils::CachePadded;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::atomic::AtomicIsize};
 
 /// How many TCP connections may be half open at one time. 0: any number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,11 +55,12 @@ impl End {
 /// Who calls, and who is called if that is a workload.
 pub type Ends = [Option<End>; 2];
 
-/// How many connections are half open.
+/// How many connections are half open. A count may be one too low for a moment: who opens a connection counts it when
+/// others may have closed it already.
 #[derive(Debug)]
 pub struct HalfOpen {
-    all: CachePadded<AtomicUsize>,
-    ends: Grow<AtomicUsize>,
+    all: CachePadded<AtomicIsize>,
+    ends: Grow<AtomicIsize>,
 }
 
 impl Default for HalfOpen {
@@ -75,22 +72,25 @@ impl Default for HalfOpen {
 impl HalfOpen {
     /// In all.
     pub fn count(&self) -> usize {
-        self.all.load(Ordering::Relaxed)
+        usize::try_from(self.all.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// Of an end.
-    #[inline]
     pub fn count_of(&self, end: End) -> usize {
-        self.ends.at(end.index()).load(Ordering::Relaxed)
+        usize::try_from(self.ends.at(end.index()).load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// One more.
+    /// One more in all; how many there are with it.
     #[inline]
-    pub fn open(&self, ends: Ends) {
-        self.all.fetch_add(1, Ordering::Relaxed);
-        for end in ends.into_iter().flatten() {
-            self.ends.at(end.index()).fetch_add(1, Ordering::Relaxed);
-        }
+    pub fn open(&self) -> usize {
+        usize::try_from(self.all.fetch_add(1, Ordering::Relaxed) + 1).unwrap_or(0)
+    }
+
+    /// One more of an end; how many it has with it.
+    #[inline]
+    pub fn open_of(&self, end: End) -> usize {
+        let before = self.ends.at(end.index()).fetch_add(1, Ordering::Relaxed);
+        usize::try_from(before + 1).unwrap_or(0)
     }
 
     /// One less: its handshake is complete, or it has ended.

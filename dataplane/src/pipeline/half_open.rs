@@ -11,21 +11,22 @@ use crate::{
 const LOOKED_AT: usize = 256;
 
 impl Pipeline {
-    /// Takes note of a new TCP connection, and ends the oldest if they are too many with it.
+    /// Counts a new TCP connection, and ends the oldest if they are too many with it.
+    #[inline]
     pub(super) fn limit_half_open(&mut self, new: Opened, ends: HalfOpenEnds) {
         self.rings.put(new);
         let config = &self.state.config;
         let (per_port, total) = (config.half_open.per_port, config.half_open.total(config.sessions));
-        for end in ends.into_iter().flatten().filter(|_| per_port > 0) {
-            let count = self.state.half_open.count_of(end);
-            if count > per_port / 2 && !self.snapshot.row(end.port).is_uplink {
+        for end in ends.into_iter().flatten() {
+            let count = self.state.half_open.open_of(end);
+            if per_port > 0 && count > per_port / 2 && !self.snapshot.row(end.port).is_uplink {
                 self.rings.put_of(end, new);
                 if count > per_port {
                     self.end_oldest_half_open(Some(end));
                 }
             }
         }
-        if total > 0 && self.state.half_open.count() > total {
+        if self.state.half_open.open() > total && total > 0 {
             self.end_oldest_half_open(None);
         }
     }

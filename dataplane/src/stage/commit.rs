@@ -86,9 +86,6 @@ pub fn commit<A: Address>(
                     track: Track::default(),
                     began: now,
                 });
-                if is_opening {
-                    state.half_open.open(half_open_ends(plan.ingress, course.adjacencies.0));
-                }
                 claim.map(PortClaim::keep);
                 let found = Found { entry: entries.0, rewrite: forward.1, meta: metas.0 };
                 return Ok((Committed::New(found), hint));
