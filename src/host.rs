@@ -101,6 +101,12 @@ impl Host {
         changed
     }
 
+    /// When it wants to be polled again, if nothing arrives before. `None`: when something does.
+    pub fn poll_at(&mut self) -> Option<Instant> {
+        let at = self.interface.poll_at(self.now, &self.sockets)?.max(self.now);
+        Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or_default()))
+    }
+
     /// Serves a TCP port: once a client has sent something, `reply` answers it and the connection stays open.
     pub fn serve(&mut self, port: u16, reply: impl FnMut(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static) {
         let listener = self.listener(port);
@@ -136,6 +142,12 @@ impl Host {
         let local = self.ephemeral();
         socket.connect(self.interface.context(), endpoint(to), local).ok()?;
         Some(Socket(self.sockets.add(socket)))
+    }
+
+    /// Waits for one TCP connection to a port other than 0, for the caller to read and write; [`Host::is_open`]
+    /// says when it is established.
+    pub fn listen(&mut self, port: u16) -> Socket {
+        Socket(self.listener(port))
     }
 
     /// Opens a UDP socket on a port; 0 chooses one.

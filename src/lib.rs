@@ -68,10 +68,10 @@ pub use supernet_dataplane::{
 #[cfg(feature = "manifests")]
 pub use supernet_control::manifests;
 
-/// Ports in memory, and what a port of your own implements.
+/// Ports in memory, faults for any port, and what a port of your own implements.
 pub mod port {
     pub use supernet_dataplane::port::{
-        Bell, Opened, Port, Receive, Transmit, Waker,
+        Bell, Opened, Port, Receive, Transmit, Waker, fault,
         memory::{MemoryGuest, MemoryPort, SendError, memory},
     };
 }

@@ -528,3 +528,29 @@ fn the_sweep_frees_datagrams_of_a_member_that_is_gone_and_leaves_tcp_for_its_res
         "ports are given back: {used:?}"
     );
 }
+
+#[test]
+fn a_damaged_segment_ends_no_connection() {
+    for (client, server) in [("10.0.0.2:4000", "10.0.0.3:80"), ("[fd00:0:0:1::2]:4000", "[fd00:0:0:1::3]:80")]
+    {
+        let mut net = Net::new(two_namespaces());
+        let open = Probe { dst_mac: mac(1), ..Probe::new(0, Proto::TCP, client, server) };
+        let (_, frame, _) = net.one(0, &open);
+        net.one(1, &Probe::answer(&frame, SYN | ACK));
+        net.one(0, &Probe { flags: ACK, ..open });
+        for (port, probe) in [(0, open), (1, Probe::answer(&frame, 0))] {
+            for flags in [RST, FIN | ACK, SYN] {
+                let mut damaged = Probe { flags, ..probe }.frame();
+                *damaged.last_mut().unwrap() ^= 1;
+                assert!(net.dropped(port, &damaged, DropReason::BadChecksum).is_empty());
+            }
+        }
+        // Its receiver took no notice of any, and so it goes on after a while without packets.
+        for _ in 0..10 {
+            net.now = net.now + Duration::from_secs(60);
+            net.poll();
+        }
+        net.one(0, &Probe { flags: ACK, ..open });
+        net.one(1, &Probe::answer(&frame, ACK));
+    }
+}

@@ -36,8 +36,9 @@ drop_reasons! {
     NotReady = "the network is not programmed yet, or does not know this port",
     /// The frame ends before its headers do, or a length or version field contradicts the bytes.
     Malformed = "the frame is malformed",
-    /// The checksum of the IPv4 header (RFC 1812, 5.2.2), or of an ICMP error, is wrong.
-    BadChecksum = "the checksum of the IPv4 header or ICMP error is wrong",
+    /// The checksum of the IPv4 header (RFC 1812, 5.2.2) is wrong; or that of an ICMP error, or of a connection's
+    /// SYN, FIN or RST, which would change what is known of the connection.
+    BadChecksum = "the checksum of the IPv4 header, ICMP error, or SYN, FIN or RST of a connection is wrong",
     /// An EtherType, VLAN tag or IP protocol that this network does not carry.
     UnsupportedProtocol = "the protocol is not carried",
     /// A fragment whose packet has no session: its first fragment was stopped. Or one that cannot be translated:

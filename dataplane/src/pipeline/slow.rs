@@ -29,7 +29,7 @@ use crate::{
     time::Instant,
     verdict::DropReason,
     wire::{
-        L3, Packet, Part, Proto,
+        L3, Packet, Part, Proto, checksum,
         tcp::{self, Segment},
         tcp_flags,
     },
@@ -197,6 +197,11 @@ impl Pipeline {
         now: Instant,
         out: &mut Output,
     ) -> Known {
+        // Its receiver takes no notice of a damaged segment, so the connection goes on whatever the segment says.
+        if changes_state(&arrival.packet) && is_damaged(&arrival) {
+            self.drop_frame(arrival.port, DropReason::BadChecksum, arrival.frame);
+            return Known::Done;
+        }
         let state = &*self.state;
         let mut place = state.sessions.lock(found.meta.session);
         let Some(mut record) = place.get().filter(|r| r.is_v4 == (A::LEN == 4)) else {
@@ -426,6 +431,16 @@ impl Pipeline {
 pub(super) fn opens(p: &Packet) -> bool {
     let flags = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::FIN | tcp_flags::RST;
     p.proto != Proto::TCP || p.tcp_flags & flags == tcp_flags::SYN
+}
+
+/// Whether the checksum of a TCP segment is wrong. Options may change what it is of (a source route does), and a
+/// fragment has not all of it.
+fn is_damaged(arrival: &Arrival) -> bool {
+    let Arrival { frame, packet, .. } = arrival;
+    let segment = &frame.bytes()[packet.l4()..usize::from(packet.end)];
+    !packet.options
+        && !packet.is_fragment()
+        && checksum::transport(packet.src, packet.dst, packet.proto, segment) != 0
 }
 
 /// Whether a packet that would be refused anyway has not even an address of its port.

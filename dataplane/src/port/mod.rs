@@ -8,9 +8,16 @@
 //!
 //! Any worker may have to send to any port, so [`Port::open`] splits a port into one receiver and a sender
 //! for each worker; no sender is ever shared. An embedder's own type is a port by implementing [`Port`].
-//! [`mod@memory`] is the port that comes with the crate.
+//!
+//! | port | what it is |
+//! | --- | --- |
+//! | [`mod@memory`] | rings between the network and guests in the same process |
+//! | [`fault`] | any port, with frames lost, doubled, damaged, overtaken and late |
+//!
+//! TAP devices and capture files are ports of the crate `supernet-drivers`.
 
 mod bell;
+pub mod fault;
 pub mod memory;
 
 use crate::buf::{Frame, Pool};

@@ -1,5 +1,6 @@
 //! Labs of two hosts, as root. The network between them is a cable: what one TAP receives the other sends.
 
+mod faults;
 mod network;
 mod process;
 
