@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 use supernet::{
-    Handle, Instant, Supernet, Worker,
+    Handle, Instant, Supernet, Timeouts, Worker,
     control::analysis::plan::VirtualServerKind,
     dataplane::{
         id::PortId,
@@ -119,7 +119,11 @@ struct Rig {
 impl Rig {
     fn new(seed: u64) -> Self {
         let model = manifests::read_str("shop.yaml", SHOP).unwrap().model;
-        let net = Supernet::builder().workers(2).sessions(256).frames(1024).seed(seed).build(model).unwrap();
+        // Who has lost several in a row waits for a minute before trying again, also to close.
+        let patient = Duration::from_secs(600);
+        let timeouts = Timeouts { tcp_closing: patient, tcp_fin_wait: patient, ..Timeouts::default() };
+        let builder = Supernet::builder().workers(2).sessions(256).frames(1024).seed(seed);
+        let net = builder.timeouts(timeouts).build(model).unwrap();
         let plan = net.plan().unwrap();
         let (mut hosts, mut ports) = (Vec::new(), Vec::new());
         for (n, name) in ["shop/web", "office/curl", "uplink/leaf"].into_iter().enumerate() {
@@ -263,8 +267,7 @@ fn transfer(client: usize, server: usize, to: impl Fn(&Rig, bool) -> IpAddr, ask
             closing = true;
             ends.iter().for_each(|end| rig.hosts[end.host].close(end.socket));
         }
-        // One side of each connection knows that both have closed it. The other may never hear of it: what it asks
-        // later is of no session any more.
+        // One side of each connection knows that both have closed it. The other may never hear of it.
         let closed = |end: &End| rig.hosts[end.host].is_closed(end.socket);
         if closing && ends.chunks(2).all(|pair| pair.iter().any(closed)) {
             break;

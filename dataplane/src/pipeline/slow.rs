@@ -198,7 +198,9 @@ impl Pipeline {
         out: &mut Output,
     ) -> Known {
         // Its receiver takes no notice of a damaged segment, so the connection goes on whatever the segment says.
-        if changes_state(&arrival.packet) && is_damaged(&arrival) {
+        let noted = changes_state(&arrival.packet)
+            || (arrival.packet.proto == Proto::TCP && self.state.windows.is_some());
+        if noted && is_damaged(&arrival) {
             self.drop_frame(arrival.port, DropReason::BadChecksum, arrival.frame);
             return Known::Done;
         }
