@@ -9,7 +9,7 @@ use supernet_dataplane::{
     table::classifier::Action,
     time::{Duration, Instant},
     verdict::DropReason,
-    wire::{self, L3, Packet, Proto, checksum},
+    wire::{self, L3, Packet, Proto, checksum, tcp_flags::*},
 };
 use supernet_testkit::{
     fragments::cut,
@@ -86,8 +86,6 @@ proptest! {
         by_router in any::<bool>(),
         answered in any::<bool>(),
     ) {
-        // The half of a checksum cannot be mended.
-        prop_assume!(probe.proto != Proto::TCP || more != 9);
         let mut net = Net::new(topology());
         let sent = Probe { payload, ..probe }.frame();
         let out = net.send(port, &sent);
@@ -359,4 +357,24 @@ fn errors_are_rationed_by_port() {
     assert_eq!(told(1, "10.0.0.3", 1000), 10);
     assert_eq!(told(0, "10.0.0.2", 1500), 5, "half a second's");
     assert_eq!(told(2, "10.0.0.18", 1500), 10);
+}
+
+/// An error that comes when the binding of a TCP connection is gone leaves it to a segment to tell both ends.
+#[test]
+fn an_error_does_not_end_what_a_reset_must_tell() {
+    let mut net = Net::new(topology());
+    let open = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "203.0.113.9:80");
+    let delivered = net.send(0, &open.frame())[0].1.clone();
+    net.one(3, &Probe::answer(&delivered, SYN | ACK));
+    let gone = topology().with(|s| {
+        for namespace in s.namespaces.iter_mut().flatten() {
+            std::sync::Arc::make_mut(namespace).egress_v4 = Some([192, 168, 90, 77].into());
+        }
+    });
+    net.publish(gone.build());
+    let error = icmp_error(&delivered, (3, 4), [0, 0, 4, 0], router([0; 4].into()), 28);
+    net.dropped(3, &error, DropReason::BindingGone);
+    let resets = net.dropped(0, &Probe { flags: ACK, ..open }.frame(), DropReason::BindingGone);
+    assert_eq!(resets.len(), 2);
+    assert_eq!(net.sessions(), 0);
 }

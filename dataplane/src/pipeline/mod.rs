@@ -7,8 +7,8 @@
 //!
 //! Frames are finished in the order they came in, so the misses of a batch run before later frames of their
 //! flow. A hit allocates nothing, takes no lock, reads no clock and draws no random number. What counts as a
-//! hit: no fragment, no IP options, no SYN, FIN or RST, an entry that agrees with the snapshot and is not
-//! denied, TTL above what the way takes, size within the MTU of the way out. All else takes the slow path,
+//! hit: no fragment, no IP options, no SYN, FIN or RST, an entry that agrees with the snapshot and is neither
+//! denied nor of a TCP connection whose opener has not completed the handshake (nor, if TCP is strict, of any), TTL above what the way takes, size within the MTU of the way out. All else takes the slow path,
 //! which does the same with the session's record in hand.
 
 mod ahead;

@@ -17,7 +17,7 @@ use crate::{
         plan, spoof_guard, tier0,
     },
     verdict::DropReason,
-    wire::checksum,
+    wire::Proto,
 };
 
 impl Pipeline {
@@ -63,11 +63,7 @@ impl Pipeline {
         if !quote::is_relayed(packet) {
             return Err(DropReason::IcmpUnhandled);
         }
-        let message = &frame.bytes()[packet.l4()..usize::from(packet.end)];
-        if checksum::transport(packet.src, packet.dst, packet.proto, message) != 0 {
-            return Err(DropReason::BadChecksum);
-        }
-        let quote = quote::read(frame.bytes(), packet).ok_or(DropReason::IcmpUnrelated)?;
+        let quote = quote::read(frame.bytes(), packet)?;
         // It goes to who sent what it quotes.
         if quote.tuple.src != packet.dst {
             return Err(DropReason::IcmpUnrelated);
@@ -81,7 +77,10 @@ impl Pipeline {
         if record.generation < snap.generation
             && judge::judge_again(state, snap, &mut place, &mut record) == Judged::Gone
         {
-            commit::end(state, &mut place);
+            // Both ends of TCP are told by its next packet, and only then is it forgotten.
+            if quote.tuple.proto != Proto::TCP {
+                commit::end(state, &mut place);
+            }
             return Err(DropReason::BindingGone);
         }
         let found = A::table(state).find(&key).unwrap_or(found);

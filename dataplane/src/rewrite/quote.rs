@@ -10,7 +10,8 @@
 
 use super::Tuple;
 use crate::{
-    buf::FRAME_CAPACITY,
+    buf::JUMBO_CAPACITY,
+    verdict::DropReason,
     wire::{
         Address, AnyAddress, L3, Packet, Proto, be16,
         checksum::{self, Delta},
@@ -50,17 +51,21 @@ pub fn is_relayed(packet: &Packet) -> bool {
     }
 }
 
-/// Reads the quote of the ICMP error in `frame`. `None`: the error's checksum is wrong, or the quote is none of a
-/// packet that can belong to a connection, or is cut off before the ports.
-pub fn read(frame: &[u8], packet: &Packet) -> Option<Quote> {
+/// Reads the quote of the ICMP error in `frame`.
+///
+/// # Errors
+/// [`DropReason::BadChecksum`]: the error's; [`DropReason::IcmpUnrelated`]: the quote is none of a packet that can
+/// belong to a connection, or is cut off before the ports.
+pub fn read(frame: &[u8], packet: &Packet) -> Result<Quote, DropReason> {
     let end = usize::from(packet.end);
-    let message = frame.get(packet.l4()..end)?;
+    let message = frame.get(packet.l4()..end).ok_or(DropReason::IcmpUnrelated)?;
     if checksum::transport(packet.src, packet.dst, packet.proto, message) != 0 {
-        return None;
+        return Err(DropReason::BadChecksum);
     }
     let l3 = packet.l4() + HEADER;
-    let ip = frame.get(l3..end)?;
-    if packet.l3 == L3::V4 { ipv4(ip, l3) } else { ipv6(ip, l3) }
+    let ip = frame.get(l3..end);
+    let quote = ip.and_then(|ip| if packet.l3 == L3::V4 { ipv4(ip, l3) } else { ipv6(ip, l3) });
+    quote.ok_or(DropReason::IcmpUnrelated)
 }
 
 fn ipv4(ip: &[u8], l3: usize) -> Option<Quote> {
@@ -163,7 +168,7 @@ impl Quote {
                     let crc = u32::from_le_bytes(*field);
                     // Mending takes as long as the packet was, and anybody can say that it was 64 KB. What was
                     // translated came in one frame.
-                    let len = self.l4_len.min(FRAME_CAPACITY);
+                    let len = self.l4_len.min(JUMBO_CAPACITY);
                     *field = checksum::sctp_mend(crc, len, old, new).to_le_bytes();
                 }
             }
