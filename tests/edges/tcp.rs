@@ -184,6 +184,17 @@ fn a_flood_of_syns_ends_its_own() {
     assert_eq!(net.counters().half_open_ended, before);
 }
 
+/// A worker counts in steps of a 64th of the limit, which is then held to a step.
+#[test]
+fn a_larger_limit_is_held_to_a_step() {
+    let mut net = limited(640, None, 4000);
+    for n in 0..2000 {
+        net.one(3, &outsider(n, "10.0.0.18:80"));
+    }
+    assert!((640..650).contains(&net.sessions()), "{}", net.sessions());
+    assert_eq!(net.counters().half_open_ended as usize, 2000 - net.sessions());
+}
+
 /// A pod that opens and never answers ends its own, and not those of others.
 #[test]
 fn a_pod_that_opens_without_end_ends_its_own() {
@@ -332,7 +343,7 @@ fn strict_leaves_other_protocols_on_the_fast_path() {
 /// What is counted as half open is given back on every way a connection can go.
 #[test]
 fn what_is_half_open_is_counted_exactly() {
-    let mut net = limited(100, None, 1000);
+    let mut net = limited(100, Some(100), 1000);
     let half_open = |net: &Net| net.dataplane.state().half_open.count();
     open(&mut net, 0, &call());
     assert_eq!(half_open(&net), 0, "established");
@@ -346,7 +357,7 @@ fn what_is_half_open_is_counted_exactly() {
     assert_eq!(half_open(&net), 2, "and opened again");
     net.dataplane.detach(supernet_dataplane::id::PortId(2));
     assert_eq!(half_open(&net), 0, "detached");
-    let mut net = limited(100, None, 1000);
+    let mut net = limited(100, Some(100), 1000);
     (0..50).for_each(|n| drop(net.one(3, &outsider(n, "10.0.0.18:80"))));
     net.now = net.now + Duration::from_secs(121);
     net.poll();

@@ -12,9 +12,10 @@
 use super::{EntryId, SessionId};
 use crate::{counters::Grow, id::PortId, sync::Ordering};
 use crossbeam::utils::CachePadded;
-use std::{collections::VecDeque, sync::atomic::AtomicIsize};
+use std::{collections::VecDeque, mem, sync::atomic::AtomicIsize};
 
-/// How many TCP connections may be half open at one time. 0: any number.
+/// How many TCP connections may be half open at one time. 0: any number. Workers look in steps, so there may be a 64th
+/// of a limit more of them for each worker (at most 31).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HalfOpenLimits {
     /// Opened by one workload's port, and as many towards it. 4096.
@@ -55,8 +56,9 @@ impl End {
 /// Who calls, and who is called if that is a workload.
 pub type Ends = [Option<End>; 2];
 
-/// How many connections are half open. A count may be one too low for a moment: who opens a connection counts it when
-/// others may have closed it already.
+/// How many connections are half open, as far as workers have said: each says what it has opened in steps, of at most
+/// a 64th of a limit, so that an opening needs no atomic addition. Who opens a connection may count it when others have
+/// closed it already, so a count can be below zero for a while.
 #[derive(Debug)]
 pub struct HalfOpen {
     all: CachePadded<AtomicIsize>,
@@ -77,27 +79,22 @@ impl HalfOpen {
 
     /// Of an end.
     pub fn count_of(&self, end: End) -> usize {
-        usize::try_from(self.ends.at(end.index()).load(Ordering::Relaxed)).unwrap_or(0)
-    }
-
-    /// One more in all; how many there are with it.
-    #[inline]
-    pub fn open(&self) -> usize {
-        usize::try_from(self.all.fetch_add(1, Ordering::Relaxed) + 1).unwrap_or(0)
-    }
-
-    /// One more of an end; how many it has with it.
-    #[inline]
-    pub fn open_of(&self, end: End) -> usize {
-        let before = self.ends.at(end.index()).fetch_add(1, Ordering::Relaxed);
-        usize::try_from(before + 1).unwrap_or(0)
+        usize::try_from(self.of(Some(end)).load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// One less: its handshake is complete, or it has ended.
     pub fn close(&self, ends: Ends) {
         self.all.fetch_sub(1, Ordering::Relaxed);
         for end in ends.into_iter().flatten() {
-            self.ends.at(end.index()).fetch_sub(1, Ordering::Relaxed);
+            self.of(Some(end)).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn of(&self, end: Option<End>) -> &AtomicIsize {
+        match end {
+            Some(end) => self.ends.at(end.index()),
+            None => &self.all,
         }
     }
 }
@@ -111,68 +108,142 @@ pub struct Opened {
     pub entry: EntryId,
 }
 
-/// The connections that one worker opened last, in order.
+/// What one worker has opened of an end, or of all ends together.
 #[derive(Debug)]
-struct Ring {
-    opened: VecDeque<Opened>,
-    most: usize,
+struct Openings {
+    /// Opened, and not yet said to the others.
+    unsaid: usize,
+    /// As many unsaid ones are said at once.
+    step: usize,
+    /// How many may be half open. 0: any number.
+    limit: usize,
+    /// The last, in order, if some may have to give way soon.
+    ring: Option<VecDeque<Opened>>,
 }
 
-impl Ring {
-    /// With room for twice as many as may be half open, as some are no more.
+impl Openings {
     fn new(limit: usize) -> Self {
-        Self { opened: VecDeque::new(), most: limit.saturating_mul(2) }
+        Self { unsaid: 0, step: (limit / 64).clamp(1, 32), limit, ring: None }
     }
 
+    /// One more. How many are too many with it, looked at once a step.
     #[inline]
-    fn put(&mut self, new: Opened) {
-        if self.opened.len() >= self.most {
-            self.opened.pop_front();
+    fn open(&mut self, all: &AtomicIsize, new: Opened) -> usize {
+        self.unsaid += 1;
+        let excess = if self.unsaid < self.step { 0 } else { self.say(all) };
+        if let Some(ring) = &mut self.ring {
+            // Room for twice as many as may be half open, as some are no more.
+            if ring.len() >= 2 * self.limit {
+                ring.pop_front();
+            }
+            ring.push_back(new);
         }
-        self.opened.push_back(new);
+        excess
+    }
+
+    /// Says what was unsaid. How many are too many.
+    fn say(&mut self, all: &AtomicIsize) -> usize {
+        let unsaid = mem::take(&mut self.unsaid) as isize;
+        let count = all.fetch_add(unsaid, Ordering::Relaxed) + unsaid;
+        let count = usize::try_from(count).unwrap_or(0);
+        if self.limit == 0 {
+            return 0;
+        }
+        // Before that, nobody will have to give way soon.
+        if count > self.limit / 2 && self.ring.is_none() {
+            self.ring = Some(VecDeque::new());
+        }
+        count.saturating_sub(self.limit)
     }
 }
-
-/// One worker's rings: of all ends, and of all connections together.
+/// What one worker has opened: of each end, and of all together.
 #[derive(Debug)]
-pub struct Rings {
-    all: Option<Ring>,
+pub struct Opener {
+    all: Openings,
+    ends: Vec<Openings>,
     per_port: usize,
-    ends: Vec<Option<Ring>>,
 }
 
-impl Rings {
+impl Opener {
     /// For as many connections as `limits` say, of `sessions`.
     pub fn new(limits: &HalfOpenLimits, sessions: usize) -> Self {
-        let total = limits.total(sessions);
-        Self { all: (total > 0).then(|| Ring::new(total)), per_port: limits.per_port, ends: Vec::new() }
+        let mut all = Openings::new(limits.total(sessions));
+        // These make room when the table is full, however few they are.
+        all.ring = (all.limit > 0).then(VecDeque::new);
+        Self { all, ends: Vec::new(), per_port: limits.per_port }
     }
 
-    /// Takes note of a new connection.
+    /// Counts a new connection of an end, or of all. How many are too many with it.
     #[inline]
-    pub fn put(&mut self, new: Opened) {
-        if let Some(all) = &mut self.all {
-            all.put(new);
-        }
+    pub fn open(&mut self, counts: &HalfOpen, end: Option<End>, new: Opened) -> usize {
+        let Self { all, ends, per_port } = self;
+        let openings = match end {
+            Some(end) => match ends.get_mut(end.index()) {
+                Some(openings) => openings,
+                None => Self::make(ends, end, *per_port),
+            },
+            None => all,
+        };
+        openings.open(counts.of(end), new)
     }
 
-    /// Takes note of a new connection of an end that has half as many as it may have: before that, nobody will have to
-    /// give way soon.
     #[cold]
-    pub fn put_of(&mut self, end: End, new: Opened) {
-        let at = end.index();
-        if at >= self.ends.len() {
-            self.ends.resize_with(at + 1, || None);
-        }
-        self.ends[at].get_or_insert_with(|| Ring::new(self.per_port)).put(new);
+    fn make(ends: &mut Vec<Openings>, end: End, per_port: usize) -> &mut Openings {
+        ends.resize_with(end.index() + 1, || Openings::new(per_port));
+        &mut ends[end.index()]
     }
 
     /// Takes out the connection of an end, or of all, that was opened longest ago; it may be half open no more.
     pub fn take_oldest(&mut self, end: Option<End>) -> Option<Opened> {
-        let ring = match end {
-            Some(end) => self.ends.get_mut(end.index())?.as_mut(),
-            None => self.all.as_mut(),
+        let openings = match end {
+            Some(end) => self.ends.get_mut(end.index())?,
+            None => &mut self.all,
         };
-        ring?.opened.pop_front()
+        openings.ring.as_mut()?.pop_front()
+    }
+
+    /// Says all that was not yet said: this worker ends.
+    pub fn say(&mut self, counts: &HalfOpen) {
+        self.all.say(&counts.all);
+        for (at, openings) in self.ends.iter_mut().enumerate().filter(|(_, openings)| openings.unsaid > 0) {
+            openings.say(counts.ends.at(at));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLER: End = End { port: PortId(7), is_called: false };
+
+    fn opened(n: usize) -> Opened {
+        Opened { id: SessionId(n as u32), entry: EntryId(n as u32) }
+    }
+
+    /// Two workers with steps: together they stay within the limit and a step each, and when both have ended and
+    /// every connection is closed, the counts are zero.
+    #[test]
+    fn steps_of_two_workers_hold_the_limit_and_lose_nothing() {
+        let (counts, limits) = (HalfOpen::default(), HalfOpenLimits { per_port: 640, total: Some(0) });
+        let mut workers = [(); 2].map(|()| Opener::new(&limits, 10_000));
+        let (mut open, mut most) = (0, 0);
+        for n in 0..5_000 {
+            let opener = &mut workers[n % 2];
+            assert_eq!(opener.open(&counts, None, opened(n)), 0, "any number in all");
+            open += 1;
+            for _ in 0..opener.open(&counts, Some(CALLER), opened(n)) {
+                if opener.take_oldest(Some(CALLER)).is_some() {
+                    counts.close([Some(CALLER), None]);
+                    open -= 1;
+                }
+            }
+            most = most.max(open);
+        }
+        assert!((640..=640 + 2 * 10).contains(&most), "{most}");
+        workers.iter_mut().for_each(|opener| opener.say(&counts));
+        assert_eq!((counts.count(), counts.count_of(CALLER)), (open, open));
+        (0..open).for_each(|_| counts.close([Some(CALLER), None]));
+        assert_eq!((counts.count(), counts.count_of(CALLER)), (0, 0));
     }
 }

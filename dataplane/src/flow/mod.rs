@@ -22,7 +22,7 @@ mod window;
 pub use conntrack::{Direction, State, Timeouts, Track};
 pub use epochs::Epochs;
 pub use fragments::{FragmentLimits, Fragments, Offered, PacketKey, Ports, Waiting};
-pub use half_open::{End as HalfOpenEnd, Ends as HalfOpenEnds, HalfOpen, HalfOpenLimits, Opened, Rings};
+pub use half_open::{End as HalfOpenEnd, Ends as HalfOpenEnds, HalfOpen, HalfOpenLimits, Opened, Opener};
 pub use key::{FlowKey, Scope};
 pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
 pub use table::{

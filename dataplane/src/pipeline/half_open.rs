@@ -14,28 +14,28 @@ impl Pipeline {
     /// Counts a new TCP connection, and ends the oldest if they are too many with it.
     #[inline]
     pub(super) fn limit_half_open(&mut self, new: Opened, ends: HalfOpenEnds) {
-        self.rings.put(new);
-        let config = &self.state.config;
-        let (per_port, total) = (config.half_open.per_port, config.half_open.total(config.sessions));
         for end in ends.into_iter().flatten() {
-            let count = self.state.half_open.open_of(end);
-            if per_port > 0 && count > per_port / 2 && !self.snapshot.row(end.port).is_uplink {
-                self.rings.put_of(end, new);
-                if count > per_port {
-                    self.end_oldest_half_open(Some(end));
-                }
+            let excess = self.opener.open(&self.state.half_open, Some(end), new);
+            if excess > 0 && !self.snapshot.row(end.port).is_uplink {
+                self.end_oldest_half_opens(excess, Some(end));
             }
         }
-        if self.state.half_open.open() > total && total > 0 {
-            self.end_oldest_half_open(None);
+        let excess = self.opener.open(&self.state.half_open, None, new);
+        if excess > 0 {
+            self.end_oldest_half_opens(excess, None);
         }
+    }
+
+    #[cold]
+    fn end_oldest_half_opens(&mut self, count: usize, end: Option<HalfOpenEnd>) {
+        (0..count).all(|_| self.end_oldest_half_open(end));
     }
 
     /// Ends the connection, of an end or of all, that has been half open longest. Whether there was one.
     #[cold]
     pub(super) fn end_oldest_half_open(&mut self, end: Option<HalfOpenEnd>) -> bool {
         (0..LOOKED_AT).any(|_| {
-            let oldest = self.rings.take_oldest(end);
+            let oldest = self.opener.take_oldest(end);
             oldest.is_some_and(|oldest| self.end_half_open(oldest))
         })
     }
@@ -52,5 +52,11 @@ impl Pipeline {
         commit::end(state, &mut place);
         self.counters.half_open_ended.add(1);
         true
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.opener.say(&self.state.half_open);
     }
 }

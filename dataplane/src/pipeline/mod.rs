@@ -28,7 +28,7 @@ use ahead::{Asked, Opening};
 use crate::{
     buf::{Frame, Pool},
     counters::WorkerCounters,
-    flow::{FlowTable, Meta, Rings, Scope},
+    flow::{FlowTable, Meta, Opener, Scope},
     id::PortId,
     rewrite::{self, Rewrite},
     snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_word},
@@ -54,8 +54,8 @@ pub struct Pipeline {
     fast: fast::FastPath,
     /// Where the next session looks for a place.
     hint: u32,
-    /// TCP connections that this worker opened last.
-    rings: Rings,
+    /// TCP connections that this worker opened.
+    opener: Opener,
 }
 
 /// A frame in the pipeline, and what is known of it.
@@ -71,8 +71,8 @@ impl Pipeline {
         let errors = answers::ErrorBudget::new(state.config.errors_per_second);
         let fast = fast::FastPath::new();
         let hint = state.hints.fetch_add(1, Ordering::Relaxed);
-        let rings = Rings::new(&state.config.half_open, state.config.sessions);
-        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, rings }
+        let opener = Opener::new(&state.config.half_open, state.config.sessions);
+        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, opener }
     }
 
     /// Uses another snapshot from the next batch on.

@@ -352,15 +352,15 @@ impl Pipeline {
     /// Makes the session that the stages agreed to.
     fn commit<A: Family>(&mut self, plan: &Plan<'_, A>, now: Instant) -> Result<Committed<A>, Stop> {
         let generation = self.snapshot.generation;
-        let attempt = |pipeline: &Self| {
-            let (table, hint) = (A::table(&pipeline.state), pipeline.hint);
-            commit::commit(table, &pipeline.state, generation, plan, hint, now)
+        let mut has_made_room = false;
+        let (committed, hint) = loop {
+            match commit::commit(A::table(&self.state), &self.state, generation, plan, self.hint, now) {
+                Err(DropReason::SessionTableFull) if !has_made_room && self.end_oldest_half_open(None) => {
+                    has_made_room = true;
+                }
+                committed => break committed?,
+            }
         };
-        let committed = match attempt(self) {
-            Err(DropReason::SessionTableFull) if self.end_oldest_half_open(None) => attempt(self),
-            committed => committed,
-        };
-        let (committed, hint) = committed?;
         self.hint = hint;
         if let Committed::New(found) = &committed {
             self.counters.tallies.at(plan.course.tally as usize).connections.add(1);
