@@ -114,7 +114,8 @@ impl Builder {
     }
 
     /// Whether TCP segments are dropped (`OutOfWindow`) whose numbers cannot be of their connection, as forged resets
-    /// have; not by default. Every TCP packet takes the slow path then, and a session 40 bytes more.
+    /// have; only if the Supervisor says so (`strictTCP`) by default. Every TCP packet takes the slow path then, and a
+    /// session 40 bytes more.
     #[must_use]
     pub fn strict_tcp(mut self, strict: bool) -> Self {
         self.config.strict_tcp = strict;
@@ -166,7 +167,9 @@ impl Builder {
         let mtu = uplinks.chain(namespaces).fold(model.supervisor.mtu, u16::max);
         let is_jumbo = usize::from(mtu) + ETHERNET > FRAME_CAPACITY;
         let needed = if is_jumbo { self.config.frames.div_ceil(4) } else { 0 };
-        let config = Config { jumbo_frames: self.jumbo_frames.unwrap_or(needed), ..self.config };
+        let jumbo_frames = self.jumbo_frames.unwrap_or(needed);
+        let strict_tcp = self.config.strict_tcp || model.supervisor.strict_tcp;
+        let config = Config { jumbo_frames, strict_tcp, ..self.config };
         let network = Network::new(model, self.leases, crate::handle::unix_now())?;
         let (dataplane, workers) = Dataplane::new(config);
         dataplane.publish(network.snapshot().clone());

@@ -117,13 +117,13 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, strict: bool) -> Self {
         let model = manifests::read_str("shop.yaml", SHOP).unwrap().model;
         // Who has lost several in a row waits for a minute before trying again, also to close.
         let patient = Duration::from_secs(600);
         let timeouts = Timeouts { tcp_closing: patient, tcp_fin_wait: patient, ..Timeouts::default() };
         let builder = Supernet::builder().workers(2).sessions(256).frames(1024).seed(seed);
-        let net = builder.timeouts(timeouts).build(model).unwrap();
+        let net = builder.timeouts(timeouts).strict_tcp(strict).build(model).unwrap();
         let plan = net.plan().unwrap();
         let (mut hosts, mut ports) = (Vec::new(), Vec::new());
         for (n, name) in ["shop/web", "office/curl", "uplink/leaf"].into_iter().enumerate() {
@@ -245,10 +245,22 @@ impl End {
 }
 
 /// Has `client` connect to `to` in both families at a time, to a port of `asked` each, and both sides send.
-/// `server` answers, on ports 8080 and 8081.
+/// `server` answers, on ports 8080 and 8081. Once as it is and once with strict TCP, for which late and doubled
+/// segments are honest ones.
 fn transfer(client: usize, server: usize, to: impl Fn(&Rig, bool) -> IpAddr, asked: u16) {
     let seed = seed();
-    let mut rig = Rig::new(seed);
+    for strict in [false, true] {
+        transfer_once(Rig::new(seed, strict), seed, (client, server), &to, asked);
+    }
+}
+
+fn transfer_once(
+    mut rig: Rig,
+    seed: u64,
+    (client, server): (usize, usize),
+    to: &impl Fn(&Rig, bool) -> IpAddr,
+    asked: u16,
+) {
     let mut ends = Vec::new();
     for (n, v6) in [false, true].into_iter().enumerate() {
         let to = SocketAddr::new(to(&rig, v6), asked + n as u16);

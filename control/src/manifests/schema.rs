@@ -176,7 +176,8 @@ schemas! {
     SUPERVISOR "a Supervisor" ["apiVersion" "kind" "metadata" "spec"]
         { "metadata" METADATA "spec" SUPERVISOR_SPEC };
     SUPERVISOR_SPEC "a Supervisor's spec" ["cliTools" "egressCIDRs" "ingressCIDRs" "ingressPosture" "kubeAPI"
-        "mssClamping" "mtu" "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "tier1" "uplinks"];
+        "mssClamping" "mtu" "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "strictTCP"
+        "tier1" "uplinks"];
     UPLINK "an uplink" ["addresses" "mac" "mtu" "name"];
     STATIC_ROUTE "a static route" ["nextHops" "prefix"];
     NEXT_HOP "a next hop" ["address" "mac"];

@@ -277,6 +277,7 @@ fn read_scalars(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
     }
     s.mtu = mtu(r, spec).unwrap_or(s.mtu);
     s.mss_clamping = r.bool_of(spec, "mssClamping").unwrap_or(s.mss_clamping);
+    s.strict_tcp = r.bool_of(spec, "strictTCP").unwrap_or(s.strict_tcp);
     let layouts = [("shared", Tier1Layout::Shared), ("perNamespace", Tier1Layout::PerNamespace)];
     s.tier1 = spec.get("tier1").and_then(|n| r.word(n, &layouts)).unwrap_or(s.tier1);
     let postures = [

@@ -33,6 +33,8 @@ pub struct Supervisor {
     pub mtu: u16,
     /// TCP's maximum segment size is lowered to what fits the MTUs at both ends.
     pub mss_clamping: bool,
+    /// TCP segments are dropped whose numbers cannot be of their connection. Taken when the network is built.
+    pub strict_tcp: bool,
     /// What may reach a pod that no policy isolates.
     pub ingress_posture: IngressPosture,
     /// The Kubernetes API's virtual server, TCP 6443.
@@ -149,6 +151,7 @@ impl Default for Supervisor {
             tier1: Tier1Layout::Shared,
             mtu: 1500,
             mss_clamping: false,
+            strict_tcp: false,
             ingress_posture: IngressPosture::Deny,
             kube_api: server(6443),
             cli_tools: server(443),

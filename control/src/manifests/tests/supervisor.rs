@@ -34,6 +34,7 @@ fn all_fields() {
   tier1: perNamespace
   mtu: 1400
   mssClamping: true
+  strictTCP: true
   ingressPosture: allowCluster
   kubeAPI: {port: 443, address: 10.3.0.9, backends: ["10.5.0.1:6443", "[fd00::1]:6443", {pod: kube-system/api, port: 6443}]}
   cliTools: {backends: []}
@@ -53,7 +54,8 @@ fn all_fields() {
     }
     assert_eq!(nets(&s.uplinks[0].addresses), ["10.6.0.1/31", "fd00:6::1/64"]);
     assert_eq!(s.uplinks[0].mac.map(|m| m.0), Some([2, 0, 0, 0, 0, 10]));
-    assert_eq!((s.uplinks[0].mtu, s.uplinks[1].mtu, s.mss_clamping), (None, Some(9000), true));
+    assert!(s.mss_clamping && s.strict_tcp);
+    assert_eq!((s.uplinks[0].mtu, s.uplinks[1].mtu), (None, Some(9000)));
     let hops = &s.static_routes[0].next_hops;
     assert_eq!((hops[0].mac, hops[1].mac.map(|m| m.0[5])), (None, Some(11)));
     assert_eq!((s.tier1, s.ingress_posture), (Tier1Layout::PerNamespace, IngressPosture::AllowCluster));
@@ -178,7 +180,7 @@ fn what_cannot_be() {
     check(
         "  posture: deny\n",
         "5:3: unknown field `posture` in a Supervisor's spec; use cliTools, egressCIDRs, ingressCIDRs, ingressPosture, \
-         kubeAPI, mssClamping, mtu, namespacePrefixLength, nodeCIDRs, nodes, podCIDRs, serviceCIDRs, staticRoutes, tier1 or uplinks, \
+         kubeAPI, mssClamping, mtu, namespacePrefixLength, nodeCIDRs, nodes, podCIDRs, serviceCIDRs, staticRoutes, strictTCP, tier1 or uplinks, \
          or remove it",
     );
     check("  mtu: 9001\n", "5:8: 9001 is out of range; use 1280 to 9000");

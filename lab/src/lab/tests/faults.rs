@@ -78,13 +78,24 @@ fn hurry(lab: &str, host: &EndpointSpec) {
 
 #[test]
 fn kernels_transfer_megabytes_over_bad_lines() {
+    transfer_over_bad_lines("faults", false);
+}
+
+/// What is late or comes again is honest, whatever its numbers.
+#[test]
+fn and_with_strict_tcp() {
+    transfer_over_bad_lines("strict", true);
+}
+
+fn transfer_over_bad_lines(lab: &str, strict: bool) {
     if !as_root() {
         return;
     }
     let model = manifests::read_str("shop.yaml", SHOP).unwrap().model;
-    let net = Supernet::builder().workers(2).sessions(256).frames(2048).build(model).unwrap();
+    let net = Supernet::builder().workers(2).sessions(256).frames(2048).strict_tcp(strict);
+    let net = net.build(model).unwrap();
     let spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan().unwrap().pods);
-    let lab = lab_name("faults");
+    let lab = lab_name(lab);
     let mut hosts = up(&lab, &spec);
     let mut lines: Vec<FaultCounters> = Vec::new();
     let transmit = Rates { loss: 0.05, duplication: 0.01, reordering: 0.1, delay: 0.02, ..Rates::default() };
