@@ -282,6 +282,19 @@ fn hoarded_fragments_cost_nobody_else() {
     assert_eq!(send_all(&mut net, 0, &cut(&udp(100), &[48], 9999)).len(), 2);
 }
 
+/// What found no place was not seen: it may come again once its first has.
+#[test]
+fn a_fragment_without_a_place_may_come_again() {
+    let limits = FragmentLimits { packets: 64, held: 4, timeout: Duration::from_secs(30) };
+    let config = Config { sessions: 64, frames: 256, fragments: limits, ..Config::default() };
+    let mut net = Net::with(topology(), config);
+    assert_eq!(net.send(0, &cut(&udp(100), &[48], 1)[1]), []);
+    let own = cut(&udp(100), &[48], 2);
+    net.dropped(0, &own[1], DropReason::FragmentsFull);
+    assert_eq!([&own[0], &own[1]].map(|frame| net.send(0, frame).len()), [1, 1]);
+    assert_eq!(net.counters().held, 1);
+}
+
 /// Of several ports that have as much, the one that has had it longest gives way.
 #[test]
 fn who_gives_way_is_not_chance() {

@@ -242,20 +242,22 @@ impl Followed {
         let Some(at) = queue.packets.iter().position(|p| p.key == key) else {
             return Offered::Refused(offered, DropReason::FragmentsFull);
         };
+        let must_wait = queue.packets[at].ports.or(ports).is_none();
+        let full = queue.held >= share(most_held);
+        // Asked before it is noted as seen: sent again, it may find room.
+        if must_wait && (full || (self.held >= most_held && !self.make_way(key.scope, vain))) {
+            return Offered::Refused(offered, DropReason::FragmentsFull);
+        }
+        let Some(queue) = self.scopes.get_mut(&key.scope) else {
+            return Offered::Refused(offered, DropReason::FragmentsFull);
+        };
         let parts = &mut queue.packets[at];
         let seen = parts.see(fragment);
         parts.ports = parts.ports.or(ports);
-        let must_wait = seen.is_ok() && parts.ports.is_none();
-        if must_wait {
-            let full = queue.held >= share(most_held);
-            if full || (self.held >= most_held && !self.make_way(key.scope, vain)) {
-                return Offered::Refused(offered, DropReason::FragmentsFull);
-            }
+        if must_wait && seen.is_ok() {
             self.held += 1;
-            if let Some(queue) = self.scopes.get_mut(&key.scope) {
-                queue.held += 1;
-                queue.packets[at].waiting.push(offered);
-            }
+            queue.held += 1;
+            parts.waiting.push(offered);
             return Offered::Waits;
         }
         let waiting =
