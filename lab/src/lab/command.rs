@@ -20,6 +20,8 @@ const SESSIONS: usize = 1 << 17;
 /// Frames a port may have under way, on top of those that every network has.
 const FRAMES_PER_PORT: usize = 64;
 const FRAMES: usize = 8192;
+/// Super-packets that may be under way.
+const SUPER_FRAMES: usize = 512;
 
 /// Runs a `lab` command. The exit status to end with.
 pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
@@ -53,6 +55,7 @@ fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), B
         .workers(thread::available_parallelism().map_or(1, usize::from).min(4))
         .sessions(SESSIONS)
         .frames(FRAMES + FRAMES_PER_PORT * ports)
+        .super_frames(SUPER_FRAMES)
         .build(read.model)?;
     let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);
     for target in no_serve {
