@@ -177,6 +177,9 @@ and IP fragments are dropped and counted for now.
         /// Leave this pod's ports to a server of your own; may be given several times
         #[arg(long, value_name = "NS/POD")]
         no_serve: Vec<String>,
+        /// Threads that move packets; one for each processor, at most four, unless told otherwise
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+        workers: Option<u16>,
         /// Run as the background process of --detach
         #[arg(long, hide = true)]
         supervised: bool,

@@ -165,7 +165,7 @@ fn segments(frame: &[u8], left: Offload) -> Vec<Left> {
         return vec![(frame, None)];
     };
     let write = |n| {
-        let mut out = vec![0; segments.len()];
+        let mut out = vec![0; segments.longest()];
         let len = segments.write(frame, n, &mut out).unwrap();
         out.truncate(len);
         (out, None)

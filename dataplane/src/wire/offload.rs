@@ -152,7 +152,7 @@ impl Segments {
     }
 
     /// Bytes of each but the last.
-    pub fn len(&self) -> usize {
+    pub fn longest(&self) -> usize {
         (self.headers + usize::from(self.offload.segment)).min(self.end)
     }
 
@@ -219,8 +219,8 @@ pub fn lower(frames: &mut Vec<Frame>, offloads: Offloads, pool: &Pool) -> Lowere
         let before = frames.len();
         for n in 0..segments.count() {
             let write = || {
-                let mut segment = pool.take_for(segments.len())?;
-                segment.set_len(segments.len());
+                let mut segment = pool.take_for(segments.longest())?;
+                segment.set_len(segments.longest());
                 let len = segments.write(frame.bytes(), n, segment.bytes_mut())?;
                 segment.set_len(len);
                 Some(segment)

@@ -27,9 +27,9 @@ const SUPER_FRAMES: usize = 512;
 pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
     match command {
         LabCommand::Up { detach: true, supervised: false, name, .. } => Ok(detach(name)?),
-        LabCommand::Up { files, name, no_serve, supervised, .. } => {
+        LabCommand::Up { files, name, no_serve, workers, supervised, .. } => {
             let mode = if *supervised { Mode::Supervised } else { Mode::Foreground };
-            up(files, name, no_serve, mode).map(|()| 0)
+            up(files, name, no_serve, *workers, mode).map(|()| 0)
         }
         LabCommand::Exec { name, target, command } => {
             let Err(error) = exec(name, target, command);
@@ -44,15 +44,23 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
     }
 }
 
-fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), Box<dyn Error>> {
+fn up(
+    files: &Files,
+    lab: &str,
+    no_serve: &[String],
+    workers: Option<u16>,
+    mode: Mode,
+) -> Result<(), Box<dyn Error>> {
     if !rustix::process::geteuid().is_root() {
         return Err(LabError::NotRoot.into());
     }
     let (read, warnings) = input::read(files)?;
     input::warn(&warnings);
+    let processors = || thread::available_parallelism().map_or(1, usize::from).min(4);
+    let workers = workers.map_or_else(processors, usize::from);
     let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
     let net = Supernet::builder()
-        .workers(thread::available_parallelism().map_or(1, usize::from).min(4))
+        .workers(workers)
         .sessions(SESSIONS)
         .frames(FRAMES + FRAMES_PER_PORT * ports)
         .super_frames(SUPER_FRAMES)
