@@ -161,8 +161,7 @@ A pod with hostNetwork is served on its node, and `lab exec` into it enters its 
 `outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family.
 Give it more addresses with
   supernet lab exec outside -- ip addr add 198.51.100.7/32 dev lo
-Pods see the host's /etc/resolv.conf: there is no DNS for Services yet. Packets larger than the MTU
-and IP fragments are dropped and counted for now.
+Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
 ", supervisor!())
     )]
     Up {

@@ -130,9 +130,12 @@ fn the_mtu_of_a_namespace() {
         )
     };
     assert_eq!(good(&text("\"1400\"")).model.namespaces["a"].mtu, Some(1400));
-    for (mtu, error) in
-        [("\"1279\"", "`1279` is no MTU"), ("\"lots\"", "`lots` is no MTU"), ("1400", "in quotes")]
-    {
+    for (mtu, error) in [
+        ("\"+1400\"", "`+1400` is no MTU"),
+        ("\"1279\"", "`1279` is no MTU"),
+        ("\"lots\"", "`lots` is no MTU"),
+        ("1400", "in quotes"),
+    ] {
         let errors = crate::manifests::read_str("net.yaml", &text(mtu)).unwrap_err().to_string();
         assert!(errors.contains(error), "{errors}");
     }
