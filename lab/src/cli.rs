@@ -198,6 +198,32 @@ Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
         #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
         command: Vec<std::ffi::OsString>,
     },
+    /// Run a network on TAPs in this namespace, for a harness that makes its own hosts
+    #[command(after_help = "Examples:
+  supernet lab attach --topology net.json
+
+net.json:
+  {\"ports\": [{\"tap\": \"t0\", \"pod\": \"web\", \"segment\": \"shop\", \"ip\": \"10.1.0.2\", \"mac\": \"02:00:00:00:00:01\"},
+             {\"tap\": \"t1\", \"pod\": \"world\", \"segment\": \"wan\", \"ip\": \"203.0.113.10\"}],
+   \"segments\": {\"shop\": {\"cidr\": \"10.1.0.0/24\", \"gw\": \"10.1.0.1\", \"gw_mac\": \"02:50:56:56:44:52\",
+                         \"egress\": \"192.168.90.1\"},
+                \"wan\": {\"cidr\": \"203.0.113.0/24\", \"gw\": \"203.0.113.1\"}},
+   \"services\": [{\"vip\": \"10.96.0.1\", \"port\": 80, \"target_port\": 8080, \"proto\": \"tcp\",
+                 \"backends\": [\"10.1.0.2\"], \"affinity\": \"ClientIP\"}],
+   \"rules\": [{\"src\": \"10.1.0.0/24\", \"dst\": \"0.0.0.0/0\", \"proto\": \"tcp\", \"dport\": \"80-90\", \"action\": \"allow\"}],
+   \"default\": \"allow\", \"snat_exempt\": [\"10.0.0.0/8\"]}
+
+The first rule that matches decides. A segment without egress, whose range is not exempt, is outside if
+any other one has an egress address. The last line of output is `ready`; then the TAPs are there, to be
+moved into other namespaces. SIGTERM ends it, and the TAPs with it.")]
+    Attach {
+        /// The topology, as JSON
+        #[arg(long, value_name = "FILE.json")]
+        topology: std::path::PathBuf,
+        /// Threads that move packets; one for each processor, at most four, unless told otherwise
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+        workers: Option<u16>,
+    },
     /// End a lab and remove all it made
     Down {
         /// The lab's name

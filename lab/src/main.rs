@@ -1,5 +1,6 @@
 //! The `supernet` command.
 
+mod attach;
 mod bench;
 mod cli;
 mod demo;

@@ -31,6 +31,9 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
             let mode = if *supervised { Mode::Supervised } else { Mode::Foreground };
             up(files, name, no_serve, *workers, mode).map(|()| 0)
         }
+        LabCommand::Attach { topology, workers } => {
+            crate::attach::run(topology, threads(*workers)).map(|()| 0)
+        }
         LabCommand::Exec { name, target, command } => {
             let Err(error) = exec(name, target, command);
             eprintln!("error: {error}");
@@ -42,6 +45,12 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
             Ok(0)
         }
     }
+}
+
+/// As many as asked for, or one for each processor, at most four.
+fn threads(workers: Option<u16>) -> usize {
+    let processors = || thread::available_parallelism().map_or(1, usize::from).min(4);
+    workers.map_or_else(processors, usize::from)
 }
 
 fn up(
@@ -56,11 +65,9 @@ fn up(
     }
     let (read, warnings) = input::read(files)?;
     input::warn(&warnings);
-    let processors = || thread::available_parallelism().map_or(1, usize::from).min(4);
-    let workers = workers.map_or_else(processors, usize::from);
     let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
     let net = Supernet::builder()
-        .workers(workers)
+        .workers(threads(workers))
         .sessions(SESSIONS)
         .frames(FRAMES + FRAMES_PER_PORT * ports)
         .super_frames(SUPER_FRAMES)

@@ -277,12 +277,12 @@ fn let_go(hosts: &LabNet) -> Result<(), LabError> {
 }
 
 /// SIGINT, SIGTERM and SIGHUP, turned into something to wait for.
-struct Signals {
+pub(crate) struct Signals {
     caught: UnixStream,
 }
 
 impl Signals {
-    fn catch() -> Result<Self, LabError> {
+    pub(crate) fn catch() -> Result<Self, LabError> {
         let failed = |source| LabError::System { place: "lab".to_owned(), what: "catch signals", source };
         let (caught, raised) = UnixStream::pair().map_err(failed)?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -299,7 +299,7 @@ impl Signals {
     }
 
     /// Returns when one has come.
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         while let Ok(0) | Err(rustix::io::Errno::INTR) =
             rustix::event::poll(&mut [PollFd::new(&self.caught, PollFlags::IN)], None)
         {}
