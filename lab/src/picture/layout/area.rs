@@ -1,0 +1,305 @@
+//! Inside a namespace: virtual servers, then wires, then segments with their pods in a grid.
+
+use super::{GAP, PAD};
+use crate::picture::{
+    scene::{Kind, Shape},
+    text::{Font, clean},
+    words,
+};
+use std::collections::BTreeMap;
+use supernet_control::analysis::{
+    plan::VirtualServerKind,
+    topology::{Area, End, Folded, Group, Listen, Open, Segment, Server, Topology},
+};
+
+/// Between pods.
+const CELL_GAP: i32 = 8;
+/// Between a line of an address and the next.
+const LINE: i32 = 15;
+/// Height of an area's own words.
+const HEAD: i32 = 56;
+/// Where a server's wire leaves it, and where the first one enters a group, below its top.
+const PORT: i32 = 18;
+/// Between wires beside each other.
+const TRACK: i32 = 8;
+/// Wires of more servers than this share their tracks.
+const MOST_TRACKS: usize = 12;
+/// What a virtual server listens on, in lines, before the rest is only counted.
+const LISTENS: usize = 6;
+/// Width of "ClusterIP" with what separates it from the address.
+const TAG: i32 = 74;
+/// Around the cells of a group.
+const FRAME: i32 = 8;
+
+/// Sizes that all areas of one picture share.
+pub(super) struct Grid {
+    cell_w: i32,
+    columns: i32,
+    server_w: i32,
+    /// Between virtual servers and segments.
+    gutter: i32,
+    tracks: usize,
+    folded_w: i32,
+}
+
+impl Grid {
+    pub(super) fn of(t: &Topology) -> Self {
+        let areas = || t.tier1s.iter().flat_map(|t| &t.areas);
+        let open: Vec<&Open> = areas()
+            .filter_map(|area| match area {
+                Area::Open(open) => Some(open),
+                Area::Folded(_) => None,
+            })
+            .collect();
+        let ends = open.iter().flat_map(|o| &o.segments).flat_map(|s| &s.groups).flat_map(|g| &g.ends);
+        let cell = ends.map(end_width).max().unwrap_or(0).clamp(110, 200) + 2 * 9;
+        let most = open.iter().flat_map(|o| &o.segments).map(|s| s.groups.iter().map(|g| g.ends.len()).sum());
+        let columns = match most.max().unwrap_or(0usize) {
+            0..=4 => 2,
+            5..=15 => 3,
+            16..=60 => 4,
+            61..=200 => 6,
+            _ => 10,
+        };
+        let servers = open.iter().flat_map(|o| &o.servers);
+        let server_w = servers.map(server_width).max().map_or(0, |w| w.clamp(140, 300) + 2 * 10);
+        let tracks = open.iter().map(|o| o.servers.len()).max().unwrap_or(0).min(MOST_TRACKS);
+        let gutter = if tracks == 0 { 0 } else { 24 + TRACK * tracks as i32 };
+        let folded = areas().filter_map(|area| match area {
+            Area::Folded(folded) => Some(folded_width(folded)),
+            Area::Open(_) => None,
+        });
+        let folded_w = folded.max().unwrap_or(0).clamp(150, 320) + 2 * PAD;
+        Self { cell_w: cell, columns, server_w, gutter, tracks, folded_w }
+    }
+
+    fn segment_w(&self, columns: i32) -> i32 {
+        columns * (self.cell_w + CELL_GAP) - CELL_GAP + 2 * (FRAME + PAD)
+    }
+
+    fn area_w(&self) -> i32 {
+        PAD + self.server_w + self.gutter + self.segment_w(self.columns) + PAD
+    }
+
+    /// Namespaces in one box.
+    pub(super) fn folded(&self, folded: &Folded) -> Shape {
+        let lines = words::folded_lines(folded);
+        let w = self.folded_w;
+        // The one behind it shows at the lower and the right edge.
+        let (inner, h) = (w - 2 * PAD - 4, 52 + LINE * (lines.len() as i32 - 1) + 10);
+        let mut shape = Shape::new(Kind::Folded, w, h, words::folded_tip(folded));
+        shape.write(PAD, 25, Font::Heading, inner, &words::folded(folded));
+        for (at, (y, line)) in (45..).step_by(LINE as usize).zip(&lines).enumerate() {
+            let font = if at == 0 { Font::Remark } else { Font::Address };
+            shape.write(PAD, y + i32::from(at > 0) * 2, font, inner, line).quiet();
+        }
+        shape
+    }
+
+    /// A namespace, or the nodes.
+    pub(super) fn open(&self, open: &Open) -> Shape {
+        let w = self.area_w();
+        let mut shape = Shape::new(Kind::Area, w, HEAD, words::area_tip(open));
+        let half = (w - 2 * PAD) / 2;
+        shape.write(PAD, 27, Font::Heading, half - PAD, &words::area(open));
+        shape.write(w - PAD, 26, Font::Address, half, &words::snat(open)).quiet().to_the_left();
+        shape.write(PAD, 45, Font::Remark, w - 2 * PAD, &words::area_counts(open)).quiet();
+        shape.texts.retain(|t| !t.content.is_empty());
+
+        // Without servers the segments have their room too.
+        let beside = if open.servers.is_empty() { 0 } else { self.server_w + self.gutter };
+        let segment_w = w - 2 * PAD - beside;
+        let columns = (segment_w - 2 * (FRAME + PAD) + CELL_GAP) / (self.cell_w + CELL_GAP);
+        let mut y = HEAD;
+        let mut served = Vec::new();
+        for plan in &open.segments {
+            let segment = self.segment(plan, segment_w, columns);
+            let groups = plan.groups.iter().zip(segment.children.iter());
+            served.extend(groups.map(|(group, s)| Target {
+                servers: &group.servers,
+                x: PAD + beside + s.x,
+                y: y + s.y,
+                h: s.h,
+            }));
+            let h = segment.h;
+            shape.put(segment, PAD + beside, y);
+            y += h + GAP / 2;
+        }
+        let right = self.servers(open, &served, &mut shape);
+        let bottom = (y - GAP / 2).max(right);
+        shape.h = if shape.children.is_empty() { HEAD + 2 } else { bottom + PAD };
+        shape
+    }
+
+    fn segment(&self, segment: &Segment, w: i32, columns: i32) -> Shape {
+        let lines = words::blocks(segment);
+        let mut shape = Shape::new(Kind::Segment, w, 0, words::segment_tip(segment));
+        let name = clean(&segment.name);
+        let named = Font::Name.width(&name).min(w / 2);
+        shape.write(PAD + FRAME, 23, Font::Name, named, &name);
+        let x = w - PAD - FRAME;
+        for (y, line) in (22..).step_by(LINE as usize).zip(&lines) {
+            let room = w - named - 2 * (PAD + FRAME) - PAD;
+            shape.write(x, y, Font::Address, room, line).quiet().to_the_left();
+        }
+        let mut y = 34 + LINE * (lines.len() as i32 - 1).max(0);
+        if segment.groups.is_empty() {
+            shape.write(PAD + FRAME, y + 12, Font::Remark, w - 2 * (PAD + FRAME), "nobody is on it").quiet();
+            y += 14;
+        }
+        for group in &segment.groups {
+            let group = self.group(group, columns);
+            let h = group.h;
+            shape.put(group, PAD, y);
+            y += h + CELL_GAP;
+        }
+        shape.h = y + PAD - CELL_GAP + if segment.groups.is_empty() { CELL_GAP } else { 0 };
+        shape
+    }
+
+    fn group(&self, group: &Group, columns: i32) -> Shape {
+        let kind = if group.servers.is_empty() { Kind::Unserved } else { Kind::Served };
+        let lines = group.ends.iter().map(lines_of).max().unwrap_or(0);
+        let cell_h = 28 + LINE * lines;
+        let used = columns.min(group.ends.len() as i32);
+        let rows = (group.ends.len() as i32 + columns - 1) / columns;
+        let w = used * (self.cell_w + CELL_GAP) - CELL_GAP + 2 * FRAME;
+        let h = rows * (cell_h + CELL_GAP) - CELL_GAP + 2 * FRAME;
+        let mut shape = Shape::new(kind, w, h, Vec::new());
+        for (at, end) in (0..).zip(&group.ends) {
+            let cell = self.end(end, cell_h);
+            let (x, y) = (at % columns * (self.cell_w + CELL_GAP), at / columns * (cell_h + CELL_GAP));
+            shape.put(cell, FRAME + x, FRAME + y);
+        }
+        shape
+    }
+
+    fn end(&self, end: &End, h: i32) -> Shape {
+        let room = self.cell_w - 2 * 9;
+        let mut shape = Shape::new(Kind::End, self.cell_w, h, words::end_tip(end));
+        shape.write(9, 19, Font::End, room, &clean(&end.name));
+        let mut y = 19 + LINE;
+        for address in &end.addresses {
+            shape.write(9, y, Font::Address, room, &address.to_string()).quiet();
+            y += LINE;
+        }
+        if !end.guests.is_empty() {
+            shape.write(9, y, Font::Address, room, &guests(end)).quiet();
+        }
+        shape
+    }
+
+    /// Virtual servers, each beside the first group that it leads to, and their wires. Returns where they end.
+    fn servers(&self, open: &Open, targets: &[Target<'_>], area: &mut Shape) -> i32 {
+        let mut y = HEAD;
+        let mut exits = Vec::new();
+        for (at, server) in open.servers.iter().enumerate() {
+            let shape = self.server(server);
+            let first = targets.iter().filter(|t| t.servers.contains(&at)).map(|t| t.y).min();
+            y = y.max(first.unwrap_or(y));
+            exits.push(y + PORT);
+            let h = shape.h;
+            area.put(shape, PAD, y);
+            y += h + CELL_GAP + 2;
+        }
+        self.wires(&exits, targets, area);
+        if open.servers.is_empty() { y } else { y - CELL_GAP - 2 }
+    }
+
+    /// Every server has a track, so that two wires run over each other nowhere: not even end to end, since a wire
+    /// that enters a group at the height at which another leaves its server would seem to come from there.
+    fn wires(&self, exits: &[i32], targets: &[Target<'_>], area: &mut Shape) {
+        let mut taken: BTreeMap<i32, usize> = exits.iter().enumerate().map(|(at, y)| (*y, at)).collect();
+        for target in targets {
+            let step = ((target.h - 2 * PORT) / (target.servers.len() as i32).max(1)).clamp(1, TRACK);
+            for (n, &server) in (0..).zip(target.servers) {
+                let bottom = target.y + target.h - 4;
+                let mut y = (target.y + PORT + n * step).min(bottom);
+                if taken.get(&exits[server]) == Some(&server) && exits[server] == target.y + PORT {
+                    y = exits[server];
+                }
+                while y < bottom && taken.get(&y).is_some_and(|other| *other != server) {
+                    y += 1;
+                }
+                taken.insert(y, server);
+                let track = self.tracks - 1 - server.min(self.tracks * 64) % self.tracks;
+                let x = PAD + self.server_w + 12 + TRACK * track as i32;
+                let from = (PAD + self.server_w, exits[server]);
+                let points = [from, (x, exits[server]), (x, y), (target.x, y)];
+                if y == exits[server] {
+                    area.wire(true, &[from, (target.x, y)]);
+                } else {
+                    area.wire(true, &points);
+                }
+            }
+        }
+    }
+
+    fn server(&self, server: &Server) -> Shape {
+        let (listens, leads) = (listens(server), words::leads(server));
+        let h = 32 + LINE * (listens.len() + leads.len()) as i32 + 4;
+        let mut shape = Shape::new(Kind::Server, self.server_w, h, words::server_tip(server));
+        let room = self.server_w - 2 * 10;
+        shape.write(10, 22, Font::Name, room, &clean(&server.name));
+        let mut y = 24 + LINE;
+        for (kind, address) in &listens {
+            if !kind.is_empty() {
+                shape.write(10, y, Font::Address, TAG - 6, kind).quiet();
+            }
+            shape.write(10 + TAG, y, Font::Address, room - TAG, address);
+            y += LINE;
+        }
+        for lead in &leads {
+            shape.write(10, y, Font::Remark, room, lead).quiet();
+            y += LINE;
+        }
+        shape
+    }
+}
+
+/// A group, where it is in its area.
+struct Target<'a> {
+    servers: &'a [usize],
+    x: i32,
+    y: i32,
+    h: i32,
+}
+
+/// What a server listens on: what the outside reaches comes first.
+fn listens(server: &Server) -> Vec<(&'static str, String)> {
+    let (inner, outer): (Vec<&Listen>, Vec<&Listen>) =
+        server.listens.iter().partition(|l| l.kind == VirtualServerKind::ClusterIP);
+    let all: Vec<&Listen> = outer.into_iter().chain(inner).collect();
+    let shown = if all.len() > LISTENS + 1 { LISTENS } else { all.len() };
+    let mut lines: Vec<_> = all[..shown].iter().map(|l| (words::kind(l), words::listen(l))).collect();
+    if shown < all.len() {
+        lines.push(("", format!("and {} more", all.len() - shown)));
+    }
+    lines
+}
+
+fn server_width(server: &Server) -> i32 {
+    let name = Font::Name.width(&clean(&server.name));
+    let listens = listens(server).into_iter().map(|(_, address)| TAG + Font::Address.width(&address));
+    let leads = words::leads(server).into_iter().map(|lead| Font::Remark.width(&lead));
+    listens.chain(leads).max().unwrap_or(0).max(name)
+}
+
+fn end_width(end: &End) -> i32 {
+    let addresses = end.addresses.iter().map(|a| Font::Address.width(&a.to_string()));
+    let guests = (!end.guests.is_empty()).then(|| Font::Address.width(&guests(end)));
+    addresses.chain(guests).max().unwrap_or(0).max(Font::End.width(&clean(&end.name)))
+}
+
+fn folded_width(folded: &Folded) -> i32 {
+    let lines = words::folded_lines(folded).into_iter().map(|line| Font::Remark.width(&line));
+    lines.max().unwrap_or(0).max(Font::Heading.width(&words::folded(folded))) + 4
+}
+
+fn lines_of(end: &End) -> i32 {
+    end.addresses.len() as i32 + i32::from(!end.guests.is_empty())
+}
+
+fn guests(end: &End) -> String {
+    format!("host network: {}", words::number(end.guests.len(), "pod"))
+}
