@@ -14,6 +14,8 @@ use supernet_control::analysis::{
 
 /// Between pods.
 const CELL_GAP: i32 = 8;
+/// Between virtual servers.
+const SERVER_GAP: i32 = 10;
 /// Between a line of an address and the next.
 const LINE: i32 = 15;
 /// Height of an area's own words.
@@ -55,8 +57,8 @@ impl Grid {
         let cell = ends.map(end_width).max().unwrap_or(0).clamp(110, 200) + 2 * 9;
         let most = open.iter().flat_map(|o| &o.segments).map(|s| s.groups.iter().map(|g| g.ends.len()).sum());
         let columns = match most.max().unwrap_or(0usize) {
-            0..=4 => 2,
-            5..=15 => 3,
+            0..=2 => 2,
+            3..=15 => 3,
             16..=60 => 4,
             61..=200 => 6,
             _ => 10,
@@ -110,11 +112,12 @@ impl Grid {
         let beside = if open.servers.is_empty() { 0 } else { self.server_w + self.gutter };
         let segment_w = w - 2 * PAD - beside;
         let columns = (segment_w - 2 * (FRAME + PAD) + CELL_GAP) / (self.cell_w + CELL_GAP);
+        let mut servers = Column::of(open.servers.iter().map(|s| self.server(s)).collect());
         let mut y = HEAD;
         let mut served = Vec::new();
         for plan in &open.segments {
-            let segment = self.segment(plan, segment_w, columns);
-            let groups = plan.groups.iter().zip(segment.children.iter());
+            let segment = self.segment(plan, (segment_w, columns), y, &mut servers);
+            let groups = plan.groups.iter().zip(&segment.children);
             served.extend(groups.map(|(group, s)| Target {
                 servers: &group.servers,
                 x: PAD + beside + s.x,
@@ -125,13 +128,18 @@ impl Grid {
             shape.put(segment, PAD + beside, y);
             y += h + GAP / 2;
         }
-        let right = self.servers(open, &served, &mut shape);
-        let bottom = (y - GAP / 2).max(right);
+        servers.place_all();
+        self.wires(&servers.places, &served, &mut shape);
+        let bottom = (y - GAP / 2).max(servers.y - SERVER_GAP);
+        for (server, y) in servers.shapes.into_iter().zip(servers.places) {
+            shape.put(server, PAD, y);
+        }
         shape.h = if shape.children.is_empty() { HEAD + 2 } else { bottom + PAD };
         shape
     }
 
-    fn segment(&self, segment: &Segment, w: i32, columns: i32) -> Shape {
+    /// A segment at some height in its area.
+    fn segment(&self, segment: &Segment, (w, columns): (i32, i32), top: i32, servers: &mut Column) -> Shape {
         let lines = words::blocks(segment);
         let mut shape = Shape::new(Kind::Segment, w, 0, words::segment_tip(segment));
         let name = clean(&segment.name);
@@ -148,22 +156,28 @@ impl Grid {
             y += 14;
         }
         for group in &segment.groups {
-            let group = self.group(group, columns);
+            // Beside its first server, so that most wires are straight.
+            y = group.servers.first().and_then(|s| servers.place(*s, top + y)).map_or(y, |at| at - top);
+            let group = self.group(group, w - 2 * PAD, columns);
             let h = group.h;
             shape.put(group, PAD, y);
             y += h + CELL_GAP;
         }
-        shape.h = y + PAD - CELL_GAP + if segment.groups.is_empty() { CELL_GAP } else { 0 };
+        // Nobody sees where an unserved group ends.
+        let last =
+            shape.children.last().map_or(CELL_GAP, |g| if g.kind == Kind::Unserved { -FRAME } else { 0 });
+        shape.h = y - CELL_GAP + last + PAD;
+        for group in shape.children.iter_mut().filter(|g| g.kind == Kind::Unserved) {
+            group.h -= FRAME;
+        }
         shape
     }
 
-    fn group(&self, group: &Group, columns: i32) -> Shape {
+    fn group(&self, group: &Group, w: i32, columns: i32) -> Shape {
         let kind = if group.servers.is_empty() { Kind::Unserved } else { Kind::Served };
         let lines = group.ends.iter().map(lines_of).max().unwrap_or(0);
         let cell_h = 28 + LINE * lines;
-        let used = columns.min(group.ends.len() as i32);
         let rows = (group.ends.len() as i32 + columns - 1) / columns;
-        let w = used * (self.cell_w + CELL_GAP) - CELL_GAP + 2 * FRAME;
         let h = rows * (cell_h + CELL_GAP) - CELL_GAP + 2 * FRAME;
         let mut shape = Shape::new(kind, w, h, Vec::new());
         for (at, end) in (0..).zip(&group.ends) {
@@ -189,26 +203,10 @@ impl Grid {
         shape
     }
 
-    /// Virtual servers, each beside the first group that it leads to, and their wires. Returns where they end.
-    fn servers(&self, open: &Open, targets: &[Target<'_>], area: &mut Shape) -> i32 {
-        let mut y = HEAD;
-        let mut exits = Vec::new();
-        for (at, server) in open.servers.iter().enumerate() {
-            let shape = self.server(server);
-            let first = targets.iter().filter(|t| t.servers.contains(&at)).map(|t| t.y).min();
-            y = y.max(first.unwrap_or(y));
-            exits.push(y + PORT);
-            let h = shape.h;
-            area.put(shape, PAD, y);
-            y += h + CELL_GAP + 2;
-        }
-        self.wires(&exits, targets, area);
-        if open.servers.is_empty() { y } else { y - CELL_GAP - 2 }
-    }
-
     /// Every server has a track, so that two wires run over each other nowhere: not even end to end, since a wire
     /// that enters a group at the height at which another leaves its server would seem to come from there.
-    fn wires(&self, exits: &[i32], targets: &[Target<'_>], area: &mut Shape) {
+    fn wires(&self, servers: &[i32], targets: &[Target<'_>], area: &mut Shape) {
+        let exits: Vec<i32> = servers.iter().map(|y| y + PORT).collect();
         let mut taken: BTreeMap<i32, usize> = exits.iter().enumerate().map(|(at, y)| (*y, at)).collect();
         for target in targets {
             let step = ((target.h - 2 * PORT) / (target.servers.len() as i32).max(1)).clamp(1, TRACK);
@@ -222,7 +220,7 @@ impl Grid {
                     y += 1;
                 }
                 taken.insert(y, server);
-                let track = self.tracks - 1 - server.min(self.tracks * 64) % self.tracks;
+                let track = self.tracks.saturating_sub(1) - server % self.tracks.max(1);
                 let x = PAD + self.server_w + 12 + TRACK * track as i32;
                 let from = (PAD + self.server_w, exits[server]);
                 let points = [from, (x, exits[server]), (x, y), (target.x, y)];
@@ -237,7 +235,7 @@ impl Grid {
 
     fn server(&self, server: &Server) -> Shape {
         let (listens, leads) = (listens(server), words::leads(server));
-        let h = 32 + LINE * (listens.len() + leads.len()) as i32 + 4;
+        let h = 32 + LINE * (listens.len() + leads.len()) as i32 + 5;
         let mut shape = Shape::new(Kind::Server, self.server_w, h, words::server_tip(server));
         let room = self.server_w - 2 * 10;
         shape.write(10, 22, Font::Name, room, &clean(&server.name));
@@ -250,10 +248,43 @@ impl Grid {
             y += LINE;
         }
         for lead in &leads {
-            shape.write(10, y, Font::Remark, room, lead).quiet();
+            shape.write(10, y + 2, Font::Remark, room, lead).quiet();
             y += LINE;
         }
         shape
+    }
+}
+
+/// Virtual servers, placed from top to bottom in their order.
+struct Column {
+    shapes: Vec<Shape>,
+    /// Of those that have a place.
+    places: Vec<i32>,
+    /// Where the next one can be.
+    y: i32,
+}
+
+impl Column {
+    fn of(shapes: Vec<Shape>) -> Self {
+        Self { shapes, places: Vec::new(), y: HEAD }
+    }
+
+    /// Gives a server a place that is not above `y`, and those before it theirs; `None`: it had one.
+    fn place(&mut self, server: usize, y: i32) -> Option<i32> {
+        let mut at = None;
+        while let Some(next) = self.shapes.get(self.places.len()).filter(|_| self.places.len() <= server) {
+            let place = if self.places.len() == server { self.y.max(y) } else { self.y };
+            self.places.push(place);
+            self.y = place + next.h + SERVER_GAP;
+            at = Some(place);
+        }
+        at
+    }
+
+    fn place_all(&mut self) {
+        if let Some(last) = self.shapes.len().checked_sub(1) {
+            self.place(last, 0);
+        }
     }
 }
 

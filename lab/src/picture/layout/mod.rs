@@ -2,13 +2,11 @@
 //!
 //! Layers from top to bottom: the outside, the Tier-0 with its uplinks, Tier-1 gateways, and what is behind each.
 //! In a namespace, virtual servers stand left of the segments, and the pods of a segment in a grid. All grids have
-//! cells of one size, so that columns line up across namespaces. Boxes of one layer that do not fit side by side go
-//! into columns, each next one into the shortest; the number of columns is the one whose picture is nearest to
-//! [`ASPECT`]. Wires run in gutters of their own, where no box ever is.
-//!
-//! The work is linear in the boxes, but for the choice of columns, which tries at most [`MOST_COLUMNS`].
+//! cells of one size, so that they line up across namespaces. Boxes of one layer go into [`columns`]. Wires run in
+//! gutters of their own, where no box ever is.
 
 mod area;
+mod columns;
 
 use super::{
     scene::{Kind, Shape},
@@ -16,6 +14,7 @@ use super::{
     words,
 };
 use area::Grid;
+use columns::Columns;
 use supernet_control::analysis::topology::{Area, Outside, Tier0, Tier1, Topology, Uplink};
 
 /// Around the picture.
@@ -30,12 +29,6 @@ const LAYER: i32 = 32;
 const PAD: i32 = 14;
 /// Height of a Tier-1.
 const TIER1_HEIGHT: i32 = 46;
-/// Where a wire meets a box whose side it comes to, below the box's top.
-const ENTRY: i32 = 23;
-/// Wanted width to height, in tenths.
-const ASPECT: i64 = 15;
-/// More columns than this are never tried.
-const MOST_COLUMNS: usize = 40;
 /// Uplinks in a row.
 const UPLINKS: usize = 8;
 /// Static routes that are written out.
@@ -46,7 +39,7 @@ pub(super) fn page(t: &Topology) -> Shape {
     let grid = Grid::of(t);
     let blocks: Vec<Shape> = t.tier1s.iter().map(|tier1| block(tier1, &grid)).collect();
     let sizes: Vec<(i32, i32)> = blocks.iter().map(|b| (b.w, b.h)).collect();
-    let tier0 = tier0(&t.tier0, &t.uplinks);
+    let tier0 = tier0(&t.tier0, &t.uplinks, outside_width(&t.outside));
     let outside = outside(&t.outside, tier0.w);
     let columns = Columns::of(&sizes);
 
@@ -66,7 +59,7 @@ pub(super) fn page(t: &Topology) -> Shape {
     page.write(MARGIN, MARGIN + 36, Font::Remark, content, &description).quiet();
     let tier0_x = center - tier0.w / 2;
     to_uplinks(&mut page, &tier0, tier0_x, outside_y + outside.h, tier0_y);
-    hang(&mut page, &columns, &sizes, (left, top), (center, tier0_bottom));
+    hang(&mut page, &columns, (left, top), (center, tier0_bottom));
     page.put(outside, tier0_x, outside_y);
     page.put(tier0, tier0_x, tier0_y);
     for (block, (x, y)) in blocks.into_iter().zip(columns.places) {
@@ -84,6 +77,10 @@ pub(super) fn page(t: &Topology) -> Shape {
     page
 }
 
+fn outside_width(outside: &Outside) -> i32 {
+    Font::Heading.width("Outside") + Font::Remark.width(&words::learns(outside)) + 3 * PAD
+}
+
 fn outside(outside: &Outside, w: i32) -> Shape {
     let mut shape = Shape::new(Kind::Outside, w, TIER1_HEIGHT, words::outside_tip(outside));
     let title = "Outside";
@@ -94,7 +91,7 @@ fn outside(outside: &Outside, w: i32) -> Shape {
 }
 
 /// The Tier-0: its uplinks at the top, where the outside is, its name and static routes below.
-fn tier0(tier0: &Tier0, uplinks: &[Uplink]) -> Shape {
+fn tier0(tier0: &Tier0, uplinks: &[Uplink], least_w: i32) -> Shape {
     let lines = uplinks.iter().map(|u| u.addresses.len()).max().unwrap_or(0) as i32;
     let widths = uplinks.iter().flat_map(|u| {
         let addresses = u.addresses.iter().map(|a| Font::Address.width(&a.to_string()));
@@ -112,7 +109,7 @@ fn tier0(tier0: &Tier0, uplinks: &[Uplink]) -> Shape {
     let title_w = Font::Title.width("Tier-0") + 2 * PAD;
     let notes_w = notes.iter().map(|n| Font::Address.width(n)).max().unwrap_or(0).min(480);
     let grid_w = columns * (cell_w + GAP) - GAP + 2 * GUTTER;
-    let w = grid_w.max(title_w + notes_w + 2 * PAD).max(380);
+    let w = grid_w.max(title_w + notes_w + 2 * PAD).max(least_w).max(380);
     let notes_y = PAD + rows * (cell_h + GAP) - if rows == 0 { 0 } else { GAP - PAD };
     let h = notes_y + (notes.len() as i32 * 16).max(24) + PAD - 2;
 
@@ -173,7 +170,7 @@ fn block(tier1: &Tier1, grid: &Grid) -> Shape {
         let x = columns.w / 2;
         block.wire(false, &[(x, TIER1_HEIGHT), (x, top)]);
     } else {
-        columns.drops((0, top), &sizes, TIER1_HEIGHT, &mut block);
+        columns.hang((0, top), TIER1_HEIGHT, &mut block);
     }
     for (area, (x, y)) in areas.into_iter().zip(columns.places) {
         block.put(area, x, top + y);
@@ -182,94 +179,14 @@ fn block(tier1: &Tier1, grid: &Grid) -> Shape {
 }
 
 /// Connects the Tier-0, whose lower edge has its middle at `from`, to the columns that begin at `at`.
-fn hang(page: &mut Shape, columns: &Columns, sizes: &[(i32, i32)], at: (i32, i32), from: (i32, i32)) {
-    let drops = columns.used();
-    if drops == 0 {
-        return;
-    }
+fn hang(page: &mut Shape, columns: &Columns, (left, top): (i32, i32), from: (i32, i32)) {
+    let Some((first, last)) = columns.span() else { return };
     if columns.is_single() {
-        page.wire(false, &[from, (from.0, at.1)]);
+        page.wire(false, &[from, (from.0, top)]);
         return;
     }
     let bus = from.1 + LAYER / 2;
-    let (first, last) = (at.0 + columns.drop_of(0), at.0 + columns.drop_of(drops - 1));
     page.wire(false, &[from, (from.0, bus)]);
-    page.wire(false, &[(first.min(from.0), bus), (last.max(from.0), bus)]);
-    columns.drops(at, sizes, bus, page);
-}
-
-/// Boxes in columns.
-struct Columns {
-    w: i32,
-    h: i32,
-    column_w: i32,
-    /// In the boxes' order.
-    places: Vec<(i32, i32)>,
-}
-
-impl Columns {
-    /// The number of columns whose picture is nearest to the wanted aspect.
-    fn of(sizes: &[(i32, i32)]) -> Self {
-        let column_w = sizes.iter().map(|s| s.0).max().unwrap_or(0);
-        let mut best: Option<(i64, Self)> = None;
-        for n in 1..=sizes.len().clamp(1, MOST_COLUMNS) {
-            let columns = Self::with(n, column_w, sizes);
-            // Height beyond the wanted one counts as width that is missing.
-            let (w, h) = (i64::from(columns.w), i64::from(columns.h));
-            let miss = (w * 10 - h * ASPECT).abs();
-            if best.as_ref().is_none_or(|(least, _)| miss < *least) {
-                best = Some((miss, columns));
-            }
-        }
-        best.map_or(Self { w: 0, h: 0, column_w: 0, places: Vec::new() }, |(_, columns)| columns)
-    }
-
-    fn with(n: usize, column_w: i32, sizes: &[(i32, i32)]) -> Self {
-        // A box alone needs no wire beside it.
-        let gutter = if sizes.len() < 2 { 0 } else { GUTTER };
-        let mut heights = vec![0; n];
-        let mut places = Vec::with_capacity(sizes.len());
-        for &(_, h) in sizes {
-            let shortest =
-                heights.iter().enumerate().min_by_key(|(at, h)| (**h, *at)).map_or(0, |(at, _)| at);
-            let y = match heights[shortest] {
-                0 => 0,
-                height => height + GAP,
-            };
-            places.push((shortest as i32 * (gutter + column_w + GAP) + gutter, y));
-            heights[shortest] = y + h;
-        }
-        let w = n as i32 * (gutter + column_w + GAP) - GAP;
-        Self { w, h: heights.into_iter().max().unwrap_or(0), column_w, places }
-    }
-
-    fn is_single(&self) -> bool {
-        self.places.len() == 1
-    }
-
-    fn used(&self) -> i32 {
-        let columns = self.places.iter().map(|(x, _)| x / (GUTTER + self.column_w + GAP) + 1);
-        columns.max().unwrap_or(0)
-    }
-
-    /// Where the wire of a column is.
-    fn drop_of(&self, column: i32) -> i32 {
-        column * (GUTTER + self.column_w + GAP) + GUTTER / 2
-    }
-
-    /// A wire down every column's gutter, with a branch to each of its boxes.
-    fn drops(&self, at: (i32, i32), sizes: &[(i32, i32)], from: i32, shape: &mut Shape) {
-        for column in 0..self.used() {
-            let x = at.0 + self.drop_of(column);
-            let mut end = from;
-            for ((px, py), (_, h)) in self.places.iter().zip(sizes) {
-                if px / (GUTTER + self.column_w + GAP) == column {
-                    let y = at.1 + py + ENTRY.min(h / 2);
-                    shape.wire(false, &[(x, y), (at.0 + px, y)]);
-                    end = end.max(y);
-                }
-            }
-            shape.wire(false, &[(x, from), (x, end)]);
-        }
-    }
+    page.wire(false, &[((left + first).min(from.0), bus), ((left + last).max(from.0), bus)]);
+    columns.hang((left, top), bus, page);
 }
