@@ -18,7 +18,7 @@ pub(super) fn draw(t: &Topology) -> String {
     let mut dot = Dot { out: String::new(), depth: 1, heads: HashMap::new() };
     dot.out.push_str("digraph supernet {\n");
     dot.line(
-        "graph [compound=true, rankdir=TB, fontname=\"Helvetica\", fontsize=12, labelloc=t, labeljust=l, \
+        "graph [compound=true, newrank=true, rankdir=TB, fontname=\"Helvetica\", fontsize=12, labelloc=t, labeljust=l, \
               nodesep=0.15, ranksep=0.45, color=\"#d3dce6\"]",
     );
     dot.line("node [shape=box, style=\"rounded,filled\", fontname=\"Helvetica\", fontsize=11, margin=\"0.12,0.06\", \
@@ -142,16 +142,20 @@ impl Dot {
                         ));
                         dot.edge(open.id, segment.id, "style=invis");
                     }
-                    segment.groups.iter().for_each(|group| dot.group(group, open.id));
+                    let mut above = open.id;
+                    for group in &segment.groups {
+                        above = dot.group(group, above);
+                    }
                 });
             }
         });
         self.line(&format!("n{} -> n{} [lhead=cluster_{}]", tier1.0, open.id.0, open.id.0));
     }
 
-    fn group(&mut self, group: &Group, above: Id) {
-        let look = if group.servers.is_empty() { "penwidth=0" } else { "fillcolor=none, color=\"#dfa544\"" };
-        let look = look.replace("fillcolor=none", "fillcolor=\"#ffffff\"");
+    /// Draws a group below a node; returns the first node of its last row.
+    fn group(&mut self, group: &Group, above: Id) -> Id {
+        let border = if group.servers.is_empty() { "penwidth=0" } else { "color=\"#dfa544\"" };
+        let look = format!("fillcolor=\"#ffffff\", {border}");
         self.cluster(group.id, &[], &[], &look, |dot| {
             for end in &group.ends {
                 let mut label = vec![clean(&end.name)];
@@ -159,14 +163,19 @@ impl Dot {
                 let look = "color=\"#e8f0f9\", fillcolor=\"#e8f0f9\"";
                 dot.node(end.id, &label, &words::end_tip(end), look);
             }
+            for row in group.ends.chunks(ROW) {
+                let ids: Vec<String> = row.iter().map(|end| format!("n{}", end.id.0)).collect();
+                dot.line(&format!("{{ rank=same; {} }}", ids.join("; ")));
+            }
             for (upper, lower) in group.ends.iter().zip(group.ends.iter().skip(ROW)) {
                 dot.edge(upper.id, lower.id, "style=invis");
             }
-            if let (true, Some(first)) = (group.servers.is_empty(), group.ends.first()) {
+            if let Some(first) = group.ends.first() {
                 dot.edge(above, first.id, "style=invis");
             }
         });
         self.heads.extend(group.ends.first().map(|first| (group.id, first.id)));
+        group.ends.chunks(ROW).last().and_then(|row| row.first()).map_or(above, |end| end.id)
     }
 }
 

@@ -7,11 +7,24 @@ use super::{text::clean, words};
 use std::fmt::Write;
 use supernet_control::analysis::topology::{Area, Group, Id, Open, Topology};
 
+/// Labels have their lines from us, and what is in a subgraph is not drawn over its title.
+const HEAD: &str = "\
+---
+config:
+  flowchart:
+    wrappingWidth: 600
+    subGraphTitleMargin:
+      top: 8
+      bottom: 16
+---
+flowchart TB
+";
+
 /// Pods side by side.
 const ROW: usize = 4;
 
 pub(super) fn draw(t: &Topology) -> String {
-    let mut chart = Chart { out: String::from("flowchart TB\n"), depth: 1 };
+    let mut chart = Chart { out: String::from(HEAD), depth: 1, classes: Vec::new() };
     chart.line(&format!("accTitle: {}", words::TITLE));
     chart.line(&format!("accDescr: {}", words::description(t)));
     chart.node(t.outside.id, "outside", &["Outside".to_owned(), words::learns(&t.outside)]);
@@ -43,6 +56,10 @@ pub(super) fn draw(t: &Topology) -> String {
     for link in &t.links {
         chart.edge(link.from, "-->", link.to);
     }
+    // An edge to a subgraph makes Mermaid forget the class that it had, so classes come after all edges.
+    for (id, class) in std::mem::take(&mut chart.classes) {
+        chart.line(&format!("class n{} {class}", id.0));
+    }
     for (class, look) in CLASSES {
         chart.line(&format!("classDef {class} {look}"));
     }
@@ -66,6 +83,8 @@ const CLASSES: [(&str, &str); 10] = [
 struct Chart {
     out: String,
     depth: usize,
+    /// Of subgraphs.
+    classes: Vec<(Id, &'static str)>,
 }
 
 impl Chart {
@@ -82,19 +101,21 @@ impl Chart {
         self.line(&format!("n{} {arrow} n{}", from.0, to.0));
     }
 
-    fn subgraph(&mut self, id: Id, class: &str, label: &[String], inside: impl FnOnce(&mut Self)) {
-        self.line(&format!("subgraph n{}[{}]", id.0, quote(label)));
+    /// Mermaid keeps room for one line of a title.
+    fn subgraph(&mut self, id: Id, class: &'static str, title: &str, inside: impl FnOnce(&mut Self)) {
+        self.line(&format!("subgraph n{}[{}]", id.0, quote(&[title.to_owned()])));
         self.depth += 1;
         inside(self);
         self.depth -= 1;
         self.line("end");
-        self.line(&format!("class n{} {class}", id.0));
+        self.classes.push((id, class));
     }
 
     fn open(&mut self, open: &Open) {
-        let mut label = vec![words::area(open), words::area_counts(open)];
-        label.extend(Some(words::snat(open)).filter(|s| !s.is_empty()));
-        self.subgraph(open.id, "area", &label, |chart| {
+        let mut details = vec![words::area_counts(open)];
+        details.extend(Some(words::snat(open)).filter(|s| !s.is_empty()));
+        let title = format!("{}: {}", words::area(open), details.join(", "));
+        self.subgraph(open.id, "area", &title, |chart| {
             for server in &open.servers {
                 let mut label = vec![clean(&server.name)];
                 label.extend(
@@ -104,9 +125,12 @@ impl Chart {
                 chart.node(server.id, "server", &label);
             }
             for segment in &open.segments {
-                let mut label = vec![clean(&segment.name)];
-                label.extend(words::blocks(segment));
-                chart.subgraph(segment.id, "segment", &label, |chart| {
+                let title = format!("{}: {}", clean(&segment.name), words::blocks(segment).join(", "));
+                chart.subgraph(segment.id, "segment", &title, |chart| {
+                    if segment.groups.is_empty() {
+                        // A subgraph without nodes would be a node, and its label would be in the middle.
+                        chart.line(&format!("n{}e[\"nobody is on it\"]", segment.id.0));
+                    }
                     segment.groups.iter().for_each(|group| chart.group(group));
                 });
             }
@@ -118,7 +142,7 @@ impl Chart {
         if group.servers.is_empty() {
             return self.ends(group);
         }
-        self.subgraph(group.id, "served", &[" ".to_owned()], |chart| chart.ends(group));
+        self.subgraph(group.id, "served", " ", |chart| chart.ends(group));
     }
 
     fn ends(&mut self, group: &Group) {
@@ -135,13 +159,13 @@ impl Chart {
 
 /// A quoted label of so many lines.
 fn quote(lines: &[String]) -> String {
+    // Mermaid takes `style...:...#...;` for a statement, even in a label, and drops its semicolon.
+    let is_colon_safe = !lines.iter().any(|line| line.contains("style") || line.contains("classDef"));
     let mut out = String::from("\"");
     for (at, line) in lines.iter().enumerate() {
         if at > 0 {
             out.push_str("<br>");
         }
-        // Mermaid takes `style...:...#` for a statement, even in a label, and drops what comes then.
-        let is_colon_safe = !line.contains("style") && !line.contains("classDef");
         for c in line.chars() {
             match c {
                 ':' if is_colon_safe => out.push(c),
