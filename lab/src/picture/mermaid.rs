@@ -58,7 +58,7 @@ pub(super) fn draw(t: &Topology) -> String {
     }
     // An edge to a subgraph makes Mermaid forget the class that it had, so classes come after all edges.
     for (id, class) in std::mem::take(&mut chart.classes) {
-        chart.line(&format!("class n{} {class}", id.0));
+        chart.line(&format!("class {id} {class}"));
     }
     for (class, look) in CLASSES {
         chart.line(&format!("classDef {class} {look}"));
@@ -67,12 +67,13 @@ pub(super) fn draw(t: &Topology) -> String {
 }
 
 /// Blue is the network, amber what leads elsewhere; each with its own ink, since a page may be dark.
-const CLASSES: [(&str, &str); 10] = [
+const CLASSES: [(&str, &str); 11] = [
     ("outside", "fill:#ffffff,stroke:#8796a8,color:#18222e,stroke-dasharray:5 4"),
     ("uplink", "fill:#ffffff,stroke:#1d4674,color:#18222e"),
     ("tier0", "fill:#1d4674,stroke:#1d4674,color:#ffffff"),
     ("tier1", "fill:#cfe0f3,stroke:#8fb2d8,color:#18222e"),
     ("area", "fill:#f4f7fa,stroke:#d3dce6,color:#18222e"),
+    ("head", "fill:#f4f7fa,stroke:#f4f7fa,color:#18222e,font-weight:bold"),
     ("folded", "fill:#f4f7fa,stroke:#8796a8,color:#18222e"),
     ("segment", "fill:#ffffff,stroke:#d3dce6,color:#18222e"),
     ("served", "fill:#ffffff,stroke:#dfa544,color:#18222e"),
@@ -84,7 +85,7 @@ struct Chart {
     out: String,
     depth: usize,
     /// Of subgraphs.
-    classes: Vec<(Id, &'static str)>,
+    classes: Vec<(String, &'static str)>,
 }
 
 impl Chart {
@@ -102,20 +103,21 @@ impl Chart {
     }
 
     /// Mermaid keeps room for one line of a title.
-    fn subgraph(&mut self, id: Id, class: &'static str, title: &str, inside: impl FnOnce(&mut Self)) {
-        self.line(&format!("subgraph n{}[{}]", id.0, quote(&[title.to_owned()])));
+    fn subgraph(&mut self, id: &str, class: &'static str, title: &str, inside: impl FnOnce(&mut Self)) {
+        self.line(&format!("subgraph {id}[{}]", quote(&[title.to_owned()])));
         self.depth += 1;
         inside(self);
         self.depth -= 1;
         self.line("end");
-        self.classes.push((id, class));
+        self.classes.push((id.to_owned(), class));
     }
 
+    /// What a namespace is stands in a node of its own: Mermaid would draw a segment over a title.
     fn open(&mut self, open: &Open) {
-        let mut details = vec![words::area_counts(open)];
-        details.extend(Some(words::snat(open)).filter(|s| !s.is_empty()));
-        let title = format!("{}: {}", words::area(open), details.join(", "));
-        self.subgraph(open.id, "area", &title, |chart| {
+        let mut label = vec![words::area(open), words::area_counts(open)];
+        label.extend(Some(words::snat(open)).filter(|s| !s.is_empty()));
+        self.subgraph(&format!("n{}s", open.id.0), "area", " ", |chart| {
+            chart.node(open.id, "head", &label);
             for server in &open.servers {
                 let mut label = vec![clean(&server.name)];
                 label.extend(
@@ -123,10 +125,12 @@ impl Chart {
                 );
                 label.extend(words::leads(server));
                 chart.node(server.id, "server", &label);
+                chart.edge(open.id, "~~~", server.id);
             }
             for segment in &open.segments {
                 let title = format!("{}: {}", clean(&segment.name), words::blocks(segment).join(", "));
-                chart.subgraph(segment.id, "segment", &title, |chart| {
+                chart.edge(open.id, "~~~", segment.id);
+                chart.subgraph(&format!("n{}", segment.id.0), "segment", &title, |chart| {
                     if segment.groups.is_empty() {
                         // A subgraph without nodes would be a node, and its label would be in the middle.
                         chart.line(&format!("n{}e[\"nobody is on it\"]", segment.id.0));
@@ -142,7 +146,7 @@ impl Chart {
         if group.servers.is_empty() {
             return self.ends(group);
         }
-        self.subgraph(group.id, "served", " ", |chart| chart.ends(group));
+        self.subgraph(&format!("n{}", group.id.0), "served", " ", |chart| chart.ends(group));
     }
 
     fn ends(&mut self, group: &Group) {

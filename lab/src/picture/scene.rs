@@ -101,8 +101,8 @@ impl Text {
         self
     }
 
-    /// It ends where it would begin.
-    pub(super) fn to_the_left(&mut self) -> &mut Self {
+    /// It ends where it would otherwise begin.
+    pub(super) fn ending_here(&mut self) -> &mut Self {
         self.anchor = Anchor::End;
         self
     }

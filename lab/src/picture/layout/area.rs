@@ -104,7 +104,7 @@ impl Grid {
         let mut shape = Shape::new(Kind::Area, w, HEAD, words::area_tip(open));
         let half = (w - 2 * PAD) / 2;
         shape.write(PAD, 27, Font::Heading, half - PAD, &words::area(open));
-        shape.write(w - PAD, 26, Font::Address, half, &words::snat(open)).quiet().to_the_left();
+        shape.write(w - PAD, 26, Font::Address, half, &words::snat(open)).quiet().ending_here();
         shape.write(PAD, 45, Font::Remark, w - 2 * PAD, &words::area_counts(open)).quiet();
         shape.texts.retain(|t| !t.content.is_empty());
 
@@ -148,7 +148,7 @@ impl Grid {
         let x = w - PAD - FRAME;
         for (y, line) in (22..).step_by(LINE as usize).zip(&lines) {
             let room = w - named - 2 * (PAD + FRAME) - PAD;
-            shape.write(x, y, Font::Address, room, line).quiet().to_the_left();
+            shape.write(x, y, Font::Address, room, line).quiet().ending_here();
         }
         let mut y = 34 + LINE * (lines.len() as i32 - 1).max(0);
         if segment.groups.is_empty() {

@@ -86,7 +86,7 @@ fn outside(outside: &Outside, w: i32) -> Shape {
     let title = "Outside";
     let after = PAD + Font::Heading.width(title) + PAD;
     shape.write(PAD, 29, Font::Heading, w - 2 * PAD, title);
-    shape.write(w - PAD, 29, Font::Remark, w - PAD - after, &words::learns(outside)).quiet().to_the_left();
+    shape.write(w - PAD, 29, Font::Remark, w - PAD - after, &words::learns(outside)).quiet().ending_here();
     shape
 }
 
@@ -116,7 +116,7 @@ fn tier0(tier0: &Tier0, uplinks: &[Uplink], least_w: i32) -> Shape {
     let mut shape = Shape::new(Kind::Tier0, w, h, words::tier0_tip(&tier0.routes));
     shape.write(PAD, notes_y + 18, Font::Title, title_w, "Tier-0");
     for (y, note) in (notes_y + 15..).step_by(16).zip(&notes) {
-        shape.write(w - PAD, y, Font::Address, w - title_w - 2 * PAD, note).quiet().to_the_left();
+        shape.write(w - PAD, y, Font::Address, w - title_w - 2 * PAD, note).quiet().ending_here();
     }
     let left = (w - columns * (cell_w + GAP) + GAP) / 2;
     for (at, uplink) in (0..).zip(uplinks) {
@@ -162,7 +162,7 @@ fn block(tier1: &Tier1, grid: &Grid) -> Shape {
     let w = columns.w.max(title_w + Font::Address.width(&name).min(200) + PAD);
     let mut head = Shape::new(Kind::Tier1, w, TIER1_HEIGHT, words::tier1_tip(tier1));
     head.write(PAD, 29, Font::Heading, title_w, title);
-    head.write(w - PAD, 29, Font::End, w - title_w - PAD, &name).quiet().to_the_left();
+    head.write(w - PAD, 29, Font::End, w - title_w - PAD, &name).quiet().ending_here();
     let top = TIER1_HEIGHT + LAYER * 3 / 4;
     let mut block = Shape::new(Kind::Page, w, top + columns.h, Vec::new());
     block.put(head, 0, 0);

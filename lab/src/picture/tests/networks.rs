@@ -127,7 +127,7 @@ impl Network {
         for s in 0..namespace.segments {
             plan.segments.push(self.segment(&format!("{name}-{s}"), Some(name), &tier1, (11, n)));
         }
-        if n % 3 != 0 {
+        if !n.is_multiple_of(3) {
             let snat = |address| SnatPlan { namespace: name.to_owned(), address, tier1: tier1.clone() };
             plan.snat.extend(self.addresses(192, 90, n).into_iter().map(snat));
         }
@@ -154,7 +154,7 @@ impl Network {
         for (s, (first, count)) in (0u16..).zip(&namespace.servers) {
             let of = |at: u16| match pods.get(usize::from(at)) {
                 Some(pod) => member(pod.ips[0], Some(pod.name.clone())),
-                None if at % 2 == 0 => member(self.addresses(172, 0, 0)[0], None),
+                None if at.is_multiple_of(2) => member(self.addresses(172, 0, 0)[0], None),
                 None => member(self.addresses(203, 0, at)[0], None),
             };
             let members: Vec<MemberPlan> = (*first..first + count).map(of).collect();

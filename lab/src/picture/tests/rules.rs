@@ -167,10 +167,8 @@ fn dot_is_dot(dot: &str, t: &Topology) -> Result<(), String> {
         let is_node = |word: &str| word.strip_prefix('n').is_some_and(|id| id.parse::<u32>().is_ok());
         match words.as_slice() {
             [from, "->", to, ..] => used.extend([(*from).to_owned(), (*to).to_owned()]),
-            [node, ..] if is_node(node) => {
-                if !nodes.insert((*node).to_owned()) {
-                    return Err(format!("{node} is there twice"));
-                }
+            [node, ..] if is_node(node) && !nodes.insert((*node).to_owned()) => {
+                return Err(format!("{node} is there twice"));
             }
             _ => {}
         }
@@ -212,7 +210,7 @@ fn mermaid_is_mermaid(chart: &str) -> Result<(), String> {
     let mut depth = 0i32;
     for line in body.lines().map(str::trim) {
         let id = |word: &str| {
-            word.strip_prefix('n').is_some_and(|id| id.trim_end_matches('e').parse::<u32>().is_ok())
+            word.strip_prefix('n').is_some_and(|id| id.trim_end_matches(['e', 's']).parse::<u32>().is_ok())
         };
         if let Some(at) = line.find("[\"") {
             let (head, rest) = (&line[..at], &line[at + 2..]);
