@@ -486,6 +486,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_drawn_is_asked_for_with_a_picture_only() {
+        let plan = |more: &[&str]| {
+            let common = ["supernet", "plan", "-f", "x.yaml"];
+            match Cli::try_parse_from(common.iter().chain(more)).map(|cli| cli.command) {
+                Ok(Command::Plan(args)) => args.check().map(|()| args.namespace),
+                Ok(other) => panic!("{other:?}"),
+                Err(e) => Err(e),
+            }
+        };
+        assert_eq!(plan(&["-o", "svg", "--namespace", "a,b", "--namespace", "c"]).unwrap(), ["a", "b", "c"]);
+        plan(&["-o", "dot", "--fold", "never"]).unwrap();
+        for args in [&["--fold", "never"][..], &["-o", "json", "--namespace", "a"]] {
+            let error = plan(args).unwrap_err();
+            assert!(error.to_string().contains("is for pictures: add -o svg"), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert!(plan(&["-o", "svg", "--fold", "always", "--namespace", "a"]).is_err());
+    }
+
+    #[test]
     fn a_command_to_execute_may_follow_with_or_without_dashes() {
         let exec = |args: &[&str]| {
             let common = ["supernet", "lab", "exec"];
