@@ -33,7 +33,7 @@ pub(super) struct Shape {
     /// Lines of its tooltip.
     pub(super) tip: Vec<String>,
     pub(super) texts: Vec<Text>,
-    /// Drawn below its children, or above them.
+    /// Drawn above its children, since they may end in one.
     pub(super) wires: Vec<Wire>,
     pub(super) children: Vec<Shape>,
 }

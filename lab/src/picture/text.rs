@@ -112,7 +112,7 @@ mod tests {
     fn long_names_lose_their_middle() {
         let name = "web-frontend-of-the-shop-5jrrmj76qh-47gq8";
         let short = Font::End.shorten(name, 160);
-        assert_eq!(short, "web-fronte…jrrmj76qh".replace("jrrmj76qh", "6qh-47gq8"));
+        assert_eq!(short, "web-fronte…6qh-47gq8");
         assert!(Font::End.width(&short) <= 160);
         assert_eq!(Font::End.shorten("web", 160), "web");
         assert_eq!(Font::End.shorten(name, 0), "…");

@@ -203,32 +203,31 @@ impl Grid {
         shape
     }
 
-    /// Every server has a track, so that two wires run over each other nowhere: not even end to end, since a wire
-    /// that enters a group at the height at which another leaves its server would seem to come from there.
+    /// Each server has a track of its own, as long as there are no more than [`MOST_TRACKS`]. Where there is room, a
+    /// wire does not enter a group at the height at which another one leaves its server: it would seem to come
+    /// from there.
     fn wires(&self, servers: &[i32], targets: &[Target<'_>], area: &mut Shape) {
         let exits: Vec<i32> = servers.iter().map(|y| y + PORT).collect();
         let mut taken: BTreeMap<i32, usize> = exits.iter().enumerate().map(|(at, y)| (*y, at)).collect();
         for target in targets {
+            let (top, bottom) = (target.y + PORT, target.y + target.h - 4);
             let step = ((target.h - 2 * PORT) / (target.servers.len() as i32).max(1)).clamp(1, TRACK);
             for (n, &server) in (0..).zip(target.servers) {
-                let bottom = target.y + target.h - 4;
-                let mut y = (target.y + PORT + n * step).min(bottom);
-                if taken.get(&exits[server]) == Some(&server) && exits[server] == target.y + PORT {
-                    y = exits[server];
+                let exit = exits[server];
+                let from = (PAD + self.server_w, exit);
+                if exit == top {
+                    area.wire(true, &[from, (target.x, exit)]);
+                    continue;
                 }
-                while y < bottom && taken.get(&y).is_some_and(|other| *other != server) {
-                    y += 1;
+                let mut y = (top + n * step).min(bottom);
+                while y + TRACK / 2 <= bottom && taken.get(&y).is_some_and(|other| *other != server) {
+                    y += TRACK / 2;
                 }
                 taken.insert(y, server);
+                // Most wires go down, and cross the least when upper servers have the tracks on the right.
                 let track = self.tracks.saturating_sub(1) - server % self.tracks.max(1);
                 let x = PAD + self.server_w + 12 + TRACK * track as i32;
-                let from = (PAD + self.server_w, exits[server]);
-                let points = [from, (x, exits[server]), (x, y), (target.x, y)];
-                if y == exits[server] {
-                    area.wire(true, &[from, (target.x, y)]);
-                } else {
-                    area.wire(true, &points);
-                }
+                area.wire(true, &[from, (x, exit), (x, y), (target.x, y)]);
             }
         }
     }
