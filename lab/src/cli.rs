@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Tell the story of a Supervisor Cluster with real connections in memory, and check every step
     Demo,
-    /// Show the network that manifests give: segments, SNAT, virtual servers, firewall, pods, routes
+    /// Show the network that manifests give: segments, SNAT, virtual servers, firewall, pods, routes; or draw it
     Plan(PlanArgs),
     /// Send a synthetic packet through the real stages and say what happens to it
     Trace(TraceArgs),
@@ -47,12 +47,42 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// How a plan is printed: as everything else, or as a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanFormat {
+    /// Tables for people
+    Table,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+    /// A picture for browsers, in one file
+    Svg,
+    /// A picture for Graphviz
+    Dot,
+    /// A picture for Markdown
+    Mermaid,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FoldArg {
+    /// When there are more than 50 pods
+    Auto,
+    /// However many pods there are
+    Never,
+    /// Even when there are few
+    Always,
+}
+
 /// Examples of `plan`, for both its helps.
 macro_rules! plan_examples {
     () => {
         "Examples:
   supernet plan -f shop.yaml
   supernet plan -f manifests/ -f policies/ -o json | jq '.virtualServers'
+  supernet plan -f shop.yaml -o svg > shop.svg
+  supernet plan -f manifests/ -o svg --namespace shop,data > shop.svg
+  supernet plan -f manifests/ -o dot --fold always | dot -Tpdf > all.pdf
   kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -"
     };
 }
@@ -94,8 +124,35 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) files: Files,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Table)]
+    pub(crate) output: PlanFormat,
+    /// In a picture, when a namespace is one box with counts
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) fold: Option<FoldArg>,
+    /// In a picture, draw these namespaces in full and all others as one box
+    #[arg(long, value_name = "NS,...", value_delimiter = ',', conflicts_with = "fold")]
+    pub(crate) namespace: Vec<String>,
+}
+
+impl PlanArgs {
+    /// What is wrong with the arguments together.
+    ///
+    /// # Errors
+    /// What is drawn is asked for, but nothing is drawn.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let asked = match self.fold {
+            Some(_) => "--fold",
+            None if !self.namespace.is_empty() => "--namespace",
+            None => return Ok(()),
+        };
+        match self.output {
+            PlanFormat::Svg | PlanFormat::Dot | PlanFormat::Mermaid => Ok(()),
+            PlanFormat::Table | PlanFormat::Json | PlanFormat::Yaml => Err(Cli::command().error(
+                ErrorKind::ArgumentConflict,
+                format!("{asked} is for pictures: add -o svg, -o dot or -o mermaid"),
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -454,6 +511,26 @@ mod tests {
         trace(&["--proto", "icmp"]).unwrap();
         let error = trace(&["--proto", "udp", "--icmp"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn what_is_drawn_is_asked_for_with_a_picture_only() {
+        let plan = |more: &[&str]| {
+            let common = ["supernet", "plan", "-f", "x.yaml"];
+            match Cli::try_parse_from(common.iter().chain(more)).map(|cli| cli.command) {
+                Ok(Command::Plan(args)) => args.check().map(|()| args.namespace),
+                Ok(other) => panic!("{other:?}"),
+                Err(e) => Err(e),
+            }
+        };
+        assert_eq!(plan(&["-o", "svg", "--namespace", "a,b", "--namespace", "c"]).unwrap(), ["a", "b", "c"]);
+        plan(&["-o", "dot", "--fold", "never"]).unwrap();
+        for args in [&["--fold", "never"][..], &["-o", "json", "--namespace", "a"]] {
+            let error = plan(args).unwrap_err();
+            assert!(error.to_string().contains("is for pictures: add -o svg"), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert!(plan(&["-o", "svg", "--fold", "always", "--namespace", "a"]).is_err());
     }
 
     #[test]
