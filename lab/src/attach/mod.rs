@@ -10,6 +10,8 @@
 mod file;
 mod gateway;
 mod network;
+#[cfg(test)]
+mod tests;
 
 use crate::lab::Signals;
 use file::File;
