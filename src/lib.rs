@@ -52,7 +52,7 @@ pub use supernet_control::{
     },
     ipam::Leases,
     model,
-    network::NetworkError,
+    network::{Draft, NetworkError},
 };
 pub use supernet_dataplane::{
     buf,
