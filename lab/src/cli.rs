@@ -181,6 +181,12 @@ and IP fragments are dropped and counted for now.
         #[arg(long, hide = true)]
         supervised: bool,
     },
+    /// Add objects to a running lab or change them, while its traffic goes on
+    Apply(ApplyArgs),
+    /// Delete objects from a running lab, while its traffic goes on
+    Delete(DeleteArgs),
+    /// Show how a running lab is: hosts, traffic, sessions, drops
+    Status(StatusArgs),
     /// Run a command inside a pod, or in the world beyond the uplink
     #[command(after_help = "Examples:
   supernet lab exec shop/web-0 ip addr
@@ -202,6 +208,93 @@ and IP fragments are dropped and counted for now.
         #[arg(long, default_value = DEFAULT_LAB)]
         name: String,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab apply -f shop.yaml
+  supernet lab apply -f policies/ --dry-run
+  supernet lab apply -f manifests/ --prune --name shop
+  supernet lab apply --watch manifests/ --prune
+Objects are added, or replaced if the lab has them; what is not named stays, but for pods that a named
+workload has no more. All of it happens or nothing. Addresses of what stays stay, and connections that
+the change does not concern lose no packet. Uplinks, strictTCP, pools that somebody has an address of,
+and MTUs beyond those the lab was started with can't be changed while it runs; the error says which.")]
+pub(crate) struct ApplyArgs {
+    /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "FILE", required_unless_present = "watch")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The lab's name
+    #[arg(long, default_value = DEFAULT_LAB)]
+    pub(crate) name: String,
+    /// The files are the whole: objects that are not in them go (the Supervisor stays)
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Say what would be added, changed and removed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Follow the manifests of a folder until Ctrl-C; times are UTC
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["files", "dry_run"])]
+    pub(crate) watch: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab delete -f policies/
+  supernet lab delete pod shop/curl shop/wget
+  supernet lab delete deploy shop/web --dry-run
+  supernet lab delete ns shop
+A workload goes with its pods, a namespace with all that lies in it. Processes in the pods are ended.")]
+pub(crate) struct DeleteArgs {
+    /// Manifests of what is to go: a file, a folder, or - for standard input; may be given several times
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "FILE",
+        required_unless_present = "kind",
+        conflicts_with = "kind"
+    )]
+    pub(crate) files: Vec<PathBuf>,
+    /// pod, svc, netpol, ns, node, endpointslice, or a workload: deploy, sts, ds, rs, rc, job, cj
+    #[arg(value_name = "KIND", requires = "names")]
+    pub(crate) kind: Option<String>,
+    /// The objects; NAME alone for kinds without namespace and for the namespace `default`
+    #[arg(value_name = "NS/NAME")]
+    pub(crate) names: Vec<String>,
+    /// The lab's name
+    #[arg(long, default_value = DEFAULT_LAB)]
+    pub(crate) name: String,
+    /// Pass over what is not there
+    #[arg(long)]
+    pub(crate) ignore_not_found: bool,
+    /// Say what would be removed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab status
+  supernet lab status --name shop --watch
+  supernet lab status -o json | jq '.ports[] | select(.dropped > 0)'
+In and out are the network's: in is what a host sent. Rates are those of the last second. With --watch and
+-o json every second gives an object on a line of its own.")]
+pub(crate) struct StatusArgs {
+    /// The lab's name; may be left out when one lab runs, and when several do, they are listed
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Show it again every second until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
 }
 
 /// Examples of `bench`, for both its helps.

@@ -23,12 +23,22 @@ impl Model {
         was.at = Position::default();
         is.at = Position::default();
         if was != is {
-            steps.push((Step::Changed, ObjectId { kind: ObjectKind::Supervisor, name: Name::new("", is.name) }));
+            steps.push((
+                Step::Changed,
+                ObjectId { kind: ObjectKind::Supervisor, name: Name::new("", is.name) },
+            ));
         }
         let alone = |name: &String| Name::new("", name);
         macro_rules! compare {
             ($kind:ident, $field:ident, $name:expr) => {
-                maps(&self.$field, &next.$field, ObjectKind::$kind, $name, |o| o.at = Position::default(), &mut steps)
+                maps(
+                    &self.$field,
+                    &next.$field,
+                    ObjectKind::$kind,
+                    $name,
+                    |o| o.at = Position::default(),
+                    &mut steps,
+                )
             };
         }
         compare!(Namespace, namespaces, alone);
@@ -90,8 +100,10 @@ mod tests {
         is.insert(pod("b", "two", 1).into());
         is.insert(pod("c", "one", 7).into());
         is.supervisor.mtu = 1400;
-        let said: Vec<String> = was.difference(&is).iter().map(|(step, id)| format!("{step:?} {id}")).collect();
-        let expected = ["Changed Supervisor default", "Removed Pod shop/a", "Changed Pod shop/b", "Added Pod shop/d"];
+        let said: Vec<String> =
+            was.difference(&is).iter().map(|(step, id)| format!("{step:?} {id}")).collect();
+        let expected =
+            ["Changed Supervisor default", "Removed Pod shop/a", "Changed Pod shop/b", "Added Pod shop/d"];
         assert_eq!(said, expected);
         assert!(is.difference(&is).is_empty());
     }
