@@ -6,7 +6,7 @@ use crate::lab::{
     state::{self, Presence},
 };
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     time::Duration,
 };
@@ -80,7 +80,8 @@ pub(crate) fn ask(lab: &str, ask: &Ask) -> Result<Answer, ClientError> {
     // A lab that does not want to hear all of it has said why.
     let sent = stream.write_all(&request);
     let mut line = Vec::new();
-    stream.take(ANSWER_MAX).read_to_end(&mut line).map_err(silent)?;
+    // Not to its end: that is a reset where something of the request was not read.
+    BufReader::new(stream.take(ANSWER_MAX)).read_until(b'\n', &mut line).map_err(silent)?;
     if line.is_empty() {
         let source = sent.err().unwrap_or_else(|| io::Error::other("it closed the connection"));
         return Err(silent(source));

@@ -1,6 +1,8 @@
 //! Labs of two hosts, as root. The network between them is a cable: what one TAP receives the other sends.
 
+mod change;
 mod faults;
+mod live;
 mod network;
 mod process;
 

@@ -17,7 +17,7 @@ use std::{
 use supernet_control::model::Protocol;
 use supernet_drivers::tap::Tap;
 
-const LAB: &str = "SUPERNET_TEST_LAB";
+pub(super) const LAB: &str = "SUPERNET_TEST_LAB";
 const TARGET: &str = "SUPERNET_TEST_TARGET";
 
 fn spec() -> LabSpec {
@@ -61,8 +61,13 @@ fn executed() {
 }
 
 fn again(test: &str, lab: &str) -> Command {
+    this_program(module_path!(), test, lab)
+}
+
+/// This test program with nothing but an ignored test of a module.
+pub(super) fn this_program(module: &str, test: &str, lab: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let name = format!("{}::{test}", module.split_once("::").unwrap().1);
     command.args(["--ignored", "--exact", "--nocapture", &name]).env(LAB, lab);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
