@@ -208,3 +208,31 @@ impl Network {
         TraceReport::of(probe, &self.model, &self.addressing, &self.snapshot, &mut self.interner, seed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Name, Pod};
+
+    #[test]
+    fn a_draft_changes_nothing_and_is_good_for_one_state() {
+        let none = BTreeSet::new();
+        let with = |model: &Model, pod: &str| {
+            let mut model = model.clone();
+            model.insert(Pod::new(Name::new("shop", pod)).into());
+            model
+        };
+        let mut network = Network::new(Model::default(), Leases::memory(), UnixSeconds(0)).unwrap();
+        let before = network.model().clone();
+        let (web, other) = (with(&before, "web"), with(&before, "other"));
+        let draft = network.draft(web.clone(), UnixSeconds(0), &none).unwrap();
+        let late = network.draft(other, UnixSeconds(0), &none).unwrap();
+        assert_eq!(draft.addressing().pods.len(), 1);
+        assert_eq!(network.plan_of(&draft).unwrap().pods.len(), 1);
+        assert!(network.model() == &before && network.addressing().pods.is_empty(), "nothing was taken");
+        network.take(draft).unwrap();
+        assert!(network.model() == &web && network.addressing().pods.len() == 1);
+        assert!(matches!(network.take(late), Err(NetworkError::Outdated)));
+        assert_eq!(network.model(), &web);
+    }
+}

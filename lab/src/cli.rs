@@ -230,6 +230,9 @@ pub(crate) struct ApplyArgs {
     /// The files are the whole: objects that are not in them go (the Supervisor stays)
     #[arg(long)]
     pub(crate) prune: bool,
+    /// Leave this pod's ports to a server of your own; may be given several times
+    #[arg(long, value_name = "NS/POD")]
+    pub(crate) no_serve: Vec<String>,
     /// Say what would be added, changed and removed, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

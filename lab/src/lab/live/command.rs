@@ -25,12 +25,16 @@ use supernet::control::manifests;
 /// `lab apply`. The exit status to end with.
 pub(crate) fn apply(args: &ApplyArgs) -> Result<u8, Box<dyn Error>> {
     if let Some(folder) = &args.watch {
-        return Ok(watch::run(&args.name, folder, args.prune, args.output)?);
+        return Ok(watch::run(&args.name, folder, |files| request(args, files), args.output)?);
     }
-    let files = texts(&args.files)?;
-    let ask = Ask::Apply(Apply { files, prune: args.prune, dry_run: args.dry_run });
+    let ask = request(args, texts(&args.files)?);
     print(&changes(&args.name, &ask)?, args.output)?;
     Ok(0)
+}
+
+fn request(args: &ApplyArgs, files: Vec<File>) -> Ask {
+    let no_serve = args.no_serve.clone();
+    Ask::Apply(Apply { files, prune: args.prune, no_serve, dry_run: args.dry_run })
 }
 
 /// `lab delete`. The exit status to end with.

@@ -66,6 +66,15 @@ fn not_found(names: &[String]) -> String {
     )
 }
 
+/// What a lab is to become.
+struct Wish<'a> {
+    next: Model,
+    /// Pods whose ports are left to the user from now on.
+    no_serve: &'a [String],
+    dry_run: bool,
+    warnings: Vec<String>,
+}
+
 /// A lab's network and what it was made of.
 #[derive(Debug)]
 pub(crate) struct LiveNetwork {
@@ -124,7 +133,8 @@ impl LiveNetwork {
             (base.with(Change { upsert: objects, delete })?, warnings)
         };
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        self.change(next, apply.dry_run, warnings, hosts, interrupted)
+        let wish = Wish { next, no_serve: &apply.no_serve, dry_run: apply.dry_run, warnings };
+        self.change(wish, hosts, interrupted)
     }
 
     fn delete(
@@ -154,23 +164,27 @@ impl LiveNetwork {
         }
         let warnings = std::mem::take(&mut deletion.warnings);
         let next = base.with(Change { upsert: Vec::new(), delete: deletion.ids() })?;
-        self.change(next, delete.dry_run, warnings, hosts, interrupted)
+        let wish = Wish { next, no_serve: &[], dry_run: delete.dry_run, warnings };
+        self.change(wish, hosts, interrupted)
     }
 
-    /// Becomes `next`, all of it or nothing.
+    /// Becomes as is wished, all of it or nothing.
     fn change(
         &mut self,
-        next: Model,
-        dry_run: bool,
-        mut warnings: Vec<String>,
+        wish: Wish<'_>,
         hosts: &mut LabNet,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Changes, ChangeError> {
+        let Wish { next, no_serve, dry_run, mut warnings } = wish;
         let (model, addressing) = (self.net.model(), self.net.addressing());
         let draft = self.net.draft(next)?;
         let (before, after) = (self.net.plan()?, self.net.plan_of(&draft)?);
         let mut spec = LabSpec::of(draft.model(), draft.snapshot(), &after.pods);
         spec.silence(&self.unserved);
+        let mut unserved = self.unserved.clone();
+        for target in no_serve {
+            unserved.insert(spec.without_responder(&self.lab, target).map_err(ChangeError::Hosts)?);
+        }
         let was = refusal::Side { model: &model, addressing: &addressing, spec: &self.spec };
         let is = refusal::Side { model: draft.model(), addressing: draft.addressing(), spec: &spec };
         refusal::check(&was, &is, self.net.dataplane().pool().longest())?;
@@ -179,6 +193,7 @@ impl LiveNetwork {
         let objects = change::between(&seen, &will);
         if !dry_run {
             warnings.extend(self.carry_out(draft, spec, hosts, interrupted)?);
+            self.unserved = unserved;
         }
         Ok(Changes { lab: self.lab.clone(), dry_run, objects, warnings })
     }

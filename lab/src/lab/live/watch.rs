@@ -7,7 +7,7 @@
 use super::{
     change::Changes,
     command,
-    wire::{Apply, Ask, File},
+    wire::{Ask, File},
 };
 use crate::{
     cli::Format,
@@ -39,8 +39,14 @@ pub(crate) enum WatchError {
     Output(#[from] OutputError),
 }
 
-/// Has lab `lab` follow `folder` until a signal comes. The exit status to end with.
-pub(super) fn run(lab: &str, folder: &Path, prune: bool, format: Format) -> Result<u8, WatchError> {
+/// Has lab `lab` follow `folder` until a signal comes; `request` asks it for what the files say. The exit status to
+/// end with.
+pub(super) fn run(
+    lab: &str,
+    folder: &Path,
+    request: impl Fn(Vec<File>) -> Ask,
+    format: Format,
+) -> Result<u8, WatchError> {
     if !folder.is_dir() {
         return Err(WatchError::NoFolder(folder.to_owned()));
     }
@@ -54,8 +60,7 @@ pub(super) fn run(lab: &str, folder: &Path, prune: bool, format: Format) -> Resu
             None => None,
             Some(Err(errors)) => Some(Told::error(errors.to_string())),
             Some(Ok(files)) => {
-                let ask = Ask::Apply(Apply { files, prune, dry_run: false });
-                match command::changes(lab, &ask) {
+                match command::changes(lab, &request(files)) {
                     // The first pass over files that are there already, or an edit of a comment.
                     Ok(changes) => Some(Told { changes: Some(changes), ..Told::now() }),
                     Err(e) => {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   {"version":1,"ask":"status"}
-//!   {"version":1,"ask":{"apply":{"files":[{"name":"shop.yaml","text":"..."}],"prune":false,"dryRun":true}}}
+//!   {"version":1,"ask":{"apply":{"files":[{"name":"shop.yaml","text":"..."}],"prune":false,"noServe":[],"dryRun":true}}}
 //!   {"version":1,"answer":{"error":"shop.yaml:3:7: ..."}}
 //! ```
 //!
@@ -38,6 +38,8 @@ pub(crate) struct Apply {
     pub(crate) files: Vec<File>,
     /// What is not in the files goes.
     pub(crate) prune: bool,
+    /// Pods whose ports are left to servers of the user's own.
+    pub(crate) no_serve: Vec<String>,
     /// Say what would happen, and change nothing.
     pub(crate) dry_run: bool,
 }
@@ -171,7 +173,12 @@ mod tests {
         let file = File { name: "a\n.yaml".to_owned(), text: "kind: Pod\n".to_owned() };
         let asks = [
             Ask::Status,
-            Ask::Apply(Apply { files: vec![file.clone()], prune: true, dry_run: false }),
+            Ask::Apply(Apply {
+                files: vec![file.clone()],
+                prune: true,
+                no_serve: Vec::new(),
+                dry_run: false,
+            }),
             Ask::Delete(Delete {
                 files: vec![file],
                 objects: vec![Target {

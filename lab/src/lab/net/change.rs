@@ -42,6 +42,8 @@ pub(crate) struct Transition {
     bound: BTreeSet<responder::Port>,
     /// Ports to be closed.
     unbound: BTreeSet<responder::Port>,
+    /// Ports of pods in their node's network that others there take over: they can't be bound twice.
+    handed_over: BTreeMap<responder::Port, Arc<responder::Port>>,
     listening: Listening,
     warnings: Vec<String>,
 }
@@ -144,10 +146,14 @@ impl LabNet {
     /// Takes away what `to` has not: ends its processes, closes its ports, removes its namespaces. What could not be
     /// removed, in sentences; it is tried again when the lab ends.
     pub(crate) fn finish(&mut self, transition: Transition, to: &LabSpec) -> Vec<String> {
-        for port in &transition.unbound {
-            let Identity { namespace, pod, .. } = &*port.identity;
-            let name = if namespace.is_empty() { pod.clone() } else { format!("{namespace}/{pod}") };
-            if let Some(open) = self.listening.get_mut(&name) {
+        for (old, new) in &transition.handed_over {
+            let number = (old.protocol, old.number);
+            if self.listening.get(&old.identity.name()).is_some_and(|open| open.contains(&number)) {
+                self.listening.entry(new.identity.name()).or_default().push(number);
+            }
+        }
+        for port in transition.unbound.iter().chain(transition.handed_over.keys()) {
+            if let Some(open) = self.listening.get_mut(&port.identity.name()) {
                 open.retain(|p| *p != (port.protocol, port.number));
             }
         }
@@ -155,7 +161,12 @@ impl LabNet {
             self.listening.entry(name).or_default().extend(ports);
         }
         self.listening.retain(|_, ports| !ports.is_empty());
+        let handed_over = match &self.responder {
+            Some(responder) => responder.hand_over(transition.handed_over),
+            None => Ok(()),
+        };
         let mut failed = self.remove(&transition.removed, transition.unbound);
+        failed.extend(handed_over.err().map(|e| format!("the responder could not hand ports over: {e}")));
         failed.extend(self.note(to));
         failed
     }
@@ -227,13 +238,22 @@ impl LabNet {
         new: &EndpointSpec,
     ) -> Result<Made, LabError> {
         let (was, is) = (ports(old), ports(new));
-        transition.unbound.extend(was.difference(&is).cloned());
+        let mut fresh: BTreeSet<&responder::Port> = is.difference(&was).collect();
+        for gone in was.difference(&is) {
+            let heir = fresh.iter().find(|p| (p.protocol, p.number) == (gone.protocol, gone.number)).copied();
+            match heir {
+                Some(heir) => {
+                    fresh.remove(heir);
+                    transition.handed_over.insert(gone.clone(), Arc::new(heir.clone()));
+                }
+                None => drop(transition.unbound.insert(gone.clone())),
+            }
+        }
         let wired = |e: &EndpointSpec| (e.mac, e.mtu, e.addresses.clone(), e.gateways.clone());
         let rewire = wired(old) != wired(new);
         if rewire {
             transition.adapted.push(new.name.clone());
         }
-        let fresh: Vec<&responder::Port> = is.difference(&was).collect();
         if !rewire && fresh.is_empty() {
             return Ok(Made::default());
         }
@@ -322,7 +342,7 @@ fn rewire_endpoint(old: &EndpointSpec, new: &EndpointSpec) -> Result<(), LabErro
     commands.extend(gone.map(|a| format!("address del {a} dev eth0")));
     let come = new.addresses.iter().filter(|a| !old.addresses.contains(a));
     commands.extend(come.map(|a| add_address(*a, "eth0")));
-    commands.extend(new.gateways.iter().map(|g| default_route(g)));
+    commands.extend(new.gateways.iter().map(default_route));
     if has(new, true) && !has(old, true) {
         ipv6(&new.name, "eth0", true)?;
     }
@@ -341,7 +361,7 @@ fn restore(old: &EndpointSpec) -> Result<(), LabError> {
         format!("link set dev eth0 address {} mtu {}", old.mac, old.mtu),
     ];
     commands.extend(old.addresses.iter().map(|a| add_address(*a, "eth0")));
-    commands.extend(old.gateways.iter().map(|g| default_route(g)));
+    commands.extend(old.gateways.iter().map(default_route));
     netns::ip(&old.name, &commands)
 }
 

@@ -18,7 +18,7 @@ use rustix::{
     },
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -43,6 +43,11 @@ impl Identity {
     pub(super) fn of(host: &str, name: &str) -> Self {
         let (namespace, pod) = name.split_once('/').unwrap_or(("", name));
         Self { host: host.to_owned(), namespace: namespace.to_owned(), pod: pod.to_owned() }
+    }
+
+    /// The name that this is the identity of.
+    pub(super) fn name(&self) -> String {
+        if self.namespace.is_empty() { self.pod.clone() } else { format!("{}/{}", self.namespace, self.pod) }
     }
 }
 
@@ -109,6 +114,7 @@ pub(super) struct Responder {
 enum Command {
     Add(Vec<Served>, mpsc::Sender<io::Result<()>>),
     Remove(BTreeSet<Port>, mpsc::Sender<io::Result<()>>),
+    HandOver(BTreeMap<Port, Arc<Port>>, mpsc::Sender<io::Result<()>>),
 }
 
 impl Responder {
@@ -150,6 +156,14 @@ impl Responder {
             return Ok(());
         }
         self.ask(|done| Command::Remove(ports, done))
+    }
+
+    /// Answers on these ports as somebody else from now on. Connections to them are closed.
+    pub(super) fn hand_over(&self, ports: BTreeMap<Port, Arc<Port>>) -> io::Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        self.ask(|done| Command::HandOver(ports, done))
     }
 
     /// Has the thread do something and waits until it has.
@@ -288,6 +302,18 @@ impl Server {
                     self.sources.retain(|_, s| !ports.contains(s.port()));
                     self.bound =
                         self.sources.values().filter(|s| !matches!(s, Source::Connection(_))).count();
+                    done.send(Ok(()))
+                }
+                Command::HandOver(ports, done) => {
+                    self.sources.retain(|_, source| match source {
+                        Source::Connection(c) => !ports.contains_key(&*c.port),
+                        Source::Listener(_, port) | Source::Udp(_, port) => {
+                            if let Some(new) = ports.get(&**port) {
+                                *port = new.clone();
+                            }
+                            true
+                        }
+                    });
                     done.send(Ok(()))
                 }
             };

@@ -152,7 +152,7 @@ fn file(text: &str) -> File {
 }
 
 fn apply(text: &str, prune: bool, dry_run: bool) -> Ask {
-    Ask::Apply(Apply { files: vec![file(text)], prune, dry_run })
+    Ask::Apply(Apply { files: vec![file(text)], prune, no_serve: Vec::new(), dry_run })
 }
 
 fn by_name(kind: &str, namespace: &str, name: &str) -> Delete {
@@ -426,6 +426,50 @@ fn more_pools_and_another_posture_are_taken() {
 }
 
 #[test]
+fn ports_on_a_node_go_from_pod_to_pod_and_ports_of_one_s_own_are_left_alone() {
+    if !as_root() {
+        return;
+    }
+    let mut lab = Lab::start("handed");
+    let agent = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent, namespace: shop}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {hostNetwork: true, containers: [{name: c, image: c, ports: [{containerPort: 9100}]}]}
+";
+    let name = lab.name.clone();
+    let answered = |what: &str| {
+        let (text, _) = inside(&name, "node/node-1", || get("127.0.0.1:9100"));
+        text.lines().find_map(|l| l.strip_prefix("pod: ")).map(str::to_owned).expect(what)
+    };
+    lab.apply(agent).unwrap();
+    let first = answered("the first");
+    let changes =
+        lab.apply(&agent.replace("labels: {app: agent}}\n", "labels: {app: agent, v: b}}\n")).unwrap();
+    assert_eq!(changes.len(), 2, "another template, another pod: {changes:?}");
+    assert_ne!(answered("its successor"), first);
+    lab.try_ask(Ask::Delete(by_name("DaemonSet", "shop", "agent"))).unwrap();
+    assert!(inside(&name, "node/node-1", || TcpStream::connect("127.0.0.1:9100").is_err()));
+
+    let own = |text: &str| {
+        let no_serve = vec!["tools/curl".to_owned()];
+        Ask::Apply(Apply { files: vec![file(text)], prune: false, no_serve, dry_run: false })
+    };
+    lab.try_ask(own(CURL)).unwrap();
+    let bind = || inside(&name, "tools/curl", || TcpListener::bind("0.0.0.0:9000").map(drop));
+    bind().unwrap();
+    lab.apply(&CURL.replace("9000}", "9000}, {containerPort: 9001}")).unwrap();
+    bind().expect("it stays so");
+    lab.try_ask(Ask::Delete(by_name("Pod", "tools", "curl"))).unwrap();
+    assert!(lab.try_ask(own(SHOP)).unwrap_err().contains("nothing in lab"), "it is not there");
+    lab.end();
+}
+
+#[test]
 fn the_status_tells_what_runs() {
     if !as_root() {
         return;
@@ -487,19 +531,50 @@ fn a_lab_that_was_changed_is_ended_or_killed_and_nothing_is_left() {
         client::ask(&lab, &Ask::Delete(gone)).unwrap();
         if kill {
             child.kill().unwrap();
-            child.wait().unwrap();
+            while !netns::has_ended(child.id() as i32) {
+                thread::sleep(Duration::from_millis(5));
+            }
             assert!(traces_of(&lab).iter().any(|t| t.contains("tools.curl")));
             let error = client::ask(&lab, &Ask::Status).unwrap_err().to_string();
             assert!(error.contains("died without cleaning up"), "{error}");
         }
         down(&lab).unwrap();
-        if !kill {
-            assert!(child.wait().unwrap().success());
-        }
+        assert_eq!(child.wait().unwrap().success(), !kill);
         assert_eq!(traces_of(&lab), NOTHING);
     }
     let error = client::ask(&lab, &Ask::Status).unwrap_err();
     assert!(error.to_string().starts_with(&format!("no lab {lab} is up")), "{error}");
+}
+
+#[test]
+fn one_that_is_killed_or_ended_in_the_middle_of_a_change_leaves_nothing() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("midway");
+    let many = DEPLOYMENT.replace("replicas: 2", "replicas: 120");
+    for kill in [true, false] {
+        let mut child = start(&lab);
+        thread::scope(|s| {
+            let asked = s.spawn(|| client::ask(&lab, &apply(&many, false, false)));
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !traces_of(&lab).iter().any(|t| t.contains("shop.front-")) {
+                assert!(Instant::now() < deadline, "no namespace was made");
+                thread::sleep(Duration::from_millis(1));
+            }
+            if kill {
+                child.kill().unwrap();
+            }
+            down(&lab).unwrap();
+            assert_eq!(child.wait().unwrap().success(), !kill);
+            assert_eq!(traces_of(&lab), NOTHING);
+            // It may have been done just before, or have been broken off.
+            if let (false, Err(e)) = (kill, asked.join().unwrap()) {
+                let said = e.to_string();
+                assert!(said.contains("interrupted; the lab is as it was"), "{said}");
+            }
+        });
+    }
 }
 
 #[test]
