@@ -276,7 +276,7 @@ impl Status {
             let attached = match (host.attached, &host.node) {
                 (true, Some(node)) => format!("yes, as node {node}"),
                 (true, None) => "yes".to_owned(),
-                (false, _) => style.red("no"),
+                (false, _) => "no".to_owned(),
             };
             table.row([host.name.clone(), or_dash(host.workload.as_ref()), addresses.join(" "), attached]);
         }

@@ -17,6 +17,7 @@ use super::{
 use crate::lab::{
     responder::Identity,
     spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideSpec, Place},
+    state::{Entry, State},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -99,13 +100,7 @@ impl LabNet {
         check_free(&homes)?;
 
         // From here on everything is noted before it is done.
-        let mut state = state_of(&lab, from);
-        for entry in state_of(&lab, to).endpoints {
-            if !state.endpoints.contains(&entry) {
-                state.endpoints.push(entry);
-            }
-        }
-        self.claim.write(&state)?;
+        self.claim.write(&self.state(&[from, to]))?;
         let first = self.homes.len();
         transition.added = new.iter().map(|h| h.name().to_owned()).collect();
         let gone = from.endpoints.iter().filter(|e| !after.contains_key(&*e.name));
@@ -217,17 +212,30 @@ impl LabNet {
 
     /// Writes down what there is now: the hosts of `spec`, and what could not be removed.
     fn note(&self, spec: &LabSpec) -> Option<String> {
-        let mut state = state_of(self.claim.name(), spec);
-        for home in &self.homes {
-            if !state.endpoints.iter().any(|e| e.netns == home.netns) {
-                state.endpoints.push(crate::lab::state::Entry {
-                    name: home.host.clone(),
-                    workload: None,
-                    netns: home.netns.clone(),
-                });
+        self.claim.write(&self.state(&[spec])).err().map(|e| e.to_string())
+    }
+
+    /// What is to be written down where there are hosts of several specs, and perhaps others.
+    fn state(&self, specs: &[&LabSpec]) -> State {
+        let lab = self.claim.name();
+        let mut state = State { pid: std::process::id() as i32, endpoints: Vec::new() };
+        let all = specs.iter().flat_map(|spec| state_of(lab, spec).endpoints);
+        let homes = self.homes.iter().map(|home| Entry {
+            name: home.host.clone(),
+            workload: None,
+            netns: home.netns.clone(),
+        });
+        for entry in all {
+            if !state.endpoints.contains(&entry) {
+                state.endpoints.push(entry);
             }
         }
-        self.claim.write(&state).err().map(|e| e.to_string())
+        for entry in homes {
+            if !state.endpoints.iter().any(|e| e.netns == entry.netns) {
+                state.endpoints.push(entry);
+            }
+        }
+        state
     }
 
     /// Has a host that stays become as it is to be: its interface, and the ports that are served.

@@ -1,30 +1,22 @@
 //! Labs that are changed while traffic runs through them.
 
-use super::{
-    NOTHING, as_root, get, inside, lab_name,
-    process::{LAB, this_program},
-    sleep_in, traces_of, unlocked, up,
-};
+use super::{NOTHING, as_root, get, inside, lab_name, sleep_in, traces_of, unlocked, up};
 use crate::lab::{
-    error::LabError,
     live::{
         change::Changes,
-        client,
         network::LiveNetwork,
-        wire::{Answer, Apply, Ask, Delete, File, REQUEST_MAX, Target},
+        wire::{Answer, Apply, Ask, Delete, File, Target},
     },
     net::LabNet,
     netns,
     spec::{LabSpec, Place},
-    supervise::{Mode, Supervised, down, supervise},
+    supervise::Supervised,
 };
 use std::{
     collections::BTreeSet,
-    env, fs,
-    io::{BufRead, BufReader, Read, Write},
+    fs,
+    io::{Read, Write},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
-    process::Child,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -49,7 +41,7 @@ metadata: {name: client, namespace: shop, labels: {app: client}}
 spec: {containers: [{name: c, image: c}]}
 ";
 
-const CURL: &str = "
+pub(super) const CURL: &str = "
 apiVersion: v1
 kind: Pod
 metadata: {name: curl, namespace: tools}
@@ -64,7 +56,7 @@ metadata: {name: web, namespace: shop}
 spec: {podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 5001}, {port: 5002, protocol: UDP}]}]}
 ";
 
-const DEPLOYMENT: &str = "
+pub(super) const DEPLOYMENT: &str = "
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: front, namespace: shop}
@@ -76,7 +68,7 @@ spec:
     spec: {containers: [{name: c, image: c, ports: [{containerPort: 8080}]}]}
 ";
 
-fn network(
+pub(super) fn network(
     lab: &str,
 ) -> (LabSpec, impl FnOnce(Vec<(Place, supernet_drivers::tap::Tap)>) -> LiveNetwork + use<'_>) {
     let model = manifests::read_str("shop.yaml", SHOP).unwrap().model;
@@ -151,11 +143,11 @@ fn file(text: &str) -> File {
     File { name: "change.yaml".to_owned(), text: text.to_owned() }
 }
 
-fn apply(text: &str, prune: bool, dry_run: bool) -> Ask {
+pub(super) fn apply(text: &str, prune: bool, dry_run: bool) -> Ask {
     Ask::Apply(Apply { files: vec![file(text)], prune, no_serve: Vec::new(), dry_run })
 }
 
-fn by_name(kind: &str, namespace: &str, name: &str) -> Delete {
+pub(super) fn by_name(kind: &str, namespace: &str, name: &str) -> Delete {
     let (kind, namespace, name) = (kind.to_owned(), namespace.to_owned(), name.to_owned());
     let objects = vec![Target { kind, namespace, name }];
     Delete { files: Vec::new(), objects, ignore_not_found: false, dry_run: false }
@@ -169,15 +161,18 @@ fn short(changes: &Changes) -> Vec<String> {
     changes.objects.iter().map(one).collect()
 }
 
-/// A TCP stream and a stream of numbered datagrams from shop/client to shop/web, checked until they are ended.
+/// A TCP stream (IPv4) and a stream of numbered datagrams (IPv6) from shop/client to shop/web, checked until they are ended.
 fn under_traffic(lab: &mut Lab, change: impl FnOnce(&mut Lab, &dyn Fn())) {
     const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
-    let (name, web) = (lab.name.clone(), lab.address("shop/web"));
+    let name = lab.name.clone();
+    let [web, web_v6] = lab.net().addressing().pods[&Name::new("shop", "web")].addresses[..] else {
+        panic!()
+    };
     let listener = inside(&name, "shop/web", || TcpListener::bind((web, 5001)).unwrap());
-    let sink = inside(&name, "shop/web", || UdpSocket::bind((web, 5002)).unwrap());
+    let sink = inside(&name, "shop/web", || UdpSocket::bind((web_v6, 5002)).unwrap());
     let (source, mut out) = inside(&name, "shop/client", || {
-        let source = UdpSocket::bind("0.0.0.0:0").unwrap();
-        source.connect((web, 5002)).unwrap();
+        let source = UdpSocket::bind("[::]:0").unwrap();
+        source.connect((web_v6, 5002)).unwrap();
         (source, TcpStream::connect_timeout(&(web, 5001).into(), Duration::from_secs(5)).unwrap())
     });
     let (mut into, _) = listener.accept().unwrap();
@@ -422,6 +417,17 @@ fn more_pools_and_another_posture_are_taken() {
     assert!(!open(&name));
     assert_eq!(lab.apply(supervisor).unwrap(), ["changed Supervisor /test"]);
     assert!(open(&name));
+
+    // A smaller MTU, at every host and on both sides of the uplink.
+    lab.apply(&supervisor.replace("ingressPosture", "mtu: 1400, ingressPosture")).unwrap();
+    for (host, device) in [("shop/web", "eth0"), ("node/node-1", "eth0"), ("outside", "up0")] {
+        let link = inside(&name, host, || {
+            let output = std::process::Command::new("ip").args(["link", "show", "dev", device]).output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        });
+        assert!(link.contains(" mtu 1400 "), "{host}: {link}");
+    }
+    assert!(open(&name));
     lab.end();
 }
 
@@ -495,134 +501,4 @@ fn the_status_tells_what_runs() {
     assert_eq!(status.sessions.kinds[0].protocol, "TCP");
     assert_eq!(status.frames.all, 2048);
     lab.end();
-}
-
-#[test]
-#[ignore = "started by the others"]
-fn supervisor() {
-    let Ok(lab) = env::var(LAB) else { return };
-    let (spec, attach) = network(&lab);
-    supervise(&lab, Mode::Supervised, &spec, |taps| Ok::<_, LabError>(attach(taps)), |_, _| ()).unwrap();
-}
-
-/// Starts a supervisor and returns when it says that it is ready.
-fn start(lab: &str) -> Child {
-    let mut child = this_program(module_path!(), "supervisor", lab).spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    for line in lines {
-        if line.unwrap().ends_with("\u{1}ready") {
-            return child;
-        }
-    }
-    panic!("it did not start: {:?}", child.wait_with_output());
-}
-
-#[test]
-fn a_lab_that_was_changed_is_ended_or_killed_and_nothing_is_left() {
-    if !as_root() {
-        return;
-    }
-    let lab = lab_name("changed");
-    for kill in [false, true] {
-        let mut child = start(&lab);
-        client::ask(&lab, &apply(&format!("{CURL}---{DEPLOYMENT}"), false, false)).unwrap();
-        assert!(netns::path(&netns::name(&lab, "tools/curl")).exists());
-        let gone = Delete { ignore_not_found: true, ..by_name("Pod", "shop", "client") };
-        client::ask(&lab, &Ask::Delete(gone)).unwrap();
-        if kill {
-            child.kill().unwrap();
-            while !netns::has_ended(child.id() as i32) {
-                thread::sleep(Duration::from_millis(5));
-            }
-            assert!(traces_of(&lab).iter().any(|t| t.contains("tools.curl")));
-            let error = client::ask(&lab, &Ask::Status).unwrap_err().to_string();
-            assert!(error.contains("died without cleaning up"), "{error}");
-        }
-        down(&lab).unwrap();
-        assert_eq!(child.wait().unwrap().success(), !kill);
-        assert_eq!(traces_of(&lab), NOTHING);
-    }
-    let error = client::ask(&lab, &Ask::Status).unwrap_err();
-    assert!(error.to_string().starts_with(&format!("no lab {lab} is up")), "{error}");
-}
-
-#[test]
-fn one_that_is_killed_or_ended_in_the_middle_of_a_change_leaves_nothing() {
-    if !as_root() {
-        return;
-    }
-    let lab = lab_name("midway");
-    let many = DEPLOYMENT.replace("replicas: 2", "replicas: 120");
-    for kill in [true, false] {
-        let mut child = start(&lab);
-        thread::scope(|s| {
-            let asked = s.spawn(|| client::ask(&lab, &apply(&many, false, false)));
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while !traces_of(&lab).iter().any(|t| t.contains("shop.front-")) {
-                assert!(Instant::now() < deadline, "no namespace was made");
-                thread::sleep(Duration::from_millis(1));
-            }
-            if kill {
-                child.kill().unwrap();
-            }
-            down(&lab).unwrap();
-            assert_eq!(child.wait().unwrap().success(), !kill);
-            assert_eq!(traces_of(&lab), NOTHING);
-            // It may have been done just before, or have been broken off.
-            if let (false, Err(e)) = (kill, asked.join().unwrap()) {
-                let said = e.to_string();
-                assert!(said.contains("interrupted; the lab is as it was"), "{said}");
-            }
-        });
-    }
-}
-
-#[test]
-fn nonsense_on_the_socket_harms_nothing() {
-    if !as_root() {
-        return;
-    }
-    let lab = lab_name("nonsense");
-    let mut child = start(&lab);
-    let path = format!("/run/supernet/{lab}/socket");
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let status = || match client::ask(&lab, &Ask::Status) {
-        Ok(Answer::Status(status)) => status,
-        other => panic!("{other:?}"),
-    };
-    let hosts = status().hosts;
-    let connect = || {
-        let stream = UnixStream::connect(&path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    };
-    let said = |bytes: &[u8]| {
-        let mut stream = connect();
-        let _ = stream.write_all(bytes);
-        let mut text = String::new();
-        BufReader::new(stream).read_line(&mut text).unwrap();
-        text
-    };
-    for bad in
-        [&b"hello\n"[..], b"{}\n", b"\n", b"\xff\xfe\x00\n", b"[[[[[[[[[[\n", b"GET / HTTP/1.1\r\n\r\n"]
-    {
-        assert!(said(bad).contains("not a line of the lab's protocol"), "{}", bad.escape_ascii());
-    }
-    assert!(said(&[&[b'['; 1 << 20][..], b"\n"].concat()).contains("error"), "deeper than anyone looks");
-    assert!(said(b"{\"version\":9,\"ask\":\"status\"}\n").contains("version 9 of the lab's protocol"));
-    assert!(said(&vec![b'x'; REQUEST_MAX + 70_000]).contains("has more than 64 MiB"));
-    // Connected and gone, with and without a word; and an answer that nobody fetches.
-    drop(connect());
-    connect().write_all(b"{\"version\":1,").unwrap();
-    connect().write_all(b"{\"version\":1,\"ask\":\"status\"}\n").unwrap();
-    // Silent ones, more than there is room for: the others wait until they are thrown out.
-    let silent: Vec<UnixStream> = (0..20).map(|_| connect()).collect();
-    let began = Instant::now();
-    assert_eq!(status().hosts, hosts);
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
-    drop(silent);
-    assert!(child.try_wait().unwrap().is_none());
-    down(&lab).unwrap();
-    assert!(child.wait().unwrap().success());
-    assert_eq!(traces_of(&lab), NOTHING);
 }

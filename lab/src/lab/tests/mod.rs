@@ -3,6 +3,7 @@
 mod change;
 mod faults;
 mod live;
+mod live_process;
 mod network;
 mod process;
 
