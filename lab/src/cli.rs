@@ -216,10 +216,11 @@ and IP fragments are dropped and counted for now.
   supernet lab apply -f policies/ --dry-run
   supernet lab apply -f manifests/ --prune --name shop
   supernet lab apply --watch manifests/ --prune
-Objects are added, or replaced if the lab has them; what is not named stays, but for pods that a named
-workload has no more. All of it happens or nothing. Addresses of what stays stay, and connections that
-the change does not concern lose no packet. Uplinks, strictTCP, pools that somebody has an address of,
-and MTUs beyond those the lab was started with can't be changed while it runs; the error says which.")]
+Objects are added, or replaced if the lab has them; what is not named stays, but for pods that a
+named workload has no more. All of it happens or nothing. Addresses of what stays stay, and
+connections that the change does not concern lose no packet. Uplinks, strictTCP, pools that
+somebody has an address of, and MTUs beyond the lab's buffers can't be changed while it runs; the
+error says which.")]
 pub(crate) struct ApplyArgs {
     /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times
     #[arg(short = 'f', long = "file", value_name = "FILE", required_unless_present = "watch")]
@@ -250,7 +251,8 @@ pub(crate) struct ApplyArgs {
   supernet lab delete pod shop/curl shop/wget
   supernet lab delete deploy shop/web --dry-run
   supernet lab delete ns shop
-A workload goes with its pods, a namespace with all that lies in it. Processes in the pods are ended.")]
+A workload goes with its pods, a namespace with all that lies in it. Processes in the pods are
+ended.")]
 pub(crate) struct DeleteArgs {
     /// Manifests of what is to go: a file, a folder, or - for standard input; may be given several times
     #[arg(
@@ -286,8 +288,8 @@ pub(crate) struct DeleteArgs {
   supernet lab status
   supernet lab status --name shop --watch
   supernet lab status -o json | jq '.ports[] | select(.dropped > 0)'
-In and out are the network's: in is what a host sent. Rates are those of the last second. With --watch and
--o json every second gives an object on a line of its own.")]
+In and out are the network's: in is what a host sent. Rates are those of the last second. With
+--watch and -o json every second gives an object on a line of its own.")]
 pub(crate) struct StatusArgs {
     /// The lab's name; may be left out when one lab runs, and when several do, they are listed
     #[arg(long)]

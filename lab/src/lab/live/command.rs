@@ -199,3 +199,34 @@ pub(super) fn lines(changes: &Changes) -> String {
     };
     changes.objects.iter().map(line).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::{Cli, Command, LabCommand};
+    use clap::{Parser, error::ErrorKind};
+
+    fn parse(args: &str) -> Result<LabCommand, ErrorKind> {
+        match Cli::try_parse_from(["supernet", "lab"].into_iter().chain(args.split(' '))) {
+            Ok(Cli { command: Command::Lab(command) }) => Ok(command),
+            Ok(other) => panic!("{other:?}"),
+            Err(e) => Err(e.kind()),
+        }
+    }
+
+    #[test]
+    fn files_or_a_folder_to_follow_or_names() {
+        for good in [
+            "apply -f a -f b --prune",
+            "apply --watch d --prune",
+            "delete -f a",
+            "delete pod a/b c --dry-run",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        let missing = ["apply", "apply --prune", "delete", "delete pod"];
+        assert!(missing.iter().all(|args| parse(args).unwrap_err() == ErrorKind::MissingRequiredArgument));
+        let conflicts = ["apply -f a --watch d", "apply --watch d --dry-run", "delete -f a pod b"];
+        assert!(conflicts.iter().all(|args| parse(args).unwrap_err() == ErrorKind::ArgumentConflict));
+        assert!(matches!(parse("status --watch"), Ok(LabCommand::Status(args)) if args.name.is_none()));
+    }
+}

@@ -123,9 +123,13 @@ impl Socket {
     }
 
     fn go_on(&mut self, ready: &Ready, service: &mut impl Service) {
+        let began = Instant::now();
         let mut ready_clients = ready.clients.iter();
         self.clients
             .retain_mut(|client| !ready_clients.next().copied().unwrap_or(false) || client.go_on(service));
+        // What the others waited while one was answered is not their fault.
+        let spent = began.elapsed();
+        self.clients.iter_mut().for_each(|client| client.deadline += spent);
         if !ready.new {
             return;
         }

@@ -65,6 +65,12 @@ fn hosts_come_change_and_go() {
             .unwrap()
     });
     assert!(mtu.contains("mtu 1300"), "{mtu}");
+    let v6 = inside(&lab, "shop/web-0", || {
+        let output =
+            Command::new("ip").args(["-6", "-br", "address", "show", "dev", "eth0"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    });
+    assert!(v6.contains("fd00::4/64"), "a family that it had not before: {v6}");
     assert!(super::is_running(&mut child), "who stays keeps its processes");
     assert!(answers(&lab, "shop/web-0", 8080) && !answers(&lab, "shop/web-0", 80), "other ports are served");
     assert!(inside(&lab, "shop/web-0", || get("[::1]:8080")).0.contains("pod: web-0\nnamespace: shop\n"));
