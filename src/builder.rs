@@ -90,6 +90,14 @@ impl Builder {
         self
     }
 
+    /// Frame buffers of 64 KiB, likewise; none by default. With some, ports that can, TAP devices for one, take and give
+    /// TCP and UDP packets of up to 64 KB that are segmented only where they leave towards a port that cannot.
+    #[must_use]
+    pub fn super_frames(mut self, frames: usize) -> Self {
+        self.config.super_frames = frames;
+        self
+    }
+
     /// How long idle connections are remembered.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
@@ -166,7 +174,8 @@ impl Builder {
         let namespaces = model.namespaces.values().filter_map(|namespace| namespace.mtu);
         let mtu = uplinks.chain(namespaces).fold(model.supervisor.mtu, u16::max);
         let is_jumbo = usize::from(mtu) + ETHERNET > FRAME_CAPACITY;
-        let needed = if is_jumbo { self.config.frames.div_ceil(4) } else { 0 };
+        let needed =
+            if is_jumbo && self.config.super_frames == 0 { self.config.frames.div_ceil(4) } else { 0 };
         let jumbo_frames = self.jumbo_frames.unwrap_or(needed);
         let strict_tcp = self.config.strict_tcp || model.supervisor.strict_tcp;
         let config = Config { jumbo_frames, strict_tcp, ..self.config };

@@ -23,16 +23,21 @@ use std::{
 /// Polls without a frame before a worker goes to sleep.
 const PATIENCE: u32 = 64;
 
-/// Threads that run workers. Dropping it stops and joins them.
+/// Threads that run the workers of a [`Dataplane`] that was made by hand, as [`Supernet::spawn`](crate::Supernet::spawn)
+/// does for one that was built. Dropping it stops and joins them.
 #[derive(Debug)]
-pub(crate) struct Threads {
+pub struct Threads {
     stop: Arc<AtomicBool>,
     alarms: Vec<Arc<Alarm>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
-    pub(crate) fn spawn(dataplane: &Dataplane, workers: Vec<Worker>) -> io::Result<Self> {
+    /// Runs each worker on a thread of its own, which sleeps while there is nothing to do.
+    ///
+    /// # Errors
+    /// A thread or its event descriptor could not be made.
+    pub fn spawn(dataplane: &Dataplane, workers: Vec<Worker>) -> io::Result<Self> {
         let mut all = Self { stop: Arc::default(), alarms: Vec::new(), threads: Vec::new() };
         let began = Clock::now();
         for worker in workers {

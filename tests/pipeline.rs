@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use supernet_dataplane::{
     id::{RuleId, ServerId},
     snapshot::{GATEWAY_MAC, ServerKind},
@@ -31,6 +31,36 @@ fn east_west_routed_both_families_and_no_translation() {
             assert_eq!(net.sessions(), 1);
         }
     }
+}
+
+#[test]
+fn a_client_stays_with_its_member_where_the_service_says_so() {
+    for by_client in [false, true] {
+        let mut net = Net::new(two_namespaces().with(|s| {
+            for server in s.servers.listening.values_mut() {
+                Arc::make_mut(server).by_client = by_client;
+            }
+        }));
+        let call = |n| Probe {
+            src_mac: OUTSIDE_MAC.parse().unwrap(),
+            dst_mac: mac(3),
+            ..Probe::new(3, Proto::TCP, &format!("203.0.113.7:{n}"), "192.168.80.10:80")
+        };
+        let members: BTreeSet<u32> = (4000..4020).map(|n| net.one(3, &call(n)).0).collect();
+        assert_eq!(members.len(), if by_client { 1 } else { 2 });
+    }
+    // Clients are spread as well as flows are.
+    let mut net = Net::new(two_namespaces().with(|s| {
+        s.servers.listening.values_mut().for_each(|server| Arc::make_mut(server).by_client = true);
+    }));
+    let member = |net: &mut Net, client: u32| {
+        let src = format!("203.0.113.{client}:4000");
+        let src_mac = OUTSIDE_MAC.parse().unwrap();
+        let call = Probe::new(3, Proto::TCP, &src, "192.168.80.10:80");
+        net.one(3, &Probe { src_mac, dst_mac: mac(3), ..call }).0
+    };
+    let first = (1..=60).filter(|client| member(&mut net, *client) == 1).count();
+    assert!((15..=45).contains(&first), "{first} of 60 clients");
 }
 
 #[test]

@@ -305,6 +305,8 @@ pub struct VirtualServer {
     pub active: Vec<SocketAddr>,
     /// Members that only keep the connections they have.
     pub draining: Vec<SocketAddr>,
+    /// All flows of a client go to one member (`sessionAffinity: ClientIP`), for as long as the members stay.
+    pub by_client: bool,
     /// How flows are spread over `active`; `None` when there are none.
     pub maglev: Option<Maglev>,
     /// When its members last changed.

@@ -39,6 +39,9 @@ pub struct Config {
     pub frames: usize,
     /// Frame buffers of 9 KiB, for ports whose MTU needs them.
     pub jumbo_frames: usize,
+    /// Frame buffers of 64 KiB, for ports whose other side leaves segmentation to this one. If there are any, jumbo
+    /// frames are of this size too.
+    pub super_frames: usize,
     /// How long idle connections are remembered.
     pub timeouts: Timeouts,
     /// Seed of every hash; two dataplanes with one seed decide alike.
@@ -70,6 +73,7 @@ impl Default for Config {
             sessions: 1 << 20,
             frames: 8192,
             jumbo_frames: 0,
+            super_frames: 0,
             timeouts: Timeouts::default(),
             seed: 0,
             cache: true,

@@ -11,7 +11,7 @@
 mod receivers;
 
 use crate::{
-    buf::{Frame, Pool},
+    buf::{Frame, Large, Offloads, Pool},
     counters::{Counters, WorkerCounters},
     flow::{Scope, Session, SessionId, Usage},
     handover::{Handover, Numbered},
@@ -23,6 +23,7 @@ use crate::{
     state::{Config, State},
     time::{Duration, Instant},
     verdict::DropReason,
+    wire::offload,
 };
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use receivers::Receivers;
@@ -116,7 +117,8 @@ impl Dataplane {
     pub fn new(config: Config) -> (Self, Vec<Worker>) {
         let workers = config.workers.max(1);
         let config = Config { workers, ..config };
-        let pool = Pool::with_jumbo(config.frames, config.jumbo_frames);
+        let size = if config.super_frames > 0 { Large::Super } else { Large::Jumbo };
+        let pool = Pool::with_large(config.frames, config.jumbo_frames + config.super_frames, size);
         let state = Arc::new(State::new(config));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded()).unzip();
         let handle =
@@ -405,14 +407,24 @@ impl Worker {
     fn send(&mut self) {
         let (senders, counters, shared) = (&mut self.senders, &self.counters, &self.shared);
         let (mut sent, mut refused) = (0, 0);
+        let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
+        let lower = |frames: &mut Vec<Frame>, offloads: Offloads| {
+            let lowered = offload::lower(frames, offloads, &shared.pool);
+            counters.generated.add(lowered.made);
+            counters.drops[DropReason::NoBuffer as usize].add(lowered.lost);
+            (frames.len() as u64, bytes(frames))
+        };
         self.output.drain(|port, frames| {
-            let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
-            let before = (frames.len() as u64, bytes(frames));
-            if let Some(Some(sender)) = senders.get_mut(port.index())
-                && sender.transmit(frames).is_err()
-            {
-                senders[port.index()] = None;
-                shared.let_go(port);
+            let mut before = (frames.len() as u64, bytes(frames));
+            if let Some(Some(sender)) = senders.get_mut(port.index()) {
+                let offloads = sender.offloads();
+                if !offloads.take_all() && frames.iter().any(|frame| frame.offload().is_some()) {
+                    before = lower(frames, offloads);
+                }
+                if sender.transmit(frames).is_err() {
+                    senders[port.index()] = None;
+                    shared.let_go(port);
+                }
             }
             // What is left could not be sent.
             let left = (frames.len() as u64, bytes(frames));

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 use supernet_dataplane::{
-    buf::{FRAME_CAPACITY, Frame, Pool},
+    buf::{FRAME_CAPACITY, Frame, Large, Pool},
     port::{Port, Receive, Transmit},
 };
 use supernet_drivers::tap::{self, Tap, TapError};
@@ -191,7 +191,7 @@ fn a_frame_too_long_for_a_buffer_is_missed() {
 fn jumbo_frames_come_and_go_where_the_pool_has_buffers_for_them() {
     let Some(_netns) = Netns::enter() else { return };
     let mut tap = up(tap::open("eth0").unwrap());
-    tap.pool = Pool::with_jumbo(16, 2);
+    tap.pool = Pool::with_large(16, 2, Large::Jumbo);
     ip("link set dev eth0 mtu 9000");
     ip("neighbour replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0");
     let socket = UdpSocket::bind("10.0.0.2:0").unwrap();
@@ -258,7 +258,7 @@ fn a_name_in_use_is_refused_and_a_descriptor_may_come_from_elsewhere() {
 fn an_idle_port_keeps_no_jumbo_buffer() {
     let Some(_netns) = Netns::enter() else { return };
     let mut tap = up(tap::open("eth0").unwrap());
-    tap.pool = Pool::with_jumbo(16, 1);
+    tap.pool = Pool::with_large(16, 1, Large::Jumbo);
     let mut frames = Vec::new();
     tap.receiver.receive(&mut frames, 1, &tap.pool).unwrap();
     assert!(tap.pool.take_for(9000).is_some(), "an idle port holds the only one");

@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Tell the story of a Supervisor Cluster with real connections in memory, and check every step
     Demo,
-    /// Show the network that manifests give: segments, SNAT, virtual servers, firewall, pods, routes
+    /// Show the network that manifests give: segments, SNAT, virtual servers, firewall, pods, routes; or draw it
     Plan(PlanArgs),
     /// Send a synthetic packet through the real stages and say what happens to it
     Trace(TraceArgs),
@@ -47,24 +47,43 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// How a plan is printed: as everything else, or as a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanFormat {
+    /// Tables for people
+    Table,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+    /// A picture for browsers, in one file
+    Svg,
+    /// A picture for Graphviz
+    Dot,
+    /// A picture for Markdown
+    Mermaid,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FoldArg {
+    /// When there are more than 50 pods
+    Auto,
+    /// However many pods there are
+    Never,
+    /// Even when there are few
+    Always,
+}
+
 /// Examples of `plan`, for both its helps.
 macro_rules! plan_examples {
     () => {
         "Examples:
   supernet plan -f shop.yaml
   supernet plan -f manifests/ -f policies/ -o json | jq '.virtualServers'
+  supernet plan -f shop.yaml -o svg > shop.svg
+  supernet plan -f manifests/ -o svg --namespace shop,data > shop.svg
+  supernet plan -f manifests/ -o dot --fold always | dot -Tpdf > all.pdf
   kubectl get pods,svc,netpol -A -o yaml | supernet plan -f -"
-    };
-}
-
-/// Examples of `lab up`, for both its helps.
-macro_rules! up_examples {
-    () => {
-        "Examples:
-  supernet lab up -f shop.yaml
-  supernet lab up -f shop.yaml --detach --name shop
-  supernet lab up -f shop.yaml --no-serve shop/web-0
-Every containerPort is served by a built-in responder; --no-serve keeps it off a pod's ports."
     };
 }
 
@@ -85,6 +104,11 @@ What is left out keeps its default; docs/supervisor.md has every field."
     };
 }
 
+// After the macro, which it uses.
+mod lab;
+
+pub(crate) use lab::{ApplyArgs, DEFAULT_LAB, DeleteArgs, LabCommand, StatusArgs};
+
 #[derive(Debug, Args)]
 #[command(
     after_help = concat!(plan_examples!(), "\nMore with --help: the default Supervisor, and how to have another one."),
@@ -94,8 +118,35 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) files: Files,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Table)]
+    pub(crate) output: PlanFormat,
+    /// In a picture, when a namespace is one box with counts
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) fold: Option<FoldArg>,
+    /// In a picture, draw these namespaces in full and all others as one box
+    #[arg(long, value_name = "NS,...", value_delimiter = ',', conflicts_with = "fold")]
+    pub(crate) namespace: Vec<String>,
+}
+
+impl PlanArgs {
+    /// What is wrong with the arguments together.
+    ///
+    /// # Errors
+    /// What is drawn is asked for, but nothing is drawn.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let asked = match self.fold {
+            Some(_) => "--fold",
+            None if !self.namespace.is_empty() => "--namespace",
+            None => return Ok(()),
+        };
+        match self.output {
+            PlanFormat::Svg | PlanFormat::Dot | PlanFormat::Mermaid => Ok(()),
+            PlanFormat::Table | PlanFormat::Json | PlanFormat::Yaml => Err(Cli::command().error(
+                ErrorKind::ArgumentConflict,
+                format!("{asked} is for pictures: add -o svg, -o dot or -o mermaid"),
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -142,161 +193,6 @@ pub(crate) enum Protocol {
 pub(crate) struct ReachArgs {
     #[command(flatten)]
     pub(crate) files: Files,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
-}
-
-/// The name that a lab has when none is given.
-pub(crate) const DEFAULT_LAB: &str = "supernet";
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum LabCommand {
-    /// Start the network and stay in the foreground until Ctrl-C
-    #[command(
-        after_help = concat!(up_examples!(), "\nMore with --help: what the lab has and has not, and the Supervisor."),
-        after_long_help = concat!(up_examples!(), "
-A pod with hostNetwork is served on its node, and `lab exec` into it enters its node.
-
-`outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family.
-Give it more addresses with
-  supernet lab exec outside -- ip addr add 198.51.100.7/32 dev lo
-Pods see the host's /etc/resolv.conf: there is no DNS for Services yet. Packets larger than the MTU
-and IP fragments are dropped and counted for now.
-", supervisor!())
-    )]
-    Up {
-        #[command(flatten)]
-        files: Files,
-        /// Return once the network runs; `lab down` ends it
-        #[arg(long)]
-        detach: bool,
-        /// The lab's name; several may run at once
-        #[arg(long, default_value = DEFAULT_LAB)]
-        name: String,
-        /// Leave this pod's ports to a server of your own; may be given several times
-        #[arg(long, value_name = "NS/POD")]
-        no_serve: Vec<String>,
-        /// Run as the background process of --detach
-        #[arg(long, hide = true)]
-        supervised: bool,
-    },
-    /// Add objects to a running lab or change them, while its traffic goes on
-    Apply(ApplyArgs),
-    /// Delete objects from a running lab, while its traffic goes on
-    Delete(DeleteArgs),
-    /// Show how a running lab is: hosts, traffic, sessions, drops
-    Status(StatusArgs),
-    /// Run a command inside a pod, or in the world beyond the uplink
-    #[command(after_help = "Examples:
-  supernet lab exec shop/web-0 ip addr
-  supernet lab exec outside -- curl -s http://192.168.80.3/")]
-    Exec {
-        /// The lab's name
-        #[arg(long, default_value = DEFAULT_LAB)]
-        name: String,
-        /// NS/POD, NS/WORKLOAD (its first pod), a unique prefix, or outside
-        #[arg(value_name = "NS/POD|outside")]
-        target: String,
-        /// The command and its arguments, after -- or not
-        #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
-        command: Vec<std::ffi::OsString>,
-    },
-    /// End a lab and remove all it made
-    Down {
-        /// The lab's name
-        #[arg(long, default_value = DEFAULT_LAB)]
-        name: String,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  supernet lab apply -f shop.yaml
-  supernet lab apply -f policies/ --dry-run
-  supernet lab apply -f manifests/ --prune --name shop
-  supernet lab apply --watch manifests/ --prune
-Objects are added, or replaced if the lab has them; what is not named stays, but for pods that a
-named workload has no more. All of it happens or nothing. Addresses of what stays stay, and
-connections that the change does not concern lose no packet. Uplinks, strictTCP, pools that
-somebody has an address of, and MTUs beyond the lab's buffers can't be changed while it runs; the
-error says which.")]
-pub(crate) struct ApplyArgs {
-    /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times
-    #[arg(short = 'f', long = "file", value_name = "FILE", required_unless_present = "watch")]
-    pub(crate) files: Vec<PathBuf>,
-    /// The lab's name
-    #[arg(long, default_value = DEFAULT_LAB)]
-    pub(crate) name: String,
-    /// The files are the whole: objects that are not in them go (the Supervisor stays)
-    #[arg(long)]
-    pub(crate) prune: bool,
-    /// Leave this pod's ports to a server of your own; may be given several times
-    #[arg(long, value_name = "NS/POD")]
-    pub(crate) no_serve: Vec<String>,
-    /// Say what would be added, changed and removed, and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Follow the manifests of a folder until Ctrl-C; times are UTC
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["files", "dry_run"])]
-    pub(crate) watch: Option<PathBuf>,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  supernet lab delete -f policies/
-  supernet lab delete pod shop/curl shop/wget
-  supernet lab delete deploy shop/web --dry-run
-  supernet lab delete ns shop
-A workload goes with its pods, a namespace with all that lies in it. Processes in the pods are
-ended.")]
-pub(crate) struct DeleteArgs {
-    /// Manifests of what is to go: a file, a folder, or - for standard input; may be given several times
-    #[arg(
-        short = 'f',
-        long = "file",
-        value_name = "FILE",
-        required_unless_present = "kind",
-        conflicts_with = "kind"
-    )]
-    pub(crate) files: Vec<PathBuf>,
-    /// pod, svc, netpol, ns, node, endpointslice, or a workload: deploy, sts, ds, rs, rc, job, cj
-    #[arg(value_name = "KIND", requires = "names")]
-    pub(crate) kind: Option<String>,
-    /// The objects; NAME alone for kinds without namespace and for the namespace `default`
-    #[arg(value_name = "NS/NAME")]
-    pub(crate) names: Vec<String>,
-    /// The lab's name
-    #[arg(long, default_value = DEFAULT_LAB)]
-    pub(crate) name: String,
-    /// Pass over what is not there
-    #[arg(long)]
-    pub(crate) ignore_not_found: bool,
-    /// Say what would be removed, and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  supernet lab status
-  supernet lab status --name shop --watch
-  supernet lab status -o json | jq '.ports[] | select(.dropped > 0)'
-In and out are the network's: in is what a host sent. Rates are those of the last second. With
---watch and -o json every second gives an object on a line of its own.")]
-pub(crate) struct StatusArgs {
-    /// The lab's name; may be left out when one lab runs, and when several do, they are listed
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Show it again every second until Ctrl-C
-    #[arg(long)]
-    pub(crate) watch: bool,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -524,6 +420,26 @@ mod tests {
         trace(&["--proto", "icmp"]).unwrap();
         let error = trace(&["--proto", "udp", "--icmp"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn what_is_drawn_is_asked_for_with_a_picture_only() {
+        let plan = |more: &[&str]| {
+            let common = ["supernet", "plan", "-f", "x.yaml"];
+            match Cli::try_parse_from(common.iter().chain(more)).map(|cli| cli.command) {
+                Ok(Command::Plan(args)) => args.check().map(|()| args.namespace),
+                Ok(other) => panic!("{other:?}"),
+                Err(e) => Err(e),
+            }
+        };
+        assert_eq!(plan(&["-o", "svg", "--namespace", "a,b", "--namespace", "c"]).unwrap(), ["a", "b", "c"]);
+        plan(&["-o", "dot", "--fold", "never"]).unwrap();
+        for args in [&["--fold", "never"][..], &["-o", "json", "--namespace", "a"]] {
+            let error = plan(args).unwrap_err();
+            assert!(error.to_string().contains("is for pictures: add -o svg"), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert!(plan(&["-o", "svg", "--fold", "always", "--namespace", "a"]).is_err());
     }
 
     #[test]

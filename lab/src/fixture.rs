@@ -84,6 +84,7 @@ pub(crate) fn shop() -> Shop {
         families: vec![IpFamily::V4],
         prefer_dual_stack: false,
         publish_not_ready: false,
+        client_affinity: false,
         at: Position::default(),
     };
     addressing.cluster_ips.insert(service.name.clone(), vec![IpAddr::from([10, 96, 0, 1])]);

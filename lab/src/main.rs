@@ -1,5 +1,6 @@
 //! The `supernet` command.
 
+mod attach;
 mod bench;
 mod cli;
 mod demo;
@@ -8,6 +9,7 @@ mod fixture;
 mod input;
 mod lab;
 mod output;
+mod picture;
 mod plan;
 mod reach;
 mod trace;
@@ -33,10 +35,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<u8, Box<dyn Error>> {
     match command {
         Command::Plan(args) => {
-            let (mut network, warnings) = input::network(&args.files)?;
-            let mut plan = network.plan()?;
-            plan.warnings = warnings;
-            plan::print(&plan, args.output)?;
+            args.check().unwrap_or_else(|e| e.exit());
+            plan::run(&args)?;
             Ok(0)
         }
         Command::Reach(args) => {

@@ -74,6 +74,11 @@ pub(crate) fn print<T: Serialize>(
         Format::Json => serde_json::to_string_pretty(answer)? + "\n",
         Format::Yaml => serde_saphyr::to_string(answer)?,
     };
+    write(&text)
+}
+
+/// Writes a text to standard output.
+pub(crate) fn write(text: &str) -> Result<(), OutputError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads it has seen enough (`| head`).

@@ -1,21 +1,48 @@
-//! `supernet plan`: the network of some manifests as tables.
+//! `supernet plan`: the network of some manifests as tables, or as a picture.
 
 use crate::{
-    cli::Format,
-    output::{self, Listing, OutputError, Style, list, or_dash},
+    cli::{FoldArg, Format, PlanArgs, PlanFormat},
+    input,
+    output::{self, Listing, Style, list, or_dash},
+    picture::{self, Drawing},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     fmt::Display,
 };
-use supernet_control::analysis::plan::{Plan, Section, VirtualServerKind, VirtualServerPlan};
+use supernet_control::analysis::{
+    plan::{Plan, Section, VirtualServerKind, VirtualServerPlan},
+    topology::{Fold, Topology, View},
+};
 
 /// Members of a virtual server, or names in a cell, that are shown before the rest is only counted.
 const MOST: usize = 6;
 
-/// Prints a plan to standard output.
-pub(crate) fn print(plan: &Plan, format: Format) -> Result<(), OutputError> {
-    output::print(plan, format, tables)
+pub(crate) fn run(args: &PlanArgs) -> Result<(), Box<dyn Error>> {
+    let (mut network, warnings) = input::network(&args.files)?;
+    let mut plan = network.plan()?;
+    plan.warnings = warnings;
+    let print = |format| Ok(output::print(&plan, format, tables)?);
+    let drawing = match args.output {
+        PlanFormat::Table => return print(Format::Table),
+        PlanFormat::Json => return print(Format::Json),
+        PlanFormat::Yaml => return print(Format::Yaml),
+        PlanFormat::Svg => Drawing::Svg,
+        PlanFormat::Dot => Drawing::Dot,
+        PlanFormat::Mermaid => Drawing::Mermaid,
+    };
+    let fold = match args.fold {
+        None | Some(FoldArg::Auto) => Fold::Auto,
+        Some(FoldArg::Never) => Fold::Never,
+        Some(FoldArg::Always) => Fold::Always,
+    };
+    let view = View { fold, namespaces: args.namespace.iter().cloned().collect() };
+    let topology = Topology::of(&plan, &view)?;
+    // A picture has no place for warnings.
+    input::warn(&plan.warnings);
+    picture::print(&topology, drawing)?;
+    Ok(())
 }
 
 fn tables(plan: &Plan, style: Style) -> String {

@@ -145,6 +145,7 @@ impl Topology {
             maglev: Maglev::new(&active),
             active,
             draining: Vec::new(),
+            by_client: false,
             since: Generation(0),
         };
         self.servers += 1;

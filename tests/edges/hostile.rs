@@ -171,6 +171,11 @@ fn forged() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             Dhcp,
         ),
         (
+            "a DHCP offer from another port",
+            Probe { dst_mac: mac(1), ..probe(Proto::UDP, "10.0.0.2:1067", "10.0.0.3:68") }.frame(),
+            Dhcp,
+        ),
+        (
             "a DHCPv6 reply to one",
             Probe { dst_mac: mac(1), ..probe(Proto::UDP, "[fd00:0:0:1::2]:547", "[fd00:0:0:1::3]:546") }
                 .frame(),

@@ -6,6 +6,7 @@ mod fragments;
 mod hostile;
 mod icmp_errors;
 mod mtu;
+mod offload;
 mod tcp;
 
 use supernet_dataplane::{snapshot::ServerKind, verdict::DropReason, wire::Proto};

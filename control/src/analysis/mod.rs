@@ -1,5 +1,5 @@
 //! Answers about a network, as values: what it is ([`plan`]), who reaches whom ([`reach`]),
-//! and what happens to a packet ([`trace`]).
+//! what happens to a packet ([`trace`]), and what is drawn of it ([`topology`]).
 //!
 //! Answers are computed from the compiled snapshot, never by a second reading of the model's rules, so they say
 //! what packets will meet. They serialise with camelCase names; programs may rely on the fields documented here.
@@ -9,6 +9,7 @@ mod open;
 pub mod plan;
 pub mod reach;
 mod text;
+pub mod topology;
 pub mod trace;
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub struct ServerSpec {
     pub address: SocketAddr,
     /// Its protocol.
     pub protocol: Protocol,
+    /// All connections of a client go to one of them.
+    pub by_client: bool,
     /// Who serves it, ascending by address.
     pub members: Vec<Member>,
     /// Where it was written.
@@ -129,6 +131,7 @@ pub fn server_specs(
                     tier1: tier1_name(model.supervisor.tier1, &service.name.namespace),
                     address: SocketAddr::new(ip, port.port),
                     protocol: port.protocol,
+                    by_client: service.client_affinity,
                     members: backends.members(service, port, IpFamily::of(ip)),
                     at: service.at.clone(),
                 });
@@ -150,6 +153,7 @@ pub fn server_specs(
                 tier1: SHARED_TIER1.to_owned(),
                 address: SocketAddr::new(ip, server.port),
                 protocol: Protocol::Tcp,
+                by_client: false,
                 members: default_members(name, server, IpFamily::of(ip), model, addressing, places)?,
                 at: supervisor.at.clone(),
             });
@@ -204,6 +208,7 @@ pub(super) fn servers(
             active,
             draining: draining.into_iter().map(|m| m.address).collect(),
             maglev,
+            by_client: spec.by_client,
             since: Generation::default(),
         };
         let key = (server.address, server.proto, server.port);

@@ -72,7 +72,8 @@ fn snat(r: &mut Reading, meta: &Meta<'_>) -> Snat {
 /// An annotation's value is a text.
 fn mtu(r: &mut Reading, node: &yaml::Node) -> Option<u16> {
     let text = r.text(node)?;
-    let mtu = text.parse().ok().filter(|mtu| MTUS.contains(mtu));
+    let is_number = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+    let mtu = text.parse().ok().filter(|mtu| is_number && MTUS.contains(mtu));
     if mtu.is_none() {
         let advice = format!("write a number from {} to {}, in quotes", MTUS.start(), MTUS.end());
         r.invalid(node.place, format!("`{text}` is no MTU"), advice);

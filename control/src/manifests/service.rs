@@ -36,6 +36,8 @@ pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared
     let (families, policy) = families(r, &spec, &cluster_ips);
     let load_balancer_ip = load_balancer_ip(r, &spec, kind, &named);
     let selector = spec.get("selector").map(|n| r.labels(n));
+    let affinities = [("ClientIP", true), ("None", false)];
+    let client_affinity = spec.get("sessionAffinity").and_then(|n| r.word(n, &affinities)).unwrap_or(false);
     let publish_not_ready = r.bool_of(&spec, "publishNotReadyAddresses").unwrap_or(false);
     note_not_enforced(r, &spec, &named);
     let (Some(meta), Some(kind)) = (meta, kind) else { return };
@@ -53,6 +55,7 @@ pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared
         families,
         prefer_dual_stack: policy == FamilyPolicy::Prefer,
         publish_not_ready,
+        client_affinity,
         at,
     };
     declared.services.push(DeclaredService { service, policy, status_addresses });
@@ -254,7 +257,6 @@ fn note_not_enforced(r: &mut Reading, spec: &Fields<'_>, named: &str) {
         r.not_enforced("type: NodePort", &service, node.place);
     }
     let values = [
-        ("sessionAffinity", "ClientIP", "sessionAffinity: ClientIP"),
         ("internalTrafficPolicy", "Local", "internalTrafficPolicy: Local"),
         ("externalTrafficPolicy", "Local", "externalTrafficPolicy: Local"),
     ];

@@ -227,6 +227,9 @@ fn uplink_addresses(r: &mut Reading, uplink: &Fields<'_>) -> Vec<At<IpNet>> {
         if net.prefix_len() < longest - 1 && net.addr() == net.network() {
             let what = format!("{net} is a range, not the address of the uplink");
             r.invalid(node.place, what, format!("write its address, {}/{} say", next(net), net.prefix_len()));
+        } else if is_for_all(&net, net.addr()) {
+            let what = format!("{} is the broadcast address of {}", net.addr(), net.trunc());
+            r.invalid(node.place, what, format!("write its address, {}/{} say", next(net), net.prefix_len()));
         } else if addresses.iter().any(|a| a.value.addr().is_ipv4() == net.addr().is_ipv4()) {
             r.invalid(node.place, "two addresses of one family", "give an uplink at most one a family");
         } else {
@@ -234,6 +237,12 @@ fn uplink_addresses(r: &mut Reading, uplink: &Fields<'_>) -> Vec<At<IpNet>> {
         }
     }
     addresses
+}
+
+/// Whether an address is that of a link itself, or of all on it.
+fn is_for_all(net: &IpNet, address: IpAddr) -> bool {
+    let is_link = net.addr().is_ipv4() && net.prefix_len() < 31;
+    is_link && (address == net.network() || address == net.broadcast())
 }
 
 fn next(net: IpNet) -> IpAddr {
@@ -411,6 +420,11 @@ fn check_next_hops(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
                 Some((what, "use a neighbour of an uplink, or give that uplink an address in its prefix"))
             } else if connected.iter().any(|net| net.addr() == address) {
                 Some((format!("next hop {address} is an uplink's own address"), "use that of the neighbour"))
+            } else if connected.iter().any(|net| is_for_all(net, address)) {
+                Some((
+                    format!("next hop {address} is a network or broadcast address"),
+                    "use that of a neighbour",
+                ))
             } else {
                 None
             };

@@ -25,6 +25,8 @@ pub struct Service {
     pub prefer_dual_stack: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.sessionAffinity: ClientIP`: all connections of a client go to one pod, as long as the pods stay the same.
+    pub client_affinity: bool,
     /// Where it was written.
     pub at: Position,
 }

@@ -11,7 +11,7 @@
 
 #![allow(unsafe_code, reason = "buffers of one mapping are handed out one by one, each to one owner")]
 
-use super::{HEADER, HEADROOM};
+use super::{HEADER, HEADROOM, Offload, Segmented};
 use crate::pages::Pages;
 use bytemuck::Zeroable;
 use crossbeam::queue::ArrayQueue;
@@ -37,9 +37,14 @@ unsafe impl Zeroable for Chunk {}
 struct Head {
     /// The arena this is of, as a counted reference; set once, before the first owner.
     home: *const Arena,
+    /// What is left to be done to the frame, if its owner says that something is.
+    offload: Offload,
 }
 
 const _: () = assert!(size_of::<Head>() == size_of::<Chunk>());
+
+/// Where nothing is left to be done.
+const NOTHING: Offload = Offload { l4: 0, segment: 0, kind: Segmented::Tcp, cwr: false };
 
 /// Lines of a buffer for frames of so many bytes.
 const fn stride(capacity: usize) -> usize {
@@ -84,7 +89,7 @@ impl Arena {
             // SAFETY: within the mapping, which holds `count` times `stride` of them.
             let buffer: NonNull<Head> = unsafe { first.add(n * stride) }.cast();
             // SAFETY: nobody owns the buffer yet, and a line has room and alignment for its head.
-            unsafe { (*buffer.as_ptr()).home = Arc::into_raw(arena.clone()) };
+            unsafe { buffer.write(Head { home: Arc::into_raw(arena.clone()), offload: NOTHING }) };
             // The queue has room for exactly this many.
             let _ = arena.free.push(Free(buffer));
         }
@@ -152,6 +157,17 @@ impl Slot {
     pub(super) unsafe fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
         // SAFETY: as above, and the slot is borrowed alone.
         unsafe { slice::from_raw_parts_mut(self.frame(), len) }
+    }
+
+    /// What was last said to be left to be done to this buffer's frame.
+    pub(super) fn offload(&self) -> Offload {
+        // SAFETY: the slot owns the buffer, whose head was written when the arena was made.
+        unsafe { (*self.0.as_ptr()).offload }
+    }
+
+    pub(super) fn set_offload(&mut self, offload: Offload) {
+        // SAFETY: as above, and the slot is borrowed alone.
+        unsafe { (*self.0.as_ptr()).offload = offload };
     }
 
     /// The first bytes behind the headroom.

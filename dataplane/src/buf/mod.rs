@@ -2,19 +2,22 @@
 //!
 //! ```text
 //!   | headroom 128 | frame bytes ...................... |
-//!                  ^ on a cache line                    ^ 2048, or 9216 for jumbo frames
+//!                  ^ on a cache line                    ^ 2048, 9216 or 65535
 //! ```
 //!
 //! A [`Frame`] is a fixed buffer that is owned, moved and given back: dropping it returns the buffer to its
-//! [`Pool`]. There are buffers of two sizes, and a frame that is filled gets one of the smaller that has room.
+//! [`Pool`]. There are ordinary buffers, and of a pool's choice large ones of one size; a frame that is filled gets one
+//! of the smallest that has room.
 //! Taking from an empty pool fails, and the caller counts that; nothing grows while packets run.
 //! The pool is shared by all workers and ports; taking and giving back cost one queue operation.
 
 #![allow(unsafe_code, reason = "a frame's length never exceeds the capacity of its buffer")]
 
 mod arena;
+mod offload;
 
 use arena::{Arena, Slot};
+pub use offload::{Offload, Offloads, Segmented};
 use std::{fmt, sync::Arc};
 
 /// Bytes a frame can hold, without headroom. 2048 is more than a 1500-byte MTU with VLAN tag needs.
@@ -22,6 +25,27 @@ pub const FRAME_CAPACITY: usize = 2048;
 
 /// Bytes a jumbo frame can hold, without headroom: more than an MTU of 9,000 needs.
 pub const JUMBO_CAPACITY: usize = 9216;
+
+/// Bytes a super-packet can hold, without headroom: as many as an IP packet may have, nearly.
+pub const SUPER_CAPACITY: usize = 65_535;
+
+/// How large a pool's large buffers are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Large {
+    /// [`JUMBO_CAPACITY`], for MTUs of up to 9,000.
+    Jumbo,
+    /// [`SUPER_CAPACITY`], for ports whose other side leaves segmentation to this one.
+    Super,
+}
+
+impl Large {
+    fn capacity(self) -> usize {
+        match self {
+            Self::Jumbo => JUMBO_CAPACITY,
+            Self::Super => SUPER_CAPACITY,
+        }
+    }
+}
 
 /// Bytes kept free before the frame, so that a header can be put in front.
 pub const HEADROOM: usize = 128;
@@ -41,21 +65,21 @@ impl Drop for Owner {
 #[derive(Clone)]
 pub struct Pool {
     frames: Arc<Owner>,
-    jumbo: Option<Arc<Owner>>,
+    large: Option<Arc<Owner>>,
 }
 
 impl Pool {
     /// A pool of `frames` buffers of [`FRAME_CAPACITY`], all allocated here.
     pub fn new(frames: usize) -> Self {
-        Self::with_jumbo(frames, 0)
+        Self::with_large(frames, 0, Large::Jumbo)
     }
 
-    /// The same, and `jumbo` buffers of [`JUMBO_CAPACITY`].
-    pub fn with_jumbo(frames: usize, jumbo: usize) -> Self {
+    /// The same, and `large` buffers of that size.
+    pub fn with_large(frames: usize, large: usize, size: Large) -> Self {
         let owner = |count, capacity| Arc::new(Owner(Arena::new(count, capacity)));
         Self {
             frames: owner(frames, FRAME_CAPACITY),
-            jumbo: (jumbo > 0).then(|| owner(jumbo, JUMBO_CAPACITY)),
+            large: (large > 0).then(|| owner(large, size.capacity())),
         }
     }
 
@@ -69,7 +93,7 @@ impl Pool {
         if len <= FRAME_CAPACITY {
             return self.take();
         }
-        Frame::of(self.jumbo.as_ref().filter(|_| len <= JUMBO_CAPACITY)?)
+        Frame::of(self.large.as_ref().filter(|large| len <= large.0.capacity())?)
     }
 
     /// A frame holding a copy of `bytes`; `None` when the pool has no buffer for as many.
@@ -80,13 +104,20 @@ impl Pool {
         Some(frame)
     }
 
+    /// The same with what is left to be done to `frame`.
+    pub fn copy_of(&self, frame: &Frame) -> Option<Frame> {
+        let mut copy = self.copy(frame.bytes())?;
+        copy.set_offload(frame.offload());
+        Some(copy)
+    }
+
     /// The longest frame that it has buffers for.
     pub fn longest(&self) -> usize {
-        if self.jumbo.is_some() { JUMBO_CAPACITY } else { FRAME_CAPACITY }
+        self.large.as_ref().map_or(FRAME_CAPACITY, |large| large.0.capacity())
     }
 
     fn arenas(&self) -> impl Iterator<Item = &Arena> {
-        std::iter::once(&self.frames).chain(&self.jumbo).map(|owner| &*owner.0)
+        std::iter::once(&self.frames).chain(&self.large).map(|owner| &*owner.0)
     }
 
     /// Buffers at rest in the pool.
@@ -109,15 +140,24 @@ impl fmt::Debug for Pool {
 /// One Ethernet frame in a buffer of a [`Pool`], without the frame check sequence.
 pub struct Frame {
     slot: Slot,
-    /// Its length, and 16 bits up the capacity of the arena the slot is of, which it never exceeds. One word, as frames
-    /// are moved a lot.
+    /// Its length; 16 bits up, the kind of arena the slot is of, whose capacity it never exceeds; and whether work is left
+    /// to be done. One word, as frames are moved a lot.
     size: u32,
 }
 
+/// Capacities of arenas, by the kind in a frame's size.
+const CAPACITIES: [usize; 4] = [FRAME_CAPACITY, JUMBO_CAPACITY, SUPER_CAPACITY, 0];
+const KIND: u32 = 16;
+
+/// The bit of a frame's size that says that something is left to be done.
+const OFFLOADED: u32 = 1 << 18;
+
 impl Frame {
     fn of(owner: &Owner) -> Option<Self> {
-        const { assert!(JUMBO_CAPACITY <= u16::MAX as usize) };
-        let size = (owner.0.capacity() as u32) << 16;
+        const { assert!(SUPER_CAPACITY <= u16::MAX as usize) };
+        // No arena is of another capacity.
+        let kind = CAPACITIES.iter().position(|capacity| *capacity == owner.0.capacity())?;
+        let size = (kind as u32) << KIND;
         owner.0.take().map(|slot| Self { slot, size })
     }
 
@@ -135,7 +175,22 @@ impl Frame {
 
     /// Bytes it has room for.
     pub fn capacity(&self) -> usize {
-        (self.size >> 16) as usize
+        CAPACITIES[(self.size >> KIND & 3) as usize]
+    }
+
+    /// What is left to be done to it before it goes on a wire.
+    #[inline]
+    pub fn offload(&self) -> Option<Offload> {
+        (self.size & OFFLOADED != 0).then(|| self.slot.offload())
+    }
+
+    /// Says what is left to be done; `None`: nothing.
+    pub fn set_offload(&mut self, offload: Option<Offload>) {
+        self.size &= !OFFLOADED;
+        if let Some(offload) = offload {
+            self.slot.set_offload(offload);
+            self.size |= OFFLOADED;
+        }
     }
 
     /// The frame's first bytes. Those beyond its end are whatever the buffer held before.
@@ -207,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_frame_gets_a_buffer_that_has_room() {
-        let pool = Pool::with_jumbo(1, 1);
+        let pool = Pool::with_large(1, 1, Large::Jumbo);
         assert_eq!((pool.capacity(), pool.longest()), (2, JUMBO_CAPACITY));
         let bytes: Vec<u8> = (0..JUMBO_CAPACITY).map(|n| n as u8).collect();
         let mut big = pool.copy(&bytes).unwrap();

@@ -80,7 +80,7 @@ impl Pipeline {
     ) {
         *ahead = Ahead::default();
         for (n, frame, port, absent) in frames.take(AHEAD) {
-            let packet = admit(&self.snapshot, port, frame.bytes());
+            let packet = admit(&self.snapshot, port, frame);
             let hash = match &packet {
                 Ok(p) if p.l3 == L3::V4 => self.ask_for_key::<u32>(state, p, port),
                 Ok(p) if p.l3 == L3::V6 => self.ask_for_key::<u128>(state, p, port),

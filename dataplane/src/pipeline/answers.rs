@@ -8,7 +8,7 @@ use crate::{
     stage::{Stop, judge, router, tier0},
     time::{Duration, Instant},
     verdict::DropReason,
-    wire::{Mac, Packet, Part, Proto, icmp, tcp},
+    wire::{Mac, Packet, Part, Proto, icmp, offload, tcp},
 };
 use std::net::IpAddr;
 
@@ -16,13 +16,18 @@ impl Pipeline {
     /// A packet went no further than this.
     #[inline(never)]
     pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
+        let mut arrival = arrival;
+        // Its sender may look at what is quoted.
+        if let Some(left) = arrival.frame.offload() {
+            offload::complete(arrival.frame.bytes_mut(), left);
+        }
         // Only the first fragment of a packet is answered with an error.
         let is_later = arrival.packet.part == Part::Later;
         match stop {
             Stop::EchoReply => {
                 let Arrival { mut frame, packet, port } = arrival;
                 // The answer is as large as the question, and goes where that came from.
-                if packet.ip_len() > usize::from(self.snapshot.port(port).map_or(0, |p| p.mtu)) {
+                if packet.largest > self.snapshot.port(port).map_or(0, |p| p.mtu) {
                     return self.drop_frame(port, DropReason::TooBig, frame);
                 }
                 icmp::echo_reply_in_place(frame.bytes_mut(), &packet);

@@ -360,8 +360,13 @@ impl World {
             let h = frame.header();
             // The frame's length is at hand. Only if that is too long need the packet be asked.
             if len > usize::from(hop.mtu) + 14 && u16::from_be_bytes([h[16], h[17]]) > hop.mtu {
-                return run.miss(n, frame);
+                let fits;
+                (frame, fits) = fits_segmented(frame, hop.mtu);
+                if !fits {
+                    return run.miss(n, frame);
+                }
             }
+            let h = frame.header();
             let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
             if to_peer || h[22] <= open.hops() {
                 return run.miss(n, frame);
@@ -411,8 +416,13 @@ impl World {
             let h = frame.header();
             let total = || u32::from(u16::from_be_bytes([h[18], h[19]])) + 40;
             if len > usize::from(hop.mtu) + 14 && total() > u32::from(hop.mtu) {
-                return run.miss(n, frame);
+                let fits;
+                (frame, fits) = fits_segmented(frame, hop.mtu);
+                if !fits {
+                    return run.miss(n, frame);
+                }
             }
+            let h = frame.header();
             let to_peer = switched >> n & 1 == 1 && le64(h, 0) & MAC_BITS != hop.dst_mac();
             if to_peer || h[21] <= open.hops() {
                 return run.miss(n, frame);
@@ -487,6 +497,15 @@ impl World {
         let place = self.state.v6.place_of(&FlowKey::of_v6(&lane.keys[at]), lane.hashes[at]);
         (frame, place.and_then(|place| self.state.v6.open(place, &lane.keys[at])))
     }
+}
+
+/// Whether a packet is still to be segmented, and its segments fit.
+#[cold]
+#[inline(never)]
+fn fits_segmented(frame: Frame, mtu: u16) -> (Frame, bool) {
+    let largest = frame.offload().and_then(|left| left.largest(frame.bytes()));
+    let fits = largest.is_some_and(|largest| largest <= mtu);
+    (frame, fits)
 }
 
 /// Which keys are not of TCP, a bit each; the protocol is the last byte of the word that `word` names.

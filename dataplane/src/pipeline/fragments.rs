@@ -2,14 +2,17 @@
 
 use super::{Arrival, Output, Pipeline, ahead::Asked, fast::World};
 use crate::{
+    buf::{Frame, Offloads},
     flow::{Offered, PacketKey, Ports, Scope, Waiting},
+    id::PortId,
     snapshot::Hop,
     stage::plan,
     time::Instant,
     verdict::DropReason,
     wire::{
-        Part,
+        self, Part,
         fragment::{self, Cut},
+        offload,
     },
 };
 
@@ -59,6 +62,9 @@ impl Pipeline {
     #[cold]
     pub(super) fn cut(&self, arrival: Arrival, hop: &Hop, out: &mut Output) {
         let Arrival { frame, packet, port } = arrival;
+        if frame.offload().is_some() {
+            return self.cut_segments(frame, port, hop, out);
+        }
         let Some(cut) = Cut::new(&packet, hop.mtu).filter(|_| packet.may_cut) else {
             return self.drop_frame(port, DropReason::TooBig, frame);
         };
@@ -74,5 +80,20 @@ impl Pipeline {
         };
         self.counters.generated.add(pieces.len() as u64 - 1);
         pieces.into_iter().for_each(|piece| out.push(hop.port, piece));
+    }
+
+    /// The same for a packet that is still to be segmented, or lacks its checksum, which is of all its pieces.
+    fn cut_segments(&self, frame: Frame, port: PortId, hop: &Hop, out: &mut Output) {
+        let mut segments = vec![frame];
+        let lowered = offload::lower(&mut segments, Offloads::NONE, &self.pool);
+        self.counters.generated.add(lowered.made);
+        self.counters.drops[DropReason::NoBuffer as usize].add(lowered.lost);
+        for frame in segments {
+            match wire::parse(frame.bytes()) {
+                Ok(packet) if packet.largest <= hop.mtu => out.push(hop.port, frame),
+                Ok(packet) => self.cut(Arrival { frame, packet, port }, hop, out),
+                Err(_) => self.drop_frame(port, DropReason::Malformed, frame),
+            }
+        }
     }
 }

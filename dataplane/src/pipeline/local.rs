@@ -116,7 +116,7 @@ impl Pipeline {
                     none = reason;
                     return false;
                 }
-                let fits = arrival.packet.ip_len() <= usize::from(port.mtu);
+                let fits = arrival.packet.largest <= port.mtu;
                 if !fits {
                     none = DropReason::TooBig;
                 }
@@ -128,7 +128,7 @@ impl Pipeline {
         };
         for port in others {
             self.counters.generated.add(1);
-            match self.pool.copy(arrival.frame.bytes()) {
+            match self.pool.copy_of(&arrival.frame) {
                 Some(copy) => out.push(*port, copy),
                 None => self.counters.drops[DropReason::NoBuffer as usize].add(1),
             }

@@ -109,7 +109,7 @@ impl Pipeline {
         let row = self.counters.tallies.at(meta.tally as usize);
         row.packets.add(1);
         row.bytes.add(frame.len() as u64);
-        if packet.ip_len() <= usize::from(hop.mtu) {
+        if packet.largest <= hop.mtu {
             out.push(hop.port, frame);
         } else {
             self.cut(Arrival { frame, packet, port }, hop, out);
@@ -211,9 +211,9 @@ impl Family for u128 {
 
 /// Parses a frame and checks what is checked of every frame: it is sound, and its MACs belong where it is.
 #[inline(always)]
-fn admit(snap: &Snapshot, port: PortId, frame: &[u8]) -> Result<Packet, DropReason> {
+fn admit(snap: &Snapshot, port: PortId, frame: &Frame) -> Result<Packet, DropReason> {
     let port = snap.port(port).ok_or(DropReason::NotReady)?;
-    let packet = match wire::parse(frame) {
+    let mut packet = match wire::parse(frame.bytes()) {
         Ok(packet) => packet,
         Err(ParseError::BadChecksum) => return Err(DropReason::BadChecksum),
         Err(ParseError::Truncated | ParseError::BadLength | ParseError::TooManyExtensions) => {
@@ -230,6 +230,13 @@ fn admit(snap: &Snapshot, port: PortId, frame: &[u8]) -> Result<Packet, DropReas
     }
     if packet.tagged || packet.l3 == L3::Other {
         return Err(DropReason::UnsupportedProtocol);
+    }
+    if let Some(left) = frame.offload() {
+        // What would be done to it is done by these words later on.
+        if !left.is_of(&packet) {
+            return Err(DropReason::Malformed);
+        }
+        packet.largest = left.largest(frame.bytes()).unwrap_or(packet.largest);
     }
     Ok(packet)
 }

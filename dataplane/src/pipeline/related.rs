@@ -93,7 +93,7 @@ impl Pipeline {
         if packet.ttl <= found.meta.hops {
             return Err(DropReason::TtlExceeded);
         }
-        if packet.ip_len() > usize::from(way.mtu) && !packet.may_cut {
+        if packet.largest > way.mtu && !packet.may_cut {
             return Err(DropReason::TooBig);
         }
         if self.addressed(about, &way) { Ok((quote, found, way)) } else { Err(DropReason::UnknownMac) }

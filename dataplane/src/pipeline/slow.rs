@@ -61,8 +61,7 @@ impl Pipeline {
         now: Instant,
         out: &mut Output,
     ) {
-        let admitted =
-            prepared.map(|p| p.packet).unwrap_or_else(|| admit(&self.snapshot, port, frame.bytes()));
+        let admitted = prepared.map(|p| p.packet).unwrap_or_else(|| admit(&self.snapshot, port, &frame));
         let packet = match admitted {
             Ok(packet) => packet,
             Err(reason) => return self.drop_frame(port, reason, frame),
@@ -178,7 +177,7 @@ impl Pipeline {
             && packet.ttl > meta.hops
             && !changes_state(packet);
         let hop = if usable { self.resolve(&world.hops, meta.adjacency).ok() } else { None };
-        let fits = |hop: &Hop| packet.ip_len() <= usize::from(hop.mtu) && self.addressed(&arrival, hop);
+        let fits = |hop: &Hop| packet.largest <= hop.mtu && self.addressed(&arrival, hop);
         let Some(hop) = hop.filter(fits) else { return Some(arrival) };
         found.rewrite.apply(arrival.frame.bytes_mut(), packet, meta.hops);
         A::table(&self.state).touch(found.entry, Tick::of(now), arrival.frame.len());
@@ -295,7 +294,7 @@ impl Pipeline {
         if packet.ttl <= found.meta.hops {
             return Err(Stop::TimeExceeded(expired_at(&self.snapshot, arrival.port, way.port, packet)));
         }
-        if packet.ip_len() > usize::from(way.mtu) && !packet.may_cut {
+        if packet.largest > way.mtu && !packet.may_cut {
             return Err(Stop::TooBig(bottleneck(&self.snapshot, arrival.port, way.port, packet), way.mtu));
         }
         if !self.addressed(arrival, &way) {
@@ -342,7 +341,7 @@ impl Pipeline {
         }
         let to = path.out.port();
         let mtu = snap.port(to).map_or(0, |p| p.mtu);
-        if packet.ip_len() > usize::from(mtu) && !packet.may_cut {
+        if packet.largest > mtu && !packet.may_cut {
             return Err(Stop::TooBig(bottleneck(snap, port, to, packet), mtu));
         }
         let plan = Plan::new(A::table(state), state, snap, &first, &path, hash);
@@ -436,12 +435,13 @@ pub(super) fn opens(p: &Packet) -> bool {
 }
 
 /// Whether the checksum of a TCP segment is wrong. Options may change what it is of (a source route does), and a
-/// fragment has not all of it.
+/// fragment has not all of it; one that is not computed yet cannot be wrong.
 fn is_damaged(arrival: &Arrival) -> bool {
     let Arrival { frame, packet, .. } = arrival;
     let segment = &frame.bytes()[packet.l4()..usize::from(packet.end)];
     !packet.options
         && !packet.is_fragment()
+        && frame.offload().is_none()
         && checksum::transport(packet.src, packet.dst, packet.proto, segment) != 0
 }
 

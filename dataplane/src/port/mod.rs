@@ -20,7 +20,7 @@ mod bell;
 pub mod fault;
 pub mod memory;
 
-use crate::buf::{Frame, Pool};
+use crate::buf::{Frame, Offloads, Pool};
 use std::{io, os::fd::BorrowedFd, sync::Arc};
 
 pub use bell::Bell;
@@ -91,6 +91,11 @@ pub trait Transmit: Send {
     /// # Errors
     /// The port is gone for good and is detached. Frames not taken stay in `frames`.
     fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()>;
+
+    /// What may be left undone of the frames it is given ([`Frame::offload`]); the rest is done before.
+    fn offloads(&self) -> Offloads {
+        Offloads::NONE
+    }
 }
 
 /// A port that can be attached to the network.

@@ -165,6 +165,8 @@ pub(crate) struct Listener {
     /// `None`: nobody listens.
     server: Option<ServerId>,
     is_vip: bool,
+    /// Flows of one client stay together.
+    pub(crate) by_client: bool,
     /// Where its slots begin, and how many there are; none without active members.
     slots: u32,
     slot_count: u32,
@@ -406,6 +408,7 @@ impl Index {
             let mut listener = Listener {
                 server: Some(server.id),
                 is_vip: server.kind == ServerKind::Server,
+                by_client: server.by_client,
                 ..Listener::default()
             };
             if let Some(maglev) = &server.maglev {

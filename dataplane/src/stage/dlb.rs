@@ -9,6 +9,7 @@ use crate::{
     verdict::DropReason,
     wire::AnyAddress,
 };
+use std::hash::BuildHasher;
 
 /// Picks the member for a connection of a workload; `None` when its destination, of which `dst` is known, is no
 /// virtual server.
@@ -27,7 +28,7 @@ pub(super) fn balance<A: AnyAddress>(
         return keep(snap, first, binding, |_| true);
     }
     match snap.index.listener(dst, first.tuple.proto, first.tuple.dport, false) {
-        Some(server) => pick(snap, server, first.hash).map(Some),
+        Some(server) => pick(snap, server, first).map(Some),
         None if dst.server().is_some() && !first.echo => Err(Stop::Refuse(DropReason::NoServer)),
         None => Ok(None),
     }
@@ -38,12 +39,19 @@ pub(super) fn balance<A: AnyAddress>(
 pub(super) fn pick<A: AnyAddress>(
     snap: &Snapshot,
     (server, listener): (ServerId, Listener),
-    hash: u64,
+    first: &First<A>,
 ) -> Result<Balanced<A>, Stop> {
+    let hash = if listener.by_client { client_hash(first.tuple.src) } else { first.hash };
     let member = snap.index.pick(&listener, hash);
     let member = member.and_then(|member| Some(((A::of(member.ip)?, member.port), member.facts)));
     let (member, facts) = member.ok_or(Stop::Refuse(DropReason::NoBackend))?;
     Ok(Balanced { server, member, facts })
+}
+
+/// A hash that is the same for all flows of a client.
+#[cold]
+fn client_hash<A: AnyAddress>(client: A) -> u64 {
+    foldhash::fast::FixedState::with_seed(0).hash_one(client.bits())
 }
 
 /// Keeps the member of a living session, if the server, of a kind that the sender may reach, still has it.

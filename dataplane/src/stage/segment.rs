@@ -199,7 +199,7 @@ fn flood(snap: &Snapshot, port: &PortEntry, from: &EndpointPort, packet: &Packet
     // A packet for one host does not come in a frame for many (RFC 1122, 3.3.6).
     let refused = if !to_all {
         Some(DropReason::UnknownMac)
-    } else if packet.ip_len() > usize::from(port.mtu) {
+    } else if packet.largest > port.mtu {
         Some(DropReason::TooBig)
     } else {
         None

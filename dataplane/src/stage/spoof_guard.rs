@@ -25,12 +25,13 @@ pub fn address(port: &EndpointPort, src: IpAddr) -> Result<(), DropReason> {
     if port.addresses.contains(&src) { Ok(()) } else { Err(DropReason::SpoofedAddress) }
 }
 
-/// Refuses what a DHCP server says to its clients: addresses are assigned by control, and by nobody else.
+/// Refuses what a DHCP server says to its clients, from whatever port it says it, as clients look at their own only:
+/// addresses are assigned by control, and by nobody else.
 ///
 /// # Errors
 /// [`DropReason::Dhcp`].
 #[inline]
 pub(super) fn server<A>(tuple: &Tuple<A>) -> Result<(), DropReason> {
-    let is_answer = tuple.proto == Proto::UDP && matches!((tuple.sport, tuple.dport), (67, 68) | (547, 546));
+    let is_answer = tuple.proto == Proto::UDP && matches!(tuple.dport, 68 | 546);
     if is_answer { Err(DropReason::Dhcp) } else { Ok(()) }
 }

@@ -26,7 +26,7 @@ pub(super) fn balance<A: AnyAddress>(
         return dlb::keep(snap, first, binding, |kind| kind == ServerKind::Server);
     }
     match (snap.index.listener(dst, first.tuple.proto, first.tuple.dport, true), dst.server()) {
-        (Some(server), _) => dlb::pick(snap, server, first.hash).map(Some),
+        (Some(server), _) => dlb::pick(snap, server, first).map(Some),
         (None, Some(ServerKind::Server)) if first.echo => Err(Stop::EchoReply),
         (None, Some(ServerKind::Server)) => Err(Stop::Refuse(DropReason::NoServer)),
         (None, Some(ServerKind::Distributed)) => Err(DropReason::NoEndpoint.into()),

@@ -21,13 +21,13 @@ pub fn transport(src: std::net::IpAddr, dst: std::net::IpAddr, proto: super::Pro
     !fold(total)
 }
 
-fn sum(bytes: &[u8]) -> u64 {
+pub(super) fn sum(bytes: &[u8]) -> u64 {
     let (pairs, rest) = bytes.as_chunks::<2>();
     let pairs: u64 = pairs.iter().map(|p| u64::from(u16::from_be_bytes(*p))).sum();
     pairs + rest.first().map_or(0, |b| u64::from(*b) << 8)
 }
 
-fn fold(mut sum: u64) -> u16 {
+pub(super) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

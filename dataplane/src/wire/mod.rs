@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod fragment;
 pub mod icmp;
 pub mod nd;
+pub mod offload;
 mod parse;
 pub mod tcp;
 

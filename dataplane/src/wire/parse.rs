@@ -59,6 +59,8 @@ pub struct Packet {
     pub l4_at: u16,
     /// Where the IP packet ends; bytes after it are padding.
     pub end: u16,
+    /// The largest IP packet that it will be on a wire: itself, unless it is still to be segmented.
+    pub largest: u16,
     /// Source address.
     pub src: IpAddr,
     /// Destination address.
@@ -164,6 +166,7 @@ pub fn parse(frame: &[u8]) -> Result<Packet, ParseError> {
         l3_at: ETHERNET as u16,
         l4_at: ETHERNET as u16,
         end,
+        largest: end - ETHERNET as u16,
         src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         proto: Proto(0),
@@ -234,6 +237,7 @@ fn ipv4(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     packet.l3 = L3::V4;
     packet.l4_at = packet.l3_at + header as u16;
     packet.end = packet.l3_at + total as u16;
+    packet.largest = total as u16;
     packet.src = IpAddr::V4(Ipv4Addr::from_bits(be32(b, 12)));
     packet.dst = IpAddr::V4(Ipv4Addr::from_bits(be32(b, 16)));
     packet.proto = Proto(b[9]);
@@ -261,6 +265,7 @@ fn ipv6(frame: &[u8], packet: &mut Packet) -> Result<(), ParseError> {
     };
     packet.l3 = L3::V6;
     packet.end = packet.l3_at + total as u16;
+    packet.largest = total as u16;
     packet.src = addr(8);
     packet.dst = addr(24);
     packet.ttl = b[7];

@@ -22,14 +22,19 @@ const SESSIONS: usize = 1 << 17;
 /// Frames a port may have under way, on top of those that every network has.
 const FRAMES_PER_PORT: usize = 64;
 const FRAMES: usize = 8192;
+/// Super-packets that may be under way.
+const SUPER_FRAMES: usize = 512;
 
 /// Runs a `lab` command. The exit status to end with.
 pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
     match command {
         LabCommand::Up { detach: true, supervised: false, name, .. } => Ok(detach(name)?),
-        LabCommand::Up { files, name, no_serve, supervised, .. } => {
+        LabCommand::Up { files, name, no_serve, workers, supervised, .. } => {
             let mode = if *supervised { Mode::Supervised } else { Mode::Foreground };
-            up(files, name, no_serve, mode).map(|()| 0)
+            up(files, name, no_serve, *workers, mode).map(|()| 0)
+        }
+        LabCommand::Attach { topology, workers } => {
+            crate::attach::run(topology, threads(*workers)).map(|()| 0)
         }
         LabCommand::Apply(args) => live::command::apply(args),
         LabCommand::Delete(args) => live::command::delete(args),
@@ -47,7 +52,19 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
     }
 }
 
-fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), Box<dyn Error>> {
+/// As many as asked for, or one for each processor, at most four.
+fn threads(workers: Option<u16>) -> usize {
+    let processors = || thread::available_parallelism().map_or(1, usize::from).min(4);
+    workers.map_or_else(processors, usize::from)
+}
+
+fn up(
+    files: &Files,
+    lab: &str,
+    no_serve: &[String],
+    workers: Option<u16>,
+    mode: Mode,
+) -> Result<(), Box<dyn Error>> {
     if !rustix::process::geteuid().is_root() {
         return Err(LabError::NotRoot.into());
     }
@@ -55,9 +72,10 @@ fn up(files: &Files, lab: &str, no_serve: &[String], mode: Mode) -> Result<(), B
     input::warn(&warnings);
     let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
     let net = Supernet::builder()
-        .workers(thread::available_parallelism().map_or(1, usize::from).min(4))
+        .workers(threads(workers))
         .sessions(SESSIONS)
         .frames(FRAMES + FRAMES_PER_PORT * ports)
+        .super_frames(SUPER_FRAMES)
         .build(read.model)?;
     let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);
     let mut unserved = BTreeSet::new();

@@ -27,3 +27,4 @@ mod supervise;
 mod tests;
 
 pub(crate) use command::run;
+pub(crate) use supervise::Signals;

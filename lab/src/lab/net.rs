@@ -356,7 +356,10 @@ fn uplink_device(uplink: usize) -> String {
 }
 
 fn open_tap(made: &mut Made, place: &str, device: &str, attach: Place) -> Result<(), LabError> {
-    let tap = tap::open(device).map_err(|source| LabError::Tap { place: place.to_owned(), source })?;
+    let tap = tap::Options::new()
+        .offloads(true)
+        .open(device)
+        .map_err(|source| LabError::Tap { place: place.to_owned(), source })?;
     made.taps.push((attach, tap));
     Ok(())
 }

@@ -311,12 +311,12 @@ fn let_go(hosts: &LabNet) -> Result<(), LabError> {
 }
 
 /// SIGINT, SIGTERM and SIGHUP, turned into something to wait for.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     caught: UnixStream,
 }
 
 impl Signals {
-    pub(super) fn catch() -> Result<Self, LabError> {
+    pub(crate) fn catch() -> Result<Self, LabError> {
         let failed = |source| LabError::System { place: "lab".to_owned(), what: "catch signals", source };
         let (caught, raised) = UnixStream::pair().map_err(failed)?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -341,6 +341,13 @@ impl Signals {
             rustix::event::poll(&mut [PollFd::new(&self.caught, PollFlags::IN)], Some(&timeout)),
             Ok(1..)
         )
+    }
+
+    /// Returns when one has come.
+    pub(crate) fn wait(&self) {
+        while let Ok(0) | Err(rustix::io::Errno::INTR) =
+            rustix::event::poll(&mut [PollFd::new(&self.caught, PollFlags::IN)], None)
+        {}
     }
 }
 

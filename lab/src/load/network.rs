@@ -333,6 +333,7 @@ fn service(name: Name, kind: ServiceKind, selector: Option<Labels>, port: u16, t
         families: vec![IpFamily::V4, IpFamily::V6],
         prefer_dual_stack: false,
         publish_not_ready: false,
+        client_affinity: false,
         at: Position::default(),
     }
 }

@@ -130,9 +130,12 @@ fn the_mtu_of_a_namespace() {
         )
     };
     assert_eq!(good(&text("\"1400\"")).model.namespaces["a"].mtu, Some(1400));
-    for (mtu, error) in
-        [("\"1279\"", "`1279` is no MTU"), ("\"lots\"", "`lots` is no MTU"), ("1400", "in quotes")]
-    {
+    for (mtu, error) in [
+        ("\"+1400\"", "`+1400` is no MTU"),
+        ("\"1279\"", "`1279` is no MTU"),
+        ("\"lots\"", "`lots` is no MTU"),
+        ("1400", "in quotes"),
+    ] {
         let errors = crate::manifests::read_str("net.yaml", &text(mtu)).unwrap_err().to_string();
         assert!(errors.contains(error), "{errors}");
     }
@@ -256,6 +259,7 @@ items:
     assert_eq!(web.cluster_ips, [ip("10.96.0.9").into()]);
     assert_eq!(web.load_balancer_ip.as_ref().unwrap().at.to_string(), "net.yaml:11:21");
     assert_eq!(web.families, [IpFamily::V4]);
+    assert!(web.client_affinity && !get("dual").client_affinity);
     let targets: Vec<&TargetPort> = web.ports.iter().map(|p| &p.target).collect();
     assert_eq!(
         targets,
@@ -271,7 +275,6 @@ items:
         warnings(&m),
         [
             "not enforced yet: nodePort of Service default/web (net.yaml:20:57)",
-            "not enforced yet: sessionAffinity: ClientIP of Service default/web (net.yaml:17:22)",
             "no pod matches the selector, so nobody serves: Service default/headless (net.yaml:23:3)",
         ]
     );

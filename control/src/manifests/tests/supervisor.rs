@@ -191,6 +191,14 @@ fn what_cannot_be() {
     );
     check("  tier1: each\n", "5:10: `each` is not known here; use shared or perNamespace");
     check(
+        "  uplinks: [{name: a, addresses: [10.6.0.255/24]}]\n",
+        "5:35: 10.6.0.255 is the broadcast address of 10.6.0.0/24; write its address, 10.6.0.1/24 say",
+    );
+    check(
+        "  uplinks: [{name: a, addresses: [10.6.0.1/24]}]\n  staticRoutes: [{prefix: 0.0.0.0/0, nextHops: [10.6.0.255]}]\n",
+        "6:49: next hop 10.6.0.255 is a network or broadcast address; use that of a neighbour",
+    );
+    check(
         "  staticRoutes: [{prefix: 0.0.0.0/0, nextHops: [10.1.1.1]}]\n",
         "5:49: next hop 10.1.1.1 lies in no uplink's prefix; use a neighbour of an uplink, or give that uplink an \
          address in its prefix",

@@ -60,7 +60,7 @@ impl Line {
             self.counts.lost += 1;
             return;
         }
-        let copy = if random.happens(self.rates.duplication) { self.pool.copy(frame.bytes()) } else { None };
+        let copy = if random.happens(self.rates.duplication) { self.pool.copy_of(&frame) } else { None };
         self.forward(frame, true, &mut random);
         if let Some(copy) = copy {
             self.counts.duplicated += 1;

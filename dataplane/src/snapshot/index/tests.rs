@@ -153,6 +153,7 @@ fn snapshot(d: &Declared) -> Snapshot {
             maglev: Maglev::new(&active),
             active,
             draining: Vec::new(),
+            by_client: false,
             since: Generation(0),
         };
         // Some addresses have servers and do not answer for themselves.
@@ -283,6 +284,7 @@ fn servers_with_very_many_members_reach_all_of_them() {
             maglev: Maglev::new(&active),
             active,
             draining: Vec::new(),
+            by_client: false,
             since: Generation(0),
         };
         let mut snap = Snapshot::default();

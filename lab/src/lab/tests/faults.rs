@@ -1,6 +1,6 @@
 //! Kernels on bad lines: TCP between two hosts whose TAPs lose, double, damage and reorder frames.
 
-use super::{NOTHING, as_root, inside, lab_name, traces_of, up};
+use super::{NOTHING, as_root, bytes, inside, lab_name, traces_of, up};
 use crate::lab::{
     netns,
     spec::{EndpointSpec, LabSpec, Place},
@@ -41,18 +41,6 @@ kind: Pod
 metadata: {name: curl, namespace: shop}
 spec: {containers: [{name: c, image: c}]}
 ";
-
-/// Bytes that are not alike anywhere (xorshift64).
-fn bytes(seed: u64) -> Vec<u8> {
-    let mut x = seed;
-    let words = (0..BYTES / 8).flat_map(|_| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()
-    });
-    words.collect()
-}
 
 /// Sends `out` and receives to the end, at the same time.
 fn exchange(mut stream: TcpStream, out: &[u8]) -> Vec<u8> {
@@ -106,7 +94,8 @@ fn transfer_over_bad_lines(lab: &str, strict: bool) {
         if ![WEB, CURL].contains(&&*name) {
             continue;
         }
-        let port = fault::wrap(tap, Faults { seed: lines.len() as u64, receive, transmit });
+        let port =
+            fault::wrap(tap.without_offloads(), Faults { seed: lines.len() as u64, receive, transmit });
         lines.push(port.counters());
         net.attach(&name, port).unwrap();
     }
@@ -114,7 +103,7 @@ fn transfer_over_bad_lines(lab: &str, strict: bool) {
     let host = |name: &str| spec.endpoints.iter().find(|e| e.name == name).unwrap();
     [WEB, CURL].into_iter().for_each(|name| hurry(&lab, host(name)));
 
-    let (question, answer) = (bytes(1), bytes(2));
+    let (question, answer) = (bytes(1, BYTES), bytes(2, BYTES));
     for address in &host(WEB).addresses {
         let listener = inside(&lab, WEB, || TcpListener::bind((address.addr(), 0)).unwrap());
         let to = listener.local_addr().unwrap();
