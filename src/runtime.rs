@@ -1,23 +1,30 @@
 //! Threads that poll workers: one each, asleep while there is nothing to do.
 //!
-//! A worker that found nothing for a while waits for its ports' descriptors, an event descriptor of its own
-//! (which ports without descriptor and the control side ring) and its deadline.
+//! Before each poll, a worker is told which of its ports' descriptors are readable (epoll), so that ports which have
+//! nothing cost nothing. One that found nothing for a while waits for its ports' descriptors, an event descriptor of its
+//! own (which ports without descriptor and the control side ring) and its deadline.
 
 use crate::dataplane::{
     port::Waker,
     time::Instant,
     worker::{Dataplane, Worker},
 };
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        EventfdFlags, Timespec,
+        epoll::{self, Event, EventData, EventFlags},
+    },
+};
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Instant as Clock,
+    time::{Duration, Instant as Clock},
 };
 
 /// Polls without a frame before a worker goes to sleep.
@@ -71,7 +78,10 @@ impl Drop for Threads {
 
 fn run(mut worker: Worker, alarm: &Alarm, stop: &AtomicBool, now: impl Fn() -> Instant) {
     let mut idle = 0;
+    let mut watch = Watch::default();
+    worker.watch();
     while !stop.load(Ordering::Relaxed) {
+        watch.look(&mut worker, alarm, Duration::ZERO);
         if worker.poll(now()).frames > 0 {
             idle = 0;
             continue;
@@ -86,10 +96,73 @@ fn run(mut worker: Worker, alarm: &Alarm, stop: &AtomicBool, now: impl Fn() -> I
         let polled = worker.poll(now());
         if polled.frames == 0 {
             let wait = polled.next.since(now());
-            alarm.wait(&worker, wait);
+            watch.look(&mut worker, alarm, wait);
         }
         alarm.asleep.store(false, Ordering::SeqCst);
         idle = 0;
+    }
+}
+
+/// The descriptors of a worker's ports, and its alarm.
+#[derive(Default)]
+struct Watch {
+    /// `None`: watching was not possible, which is tried again.
+    epoll: Option<OwnedFd>,
+    /// The ports that it watches are those after so many changes.
+    changes: u64,
+    events: Vec<Event>,
+    /// Ports whose descriptors cannot be watched, as those of files.
+    unwatched: Vec<usize>,
+}
+
+/// How long ports that cannot be watched wait for the worker at most.
+const UNWATCHED: Duration = Duration::from_millis(1);
+
+/// The alarm's token.
+const ALARM: u64 = u64::MAX;
+
+impl Watch {
+    /// Tells the worker whose frames wait; if nobody's do, waits for some, or the alarm, `at_most` so long.
+    fn look(&mut self, worker: &mut Worker, alarm: &Alarm, at_most: Duration) {
+        if self.epoll.is_none() || self.changes != worker.changes() {
+            self.changes = worker.changes();
+            self.unwatched.clear();
+            self.epoll = self.watch(worker, alarm).ok();
+            self.events.reserve(64);
+        }
+        let Some(epoll) = &self.epoll else {
+            // Out of descriptors: every port is asked, now and then.
+            let tokens: Vec<usize> = worker.descriptors().map(|(token, _)| token).collect();
+            tokens.into_iter().for_each(|token| worker.ready(token));
+            std::thread::sleep(at_most.min(UNWATCHED));
+            return;
+        };
+        self.events.clear();
+        let at_most = if self.unwatched.is_empty() { at_most } else { at_most.min(UNWATCHED) };
+        let timeout = Timespec {
+            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(1),
+            tv_nsec: i64::from(at_most.subsec_nanos()),
+        };
+        // An interrupted wait is a short one.
+        let _ = epoll::wait(epoll, spare_capacity(&mut self.events), Some(&timeout));
+        for event in &self.events {
+            match event.data.u64() {
+                ALARM => drop(rustix::io::read(&alarm.event, &mut [0u8; 8])),
+                token => worker.ready(token as usize),
+            }
+        }
+        self.unwatched.iter().for_each(|token| worker.ready(*token));
+    }
+
+    fn watch(&mut self, worker: &Worker, alarm: &Alarm) -> io::Result<OwnedFd> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &alarm.event, EventData::new_u64(ALARM), EventFlags::IN)?;
+        for (token, fd) in worker.descriptors() {
+            if epoll::add(&epoll, fd, EventData::new_u64(token as u64), EventFlags::IN).is_err() {
+                self.unwatched.push(token);
+            }
+        }
+        Ok(epoll)
     }
 }
 
@@ -116,17 +189,5 @@ impl Alarm {
     fn ring_always(&self) {
         // Fails only when the counter is full, and then the alarm is ringing anyway.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-    }
-
-    fn wait(&self, worker: &Worker, at_most: std::time::Duration) {
-        let mut fds = vec![PollFd::from_borrowed_fd(self.event.as_fd(), PollFlags::IN)];
-        fds.extend(worker.descriptors().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let timeout = Timespec {
-            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(1),
-            tv_nsec: i64::from(at_most.subsec_nanos()),
-        };
-        // An interrupted wait is a short one.
-        let _ = rustix::event::poll(&mut fds, Some(&timeout));
-        let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
     }
 }

@@ -327,9 +327,29 @@ impl Worker {
         self.index
     }
 
-    /// Descriptors that become readable when frames arrive, for ports that have one.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    /// Descriptors that become readable when frames arrive, for ports that have one, each with the token for
+    /// [`Worker::ready`]. They change when ports come and go, which [`Worker::changes`] tells.
+    pub fn descriptors(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
         self.receivers.descriptors()
+    }
+
+    /// Says that somebody watches the descriptors: from now on, their ports are asked for frames only after
+    /// [`Worker::ready`], and idle ones cost nothing. Without this, every port that has a descriptor is asked in each
+    /// poll.
+    pub fn watch(&mut self) {
+        self.receivers.watch();
+    }
+
+    /// The descriptor with this token is readable. It is asked until it has no more; if a driver gives fewer frames than
+    /// it has, its descriptor has to be found readable again.
+    pub fn ready(&mut self, token: usize) {
+        self.receivers.ready(token);
+    }
+
+    /// A number that is another one whenever [`Worker::descriptors`] are others. Ports come and go in
+    /// [`Worker::poll`].
+    pub fn changes(&self) -> u64 {
+        self.receivers.changes()
     }
 
     /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.

@@ -22,6 +22,10 @@ pub(super) struct Receivers {
     had: usize,
     /// Frames that ports had and could not deliver.
     missed: u64,
+    /// Somebody watches descriptors and says which are ready; else their ports are silent.
+    watched: bool,
+    /// How often receivers were added or removed.
+    changes: u64,
 }
 
 /// Who of 64 has something to receive, a bit each.
@@ -46,10 +50,39 @@ impl Receivers {
             // What it has by now did not ring, and what comes from now on will.
             fence(Ordering::SeqCst);
             group.rung |= bit;
+        } else if self.watched && receiver.as_fd().is_some() {
+            // What it has by now, nobody was told of.
+            group.rung |= bit;
         } else {
             group.silent |= bit;
         }
         self.places[at] = Some((port, receiver));
+        self.changes += 1;
+    }
+
+    /// From now on, receivers that have a descriptor are visited only when they were said to be [ready](Self::ready).
+    pub(super) fn watch(&mut self) {
+        self.watched = true;
+        for (at, place) in self.places.iter().enumerate() {
+            let bit = 1 << (at % PORTS);
+            let group = &mut self.groups[at / PORTS];
+            let has_descriptor = place.as_ref().is_some_and(|(_, receiver)| receiver.as_fd().is_some());
+            if has_descriptor && group.silent & bit != 0 {
+                (group.silent, group.rung) = (group.silent & !bit, group.rung | bit);
+            }
+        }
+    }
+
+    /// The receiver in a place has frames, or may have.
+    pub(super) fn ready(&mut self, place: usize) {
+        if let Some(Some(_)) = self.places.get(place) {
+            self.groups[place / PORTS].rung |= 1 << (place % PORTS);
+        }
+    }
+
+    /// How often receivers were added or removed.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Removes the receiver of a port.
@@ -65,6 +98,7 @@ impl Receivers {
         let others = !(1 << (at % PORTS));
         (group.silent, group.rung) = (group.silent & others, group.rung & others);
         let (port, mut receiver) = self.places[at].take()?;
+        self.changes += 1;
         self.missed += receiver.take_missed();
         Some(port)
     }
@@ -79,9 +113,10 @@ impl Receivers {
         self.places.iter().flatten().count()
     }
 
-    /// Descriptors of those that have one.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.places.iter().flatten().filter_map(|(_, receiver)| receiver.as_fd())
+    /// Descriptors of those that have one, with their places.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        let places = self.places.iter().enumerate();
+        places.filter_map(|(at, place)| Some((at, place.as_ref()?.1.as_fd()?)))
     }
 
     /// Frames that ports had and could not deliver, since this was last asked.
@@ -234,6 +269,53 @@ mod tests {
         queues[1].0.lock().unwrap().1.as_ref().unwrap().ring();
         assert_eq!(visits(), [0, 1, 1]);
         assert_eq!(visits(), [0, 0, 1], "it gave fewer than it was asked for");
+    }
+
+    /// A port with a descriptor, of anything.
+    struct Described(End, std::fs::File);
+
+    impl Receive for Described {
+        fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize> {
+            self.0.receive(into, max, pool)
+        }
+
+        fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+            Some(std::os::fd::AsFd::as_fd(&self.1))
+        }
+    }
+
+    #[test]
+    fn descriptors_that_are_watched_are_asked_when_they_are_ready() {
+        let (pool, mut receivers) = (Pool::new(256), Receivers::default());
+        let asked: [Arc<AtomicUsize>; 2] = Default::default();
+        let queues: [Queue; 2] = Default::default();
+        let add = |receivers: &mut Receivers, n: usize| {
+            let end = End { queue: queues[n].clone(), rings: false, asked: asked[n].clone() };
+            let file = std::fs::File::open("/dev/null").unwrap();
+            receivers.add(PortId(n as u32), Box::new(Described(end, file)));
+        };
+        let visit = |receivers: &mut Receivers| {
+            receivers.receive(&mut Vec::new(), &mut Vec::new(), &pool);
+            asked.each_ref().map(|asked| asked.swap(0, Ordering::Relaxed))
+        };
+        add(&mut receivers, 0);
+        assert_eq!([visit(&mut receivers), visit(&mut receivers)], [[1, 0]; 2], "nobody watches");
+        receivers.watch();
+        let changes = receivers.changes();
+        add(&mut receivers, 1);
+        assert_ne!(receivers.changes(), changes);
+        assert_eq!(visit(&mut receivers), [1, 1], "whatever was there before");
+        assert_eq!(visit(&mut receivers), [0, 0]);
+        let tokens: Vec<usize> = receivers.descriptors().map(|(token, _)| token).collect();
+        queues[1].0.lock().unwrap().0.extend(0..(BATCH + 3) as u8);
+        receivers.ready(tokens[1]);
+        assert_eq!(visit(&mut receivers), [0, 1]);
+        assert_eq!(visit(&mut receivers), [0, 1], "it gave all it was asked for");
+        assert_eq!(visit(&mut receivers), [0, 0], "and then fewer");
+        receivers.remove(PortId(1));
+        receivers.ready(tokens[1]);
+        receivers.ready(1000);
+        assert_eq!(visit(&mut receivers), [0, 0], "nobody is there");
     }
 
     proptest! {
