@@ -9,8 +9,9 @@ use crate::{
             trace::{Probe, TraceError, TraceReport},
         },
         compile::CompileError,
+        ipam::Addressing,
         model::{Change, Model},
-        network::{Network, NetworkError},
+        network::{Draft, Network, NetworkError},
         store::UnixSeconds,
     },
     dataplane::{
@@ -149,6 +150,40 @@ impl Handle {
         network.become_model(model, unix_now(), &busy)?;
         self.publish(&network);
         Ok(())
+    }
+
+    /// What the network would be as another model, keeping the addresses of what stays. Nothing is changed: for
+    /// those who have to prepare something between looking and [`Handle::commit`].
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; the model is no network.
+    pub fn draft(&self, model: Model) -> Result<Draft, ApplyError> {
+        let busy = self.dataplane.state().nat.busy().into_iter().collect();
+        self.network().draft(model, unix_now(), &busy)
+    }
+
+    /// Becomes what was drafted, all of it or nothing, while packets run. Ports of pods that are gone are detached.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; the network is as it was. It is an error that the network was changed since the draft.
+    pub fn commit(&self, draft: Draft) -> Result<(), ApplyError> {
+        let mut network = self.network();
+        network.take(draft)?;
+        self.publish(&network);
+        Ok(())
+    }
+
+    /// A draft as a plan.
+    ///
+    /// # Errors
+    /// As compiling; none in practice, for what was drafted was compiled.
+    pub fn plan_of(&self, draft: &Draft) -> Result<Plan, CompileError> {
+        self.network().plan_of(draft)
+    }
+
+    /// Who has which address.
+    pub fn addressing(&self) -> Addressing {
+        self.network().addressing().clone()
     }
 
     /// A copy of the model.

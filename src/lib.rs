@@ -53,7 +53,7 @@ pub use supernet_control::{
     },
     ipam::Leases,
     model,
-    network::NetworkError,
+    network::{Draft, NetworkError},
 };
 pub use supernet_dataplane::{
     buf,

@@ -11,7 +11,7 @@ use crate::{
     },
     compile::{CompileError, compile},
     intern::Interner,
-    ipam::{Addressing, Ipam, IpamErrors, Leases},
+    ipam::{Addressing, Ipam, IpamErrors, Leases, Proposal},
     model::{Change, Model, ModelError},
     store::{StoreError, UnixSeconds},
 };
@@ -33,6 +33,36 @@ pub enum NetworkError {
     /// The model is no network.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// The network was changed after a draft of its next state was made.
+    #[error("the network was changed in the meantime; look at it again and repeat the change")]
+    Outdated,
+}
+
+/// A next state of a network: checked, addressed and compiled, and not taken yet.
+#[derive(Debug)]
+pub struct Draft {
+    model: Model,
+    proposal: Proposal,
+    snapshot: Snapshot,
+    /// The revision of the network that it was made for.
+    revision: u64,
+}
+
+impl Draft {
+    /// What would be wanted.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Who would have which address.
+    pub fn addressing(&self) -> &Addressing {
+        self.proposal.addressing()
+    }
+
+    /// The network compiled.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
 }
 
 /// A network: model, addresses, snapshot.
@@ -43,6 +73,8 @@ pub struct Network {
     interner: Interner,
     addressing: Addressing,
     snapshot: Snapshot,
+    /// Counts changes.
+    revision: u64,
 }
 
 impl Network {
@@ -57,6 +89,7 @@ impl Network {
             interner: Interner::default(),
             addressing: Addressing::default(),
             snapshot: Snapshot::default(),
+            revision: 0,
         };
         network.become_model(model, now, &BTreeSet::new())?;
         Ok(network)
@@ -87,13 +120,48 @@ impl Network {
         now: UnixSeconds,
         busy: &BTreeSet<IpAddr>,
     ) -> Result<(), NetworkError> {
+        let draft = self.draft(model, now, busy)?;
+        self.take(draft)
+    }
+
+    /// What this network would be as another model, keeping the addresses of what stays. Nothing is leased.
+    ///
+    /// # Errors
+    /// See [`NetworkError`]; the model is no network.
+    pub fn draft(
+        &mut self,
+        model: Model,
+        now: UnixSeconds,
+        busy: &BTreeSet<IpAddr>,
+    ) -> Result<Draft, NetworkError> {
         let proposal = self.ipam.plan(&model, now, busy)?;
         let snapshot = compile(&model, proposal.addressing(), &mut self.interner)?;
-        self.addressing = self.ipam.commit(proposal)?;
         // Stamped against nothing, so that look-ups that publishing prepares work for analyses too.
-        self.snapshot = snapshot.succeed(&Snapshot::default());
-        self.model = model;
+        let snapshot = snapshot.succeed(&Snapshot::default());
+        Ok(Draft { model, proposal, snapshot, revision: self.revision })
+    }
+
+    /// Becomes what was drafted.
+    ///
+    /// # Errors
+    /// The network was changed since, or the leases could not be stored; the network is as it was.
+    pub fn take(&mut self, draft: Draft) -> Result<(), NetworkError> {
+        if draft.revision != self.revision {
+            return Err(NetworkError::Outdated);
+        }
+        self.addressing = self.ipam.commit(draft.proposal)?;
+        self.snapshot = draft.snapshot;
+        self.model = draft.model;
+        self.revision += 1;
         Ok(())
+    }
+
+    /// A draft as a plan.
+    ///
+    /// # Errors
+    /// None for a draft of this network; the type is that of compiling.
+    pub fn plan_of(&mut self, draft: &Draft) -> Result<Plan, CompileError> {
+        Plan::of(&draft.model, draft.addressing(), &draft.snapshot, &mut self.interner)
     }
 
     /// What is wanted.
@@ -138,5 +206,33 @@ impl Network {
     /// The probe names what is not there.
     pub fn trace(&mut self, probe: &Probe, seed: u64) -> Result<TraceReport, TraceError> {
         TraceReport::of(probe, &self.model, &self.addressing, &self.snapshot, &mut self.interner, seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Name, Pod};
+
+    #[test]
+    fn a_draft_changes_nothing_and_is_good_for_one_state() {
+        let none = BTreeSet::new();
+        let with = |model: &Model, pod: &str| {
+            let mut model = model.clone();
+            model.insert(Pod::new(Name::new("shop", pod)).into());
+            model
+        };
+        let mut network = Network::new(Model::default(), Leases::memory(), UnixSeconds(0)).unwrap();
+        let before = network.model().clone();
+        let (web, other) = (with(&before, "web"), with(&before, "other"));
+        let draft = network.draft(web.clone(), UnixSeconds(0), &none).unwrap();
+        let late = network.draft(other, UnixSeconds(0), &none).unwrap();
+        assert_eq!(draft.addressing().pods.len(), 1);
+        assert_eq!(network.plan_of(&draft).unwrap().pods.len(), 1);
+        assert!(network.model() == &before && network.addressing().pods.is_empty(), "nothing was taken");
+        network.take(draft).unwrap();
+        assert!(network.model() == &web && network.addressing().pods.len() == 1);
+        assert!(matches!(network.take(late), Err(NetworkError::Outdated)));
+        assert_eq!(network.model(), &web);
     }
 }

@@ -22,11 +22,16 @@ use std::{
 /// Pods that workloads may be expanded to: as many as Kubernetes supports in a cluster.
 const MAX_EXPANDED: usize = 150_000;
 
-/// The objects that `declared` adds to `base`. Without `base` the manifests are the whole cluster.
-pub(super) fn assemble(r: &mut Reading, mut declared: Declared, base: Option<&Model>) -> Vec<Object> {
+/// The objects that `declared` adds to `base`. Without `base` the manifests are the whole cluster. `supervisor` is
+/// what counts where none is declared.
+pub(super) fn assemble(
+    r: &mut Reading,
+    mut declared: Declared,
+    base: Option<&Model>,
+    supervisor: &Supervisor,
+) -> Vec<Object> {
     let given = declared.supervisor.take();
-    let default = Supervisor::default();
-    let supervisor = given.as_ref().or(base.map(|b| &b.supervisor)).unwrap_or(&default);
+    let supervisor = given.as_ref().unwrap_or(supervisor);
 
     if base.is_none() && declared.nodes.is_empty() {
         declared.nodes = mentioned_nodes(r, &declared, supervisor);

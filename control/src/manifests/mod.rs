@@ -43,7 +43,7 @@ mod yaml;
 
 pub use error::{Errors, ManifestError, Problem, Warning};
 
-use crate::model::{Model, Object, Position};
+use crate::model::{Model, Object, Pod, Position, Supervisor};
 use declared::Declared;
 use reading::Reading;
 use std::{path::Path, sync::Arc};
@@ -65,8 +65,55 @@ pub struct Manifests {
 pub struct Objects {
     /// The objects, in an order in which they can be inserted.
     pub objects: Vec<Object>,
+    /// The workloads that were declared, whose pods are among the objects.
+    pub workloads: Vec<WorkloadId>,
     /// What should be known, though it stops nothing.
     pub warnings: Vec<Warning>,
+}
+
+/// Names a workload as its pods do.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadId {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its kind and name as in [`Pod::owner`]: "deployment/web".
+    pub owner: String,
+}
+
+impl WorkloadId {
+    /// Whether `pod` is one of its pods.
+    pub fn owns(&self, pod: &Pod) -> bool {
+        pod.name.namespace == self.namespace && pod.owner.as_deref() == Some(&*self.owner)
+    }
+}
+
+/// A text, and what positions call it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The file's name as it was given.
+    pub name: String,
+    /// All of it.
+    pub text: String,
+}
+
+/// Reads files and folders as [`read`] does, and does no more: for those who have them understood elsewhere.
+///
+/// # Errors
+/// What cannot be read, or is no text.
+pub fn texts(paths: impl IntoIterator<Item: AsRef<Path>>) -> Result<Vec<Text>, Errors> {
+    let mut reader = Reader::new();
+    let mut texts = Vec::new();
+    for path in paths {
+        for source in source::open(path.as_ref(), &mut reader.seen) {
+            match source.text.map(String::from_utf8) {
+                Ok(Ok(text)) => texts.push(Text { name: source.name, text }),
+                // The reader has the words for it.
+                Ok(Err(e)) => reader.bytes(&source.name, e.as_bytes()),
+                Err(problem) => reader.unreadable(source.name, problem),
+            }
+        }
+    }
+    if reader.reading.errors.is_empty() { Ok(texts) } else { Err(Errors(reader.reading.errors)) }
 }
 
 /// Reads files and folders (recursively: `*.yaml`, `*.yml`, `*.json`, sorted); `-` is standard input.
@@ -143,10 +190,7 @@ impl Reader {
         for source in source::open(path.as_ref(), &mut self.seen) {
             match source.text {
                 Ok(bytes) => self.bytes(&source.name, &bytes),
-                Err(problem) => {
-                    self.begin(&source.name);
-                    self.reading.error(Position::new(source.name, 1, 1), problem);
-                }
+                Err(problem) => self.unreadable(source.name, problem),
             }
         }
         self
@@ -173,9 +217,17 @@ impl Reader {
     /// # Errors
     /// Everything that is wrong, in the order of the text.
     pub fn finish(self) -> Result<Manifests, Errors> {
+        self.finish_under(&Supervisor::default())
+    }
+
+    /// The model of all that was read, with this Supervisor where none was declared.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the text.
+    pub fn finish_under(self, supervisor: &Supervisor) -> Result<Manifests, Errors> {
         let supervisor_given = self.declared.supervisor.is_some();
-        let Objects { objects, warnings } = self.assemble(None)?;
-        let mut model = Model::default();
+        let Objects { objects, warnings, .. } = self.assemble(None, supervisor)?;
+        let mut model = Model { supervisor: supervisor.clone(), ..Model::default() };
         for object in objects {
             model.insert(object);
         }
@@ -187,19 +239,24 @@ impl Reader {
     /// # Errors
     /// Everything that is wrong, in the order of the text.
     pub fn finish_change(self, base: &Model) -> Result<Objects, Errors> {
-        self.assemble(Some(base))
+        self.assemble(Some(base), &base.supervisor)
     }
 
-    fn assemble(mut self, base: Option<&Model>) -> Result<Objects, Errors> {
+    fn assemble(mut self, base: Option<&Model>, supervisor: &Supervisor) -> Result<Objects, Errors> {
         let nothing = self.declared.is_empty();
-        let objects = assemble::assemble(&mut self.reading, self.declared, base);
+        let workload = |w: &workload::Workload| WorkloadId {
+            namespace: w.name.namespace.clone(),
+            owner: w.template.pod.owner.clone().unwrap_or_default(),
+        };
+        let workloads = self.declared.workloads.iter().map(workload).collect();
+        let objects = assemble::assemble(&mut self.reading, self.declared, base, supervisor);
         let mut errors = self.reading.errors;
         if errors.is_empty() {
             let mut warnings = self.reading.notes.into_warnings();
             if nothing {
                 warnings.insert(0, Warning::Nothing);
             }
-            return Ok(Objects { objects, warnings });
+            return Ok(Objects { objects, workloads, warnings });
         }
         let place = |at: &Position| {
             let file = self.files.iter().position(|f| Some(&**f) == at.file()).unwrap_or(usize::MAX);
@@ -207,6 +264,11 @@ impl Reader {
         };
         errors.sort_by_cached_key(|e| place(&e.at));
         Err(Errors(errors))
+    }
+
+    fn unreadable(&mut self, file: String, problem: Problem) {
+        self.begin(&file);
+        self.reading.error(Position::new(file, 1, 1), problem);
     }
 
     fn begin(&mut self, file: &str) {

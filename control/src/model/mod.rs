@@ -6,6 +6,7 @@
 //! as [`At`], so that the error can say so.
 
 mod change;
+mod difference;
 mod labels;
 mod policy;
 mod service;
@@ -13,6 +14,7 @@ mod supervisor;
 mod workload;
 
 pub use change::{Change, Model, ModelError, Object, ObjectId, ObjectKind};
+pub use difference::Step;
 pub use labels::{Labels, Operator, Requirement, Selector};
 pub use policy::{NetworkPolicy, Peer, PolicyPort, PortMatch, Rule};
 pub use service::{

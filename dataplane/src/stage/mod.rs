@@ -252,7 +252,7 @@ fn from_endpoint<A: AnyAddress>(
     if !index.holds(snap, first.ingress, original.src.ip(), &src) {
         return Err(DropReason::SpoofedAddress.into());
     }
-    spoof_guard::server(original)?;
+    spoof_guard::server(snap, original)?;
     router::check_destination(original.dst.ip())?;
     let mut tuple = *original;
     seen.see(Event::Arrived(first.ingress), &tuple.ip());

@@ -2,9 +2,9 @@
 
 use crate::{
     rewrite::Tuple,
-    snapshot::{EndpointPort, PortEntry},
+    snapshot::{EndpointPort, PortEntry, Snapshot},
     verdict::DropReason,
-    wire::{Mac, Proto},
+    wire::{AnyAddress, Mac, Proto},
 };
 use std::net::IpAddr;
 
@@ -31,7 +31,11 @@ pub fn address(port: &EndpointPort, src: IpAddr) -> Result<(), DropReason> {
 /// # Errors
 /// [`DropReason::Dhcp`].
 #[inline]
-pub(super) fn server<A>(tuple: &Tuple<A>) -> Result<(), DropReason> {
-    let is_answer = tuple.proto == Proto::UDP && matches!(tuple.dport, 68 | 546);
-    if is_answer { Err(DropReason::Dhcp) } else { Ok(()) }
+pub(super) fn server<A: AnyAddress>(snap: &Snapshot, tuple: &Tuple<A>) -> Result<(), DropReason> {
+    if tuple.proto != Proto::UDP || !matches!(tuple.dport, 68 | 546) {
+        return Ok(());
+    }
+    // Whose address is no workload's is nobody's client here.
+    let is_server = matches!(tuple.sport, 67 | 547);
+    if is_server || snap.index.of(tuple.dst).port().is_some() { Err(DropReason::Dhcp) } else { Ok(()) }
 }

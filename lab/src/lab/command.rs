@@ -1,7 +1,9 @@
-//! `supernet lab up|exec|down`: from manifests to hosts on a running network.
+//! `supernet lab ...`: from manifests to hosts on a running network. What is asked of a running lab is in
+//! [`live::command`].
 
 use super::{
     error::LabError,
+    live::{self, network::LiveNetwork},
     net::Listening,
     spec::{LabSpec, OUTSIDE, Place},
     supervise::{Mode, detach, down, exec, supervise},
@@ -10,7 +12,7 @@ use crate::{
     cli::{Files, LabCommand},
     input,
 };
-use std::{error::Error, io, io::Write, thread};
+use std::{collections::BTreeSet, error::Error, io, io::Write, thread};
 use supernet::Supernet;
 use supernet_drivers::tap::Tap;
 
@@ -34,6 +36,9 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
         LabCommand::Attach { topology, workers } => {
             crate::attach::run(topology, threads(*workers)).map(|()| 0)
         }
+        LabCommand::Apply(args) => live::command::apply(args),
+        LabCommand::Delete(args) => live::command::delete(args),
+        LabCommand::Status(args) => live::command::status(args),
         LabCommand::Exec { name, target, command } => {
             let Err(error) = exec(name, target, command);
             eprintln!("error: {error}");
@@ -73,8 +78,9 @@ fn up(
         .super_frames(SUPER_FRAMES)
         .build(read.model)?;
     let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);
+    let mut unserved = BTreeSet::new();
     for target in no_serve {
-        spec.without_responder(lab, target)?;
+        unserved.insert(spec.without_responder(lab, target)?);
     }
     let attach = |taps: Vec<(Place, Tap)>| -> Result<_, Box<dyn Error>> {
         for (place, tap) in taps {
@@ -83,7 +89,7 @@ fn up(
                 Place::Uplink(name) => net.attach_uplink(&name, tap)?,
             }
         }
-        Ok(net.spawn()?)
+        Ok(LiveNetwork::new(lab, net.spawn()?, spec.clone(), unserved))
     };
     supervise(lab, mode, &spec, attach, |_, listening| announce(&spec, listening))
 }

@@ -7,6 +7,8 @@
 //!            state under /run/supernet/NAME: read by exec and down
 //! ```
 //!
+//! A running lab takes requests on a socket in its folder ([`live`]): other objects, and how it is.
+//!
 //! One process, the supervisor, holds a lab: its namespaces, TAPs, responder and the network itself. It ends
 //! on SIGINT, SIGTERM or SIGHUP and leaves nothing behind. What a `kill -9` leaves, the next `up` or `down` of
 //! the same name removes.
@@ -14,6 +16,7 @@
 mod command;
 mod error;
 mod from_network;
+mod live;
 mod net;
 mod netns;
 mod responder;

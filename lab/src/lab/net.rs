@@ -11,6 +11,8 @@
 //! outside. [`LabNet`] owns everything: dropping it, also half made, ends the responder and every process in
 //! the namespaces and removes the namespaces. The TAPs it hands out go when they are dropped.
 
+mod change;
+
 use super::{
     error::LabError,
     netns::{self, Netns},
@@ -44,15 +46,24 @@ const REMOVERS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct LabNet {
     claim: Claim,
-    /// Names of all namespaces, made or to be made.
-    names: Vec<String>,
-    namespaces: Vec<Netns>,
-    /// The interfaces of each namespace.
-    devices: Vec<Vec<String>>,
+    homes: Vec<Home>,
     taps: Vec<(Place, Tap)>,
     warnings: Vec<String>,
     listening: Listening,
     responder: Option<Responder>,
+}
+
+/// A host's network namespace.
+#[derive(Debug)]
+struct Home {
+    /// Whose it is.
+    host: String,
+    /// Its name under `/run/netns`.
+    netns: String,
+    /// `None`: still to be made.
+    open: Option<Netns>,
+    /// Its interfaces, the loopback apart.
+    devices: Vec<String>,
 }
 
 /// The ports that are served, by whose they are.
@@ -68,9 +79,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
     }
     let claim = Claim::take(lab)?;
     let mut net = LabNet {
-        names: Vec::new(),
-        namespaces: Vec::new(),
-        devices: Vec::new(),
+        homes: Vec::new(),
         taps: Vec::new(),
         warnings: Vec::new(),
         listening: Listening::new(),
@@ -78,34 +87,13 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
         claim,
     };
     let hosts = hosts(spec);
-    let names: Vec<String> = hosts.iter().map(|h| netns::name(lab, h.name())).collect();
-    let mut endpoints = Vec::new();
-    for (host, netns) in hosts.iter().zip(&names) {
-        endpoints.extend(host.residents().map(|(name, workload)| Entry {
-            name: name.to_owned(),
-            workload: workload.map(str::to_owned),
-            netns: netns.clone(),
-        }));
-    }
-    let state = State { pid: std::process::id() as i32, endpoints };
-    if let Some(netns) = names.iter().find(|n| netns::path(n).exists()) {
-        return Err(LabError::NamespaceTaken { netns: netns.clone() });
-    }
-    net.claim.write(&state)?;
-    net.names = names;
-    net.devices = hosts.iter().map(Host::devices).collect();
+    let homes: Vec<Home> = hosts.iter().map(|h| Home::of(lab, h)).collect();
+    check_free(&homes)?;
+    net.claim.write(&state_of(lab, spec))?;
     allow_many_files();
-    netns::create(&net.names, net.claim.lock())?;
-    for name in &net.names {
-        let open = Netns::open(name).map_err(|source| LabError::System {
-            place: name.clone(),
-            what: "open the network namespace",
-            source,
-        })?;
-        net.namespaces.push(open);
-    }
+    net.make(homes)?;
     let mut served = Vec::new();
-    for made in set_up_all(&hosts, &net.namespaces, progress)? {
+    for made in set_up_all(&hosts, &net.homes, progress)? {
         net.taps.extend(made.taps);
         net.warnings.extend(made.warnings);
         net.listening.extend(made.listening);
@@ -138,24 +126,25 @@ impl LabNet {
     /// Takes all interfaces away, many at a time: the kernel waits for each, and for TAPs that are closed it does
     /// so one by one. What fails here goes when the TAPs are dropped.
     pub(super) fn remove_devices(&self) {
-        let next = AtomicUsize::new(0);
-        let remove = || {
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let (Some(netns), Some(devices)) = (self.namespaces.get(i), self.devices.get(i)) else {
-                    return;
-                };
-                let commands: Vec<String> = devices.iter().map(|d| format!("link delete dev {d}")).collect();
-                if netns.enter().is_ok() {
-                    let _ = netns::ip(&self.names[i], &commands);
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..REMOVERS.min(self.namespaces.len()) {
-                scope.spawn(remove);
-            }
-        });
+        remove_devices(&self.homes);
+    }
+
+    /// Makes namespaces and keeps them, also those made before one fails.
+    fn make(&mut self, homes: Vec<Home>) -> Result<(), LabError> {
+        let first = self.homes.len();
+        self.homes.extend(homes);
+        let new = &mut self.homes[first..];
+        let names: Vec<String> = new.iter().map(|h| h.netns.clone()).collect();
+        netns::create(&names, self.claim.lock())?;
+        for home in new {
+            let open = Netns::open(&home.netns).map_err(|source| LabError::System {
+                place: home.netns.clone(),
+                what: "open the network namespace",
+                source,
+            })?;
+            home.open = Some(open);
+        }
+        Ok(())
     }
 
     /// The folder and name of the lab.
@@ -168,15 +157,61 @@ impl Drop for LabNet {
     fn drop(&mut self) {
         self.responder = None;
         self.taps.clear();
-        netns::end_processes(&self.namespaces);
-        self.namespaces.clear();
-        for name in &self.names {
-            if let Err(e) = netns::remove(name) {
+        netns::end_processes(self.homes.iter().filter_map(|h| h.open.as_ref()));
+        for Home { netns, open, .. } in &mut self.homes {
+            *open = None;
+            if let Err(e) = netns::remove(netns) {
                 // Nobody is there to be told but the user's terminal or the lab's log.
-                eprintln!("warning: can't remove network namespace {name}: {e}");
+                eprintln!("warning: can't remove network namespace {netns}: {e}");
             }
         }
     }
+}
+
+impl Home {
+    fn of(lab: &str, host: &Host<'_>) -> Self {
+        let name = host.name();
+        Self { host: name.to_owned(), netns: netns::name(lab, name), open: None, devices: host.devices() }
+    }
+}
+
+/// An error if a namespace of someone else has a name that is needed.
+fn check_free(homes: &[Home]) -> Result<(), LabError> {
+    match homes.iter().find(|h| netns::path(&h.netns).exists()) {
+        Some(home) => Err(LabError::NamespaceTaken { netns: home.netns.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// What is written down about a lab.
+fn state_of(lab: &str, spec: &LabSpec) -> State {
+    let mut endpoints = Vec::new();
+    for host in hosts(spec) {
+        let netns = netns::name(lab, host.name());
+        endpoints.extend(host.residents().map(|(name, workload)| Entry {
+            name: name.to_owned(),
+            workload: workload.map(str::to_owned),
+            netns: netns.clone(),
+        }));
+    }
+    State { pid: std::process::id() as i32, endpoints }
+}
+
+fn remove_devices(homes: &[Home]) {
+    let next = AtomicUsize::new(0);
+    let remove = || {
+        while let Some(home) = homes.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let commands: Vec<String> = home.devices.iter().map(|d| format!("link delete dev {d}")).collect();
+            if home.open.as_ref().is_some_and(|netns| netns.enter().is_ok()) {
+                let _ = netns::ip(&home.netns, &commands);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..REMOVERS.min(homes.len()) {
+            scope.spawn(remove);
+        }
+    });
 }
 
 /// A host to be set up.
@@ -227,11 +262,7 @@ struct Made {
 }
 
 /// Sets all hosts up, a few at a time. The result is in the order of `hosts`.
-fn set_up_all(
-    hosts: &[Host<'_>],
-    namespaces: &[Netns],
-    progress: Progress<'_>,
-) -> Result<Vec<Made>, LabError> {
+fn set_up_all(hosts: &[Host<'_>], homes: &[Home], progress: Progress<'_>) -> Result<Vec<Made>, LabError> {
     let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut made: Vec<Option<Made>> = hosts.iter().map(|_| None).collect();
@@ -243,7 +274,8 @@ fn set_up_all(
             scope.spawn(move || {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(host), Some(netns)) = (hosts.get(i), namespaces.get(i)) else { return };
+                    let home = homes.get(i).and_then(|h| h.open.as_ref());
+                    let (Some(host), Some(netns)) = (hosts.get(i), home) else { return };
                     if stop.load(Ordering::Relaxed) || tx.send((i, set_up(host, netns))).is_err() {
                         return;
                     }
@@ -292,8 +324,8 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
                 g => format!("route add default via {g} dev eth0 onlink"),
             }));
             netns::ip(place, &commands)?;
-            serve(&mut made, place, &e.serve);
-            e.hosted.iter().for_each(|h| serve(&mut made, &h.name, &h.serve));
+            serve(&mut made, place, place, &e.serve);
+            e.hosted.iter().for_each(|h| serve(&mut made, place, &h.name, &h.serve));
         }
         Host::Outside(o) => {
             for (i, uplink) in o.uplinks.iter().enumerate() {
@@ -312,7 +344,7 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
             let routes = o.routes.iter().filter(|r| !r.via.is_empty());
             commands.extend(routes.map(|r| add_route(r, &o.addresses)));
             netns::ip(place, &commands)?;
-            serve(&mut made, place, &o.serve);
+            serve(&mut made, place, place, &o.serve);
         }
     }
     Ok(made)
@@ -381,10 +413,9 @@ fn write_setting(place: &str, path: &str, value: &str) -> Result<(), LabError> {
     })
 }
 
-/// Binds the ports that the responder is to serve. Those that it can't give a warning each.
-fn serve(made: &mut Made, name: &str, ports: &[(Protocol, u16)]) {
-    let (namespace, pod) = name.split_once('/').unwrap_or(("", name));
-    let identity = Arc::new(Identity { namespace: namespace.to_owned(), pod: pod.to_owned() });
+/// Binds ports in `host` that the responder is to serve as `name`. Those that it can't give a warning each.
+fn serve(made: &mut Made, host: &str, name: &str, ports: &[(Protocol, u16)]) {
+    let identity = Arc::new(Identity::of(host, name));
     let mut seen = Vec::new();
     for &(protocol, port) in ports {
         if seen.contains(&(protocol, port)) {

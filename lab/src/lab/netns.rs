@@ -148,8 +148,8 @@ fn run_ip(place: &str, commands: &[String], stdout: Stdio) -> Result<(), LabErro
 }
 
 /// Ends every process in the namespaces but this one: SIGTERM, and SIGKILL for what is still there later.
-pub(super) fn end_processes(namespaces: &[Netns]) {
-    let identities: HashSet<(u64, u64)> = namespaces.iter().map(|n| n.identity).collect();
+pub(super) fn end_processes<'a>(namespaces: impl IntoIterator<Item = &'a Netns>) {
+    let identities: HashSet<(u64, u64)> = namespaces.into_iter().map(|n| n.identity).collect();
     if identities.is_empty() {
         return;
     }

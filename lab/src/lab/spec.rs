@@ -5,7 +5,7 @@
 
 use super::error::LabError;
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 use supernet_control::model::{Mac, Protocol};
 
 /// The name by which the world beyond the uplinks is entered.
@@ -21,11 +21,11 @@ pub(crate) struct LabSpec {
 }
 
 impl LabSpec {
-    /// Leaves the ports of `target` to the user: `outside`, a pod, or what else stands for one.
+    /// Leaves the ports of `target` to the user: `outside`, a pod, or what else stands for one. Its full name.
     ///
     /// # Errors
     /// Nothing, or more than one thing, is called that.
-    pub(crate) fn without_responder(&mut self, lab: &str, target: &str) -> Result<(), LabError> {
+    pub(crate) fn without_responder(&mut self, lab: &str, target: &str) -> Result<String, LabError> {
         let mut all: Vec<(&str, Option<&str>, &mut Vec<_>)> = Vec::new();
         for EndpointSpec { name, workload, serve, hosted, .. } in &mut self.endpoints {
             all.push((name, workload.as_deref(), serve));
@@ -34,7 +34,22 @@ impl LabSpec {
         all.push((OUTSIDE, None, &mut self.outside.serve));
         let found = resolve(lab, all.iter().map(|(name, workload, _)| (*name, *workload)), target)?;
         all[found].2.clear();
-        Ok(())
+        Ok(all[found].0.to_owned())
+    }
+
+    /// Leaves the ports of all who are called so to the user.
+    pub(super) fn silence(&mut self, names: &BTreeSet<String>) {
+        for endpoint in &mut self.endpoints {
+            if names.contains(&endpoint.name) {
+                endpoint.serve.clear();
+            }
+            for hosted in endpoint.hosted.iter_mut().filter(|h| names.contains(&h.name)) {
+                hosted.serve.clear();
+            }
+        }
+        if names.contains(OUTSIDE) {
+            self.outside.serve.clear();
+        }
     }
 }
 

@@ -90,6 +90,16 @@ impl Claim {
         }
     }
 
+    /// The lab's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the lab listens for requests.
+    pub(super) fn socket(&self) -> PathBuf {
+        socket(&self.name)
+    }
+
     /// What the lock is held with.
     pub(super) fn lock(&self) -> &File {
         &self.lock
@@ -189,6 +199,11 @@ pub(super) fn running() -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Where a lab listens for requests.
+pub(super) fn socket(lab: &str) -> PathBuf {
+    folder(lab).join("socket")
 }
 
 fn folder(lab: &str) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The life of a lab as a process: run it, run it in the background, enter it, end it.
 //!
 //! ```text
-//!   lab up            supervise ─ bring_up ─ attach ─ announce ─ wait for a signal ─ drop everything
+//!   lab up            supervise ─ bring_up ─ attach ─ announce ─ serve requests until a signal ─ drop everything
 //!   lab up --detach   detach ─ starts itself again with --supervised ─ passes its output on until it is ready
 //!   lab exec          state ─ setns ─ exec
 //!   lab down          state ─ SIGTERM ─ wait ─ look for leftovers
@@ -9,6 +9,7 @@
 
 use super::{
     error::LabError,
+    live::socket::{Service, Socket},
     net::{self, LabNet, Listening},
     netns::{self, Netns},
     spec::{LabSpec, Place},
@@ -55,6 +56,21 @@ pub(crate) enum Mode {
     Supervised,
 }
 
+/// What runs on a lab's hosts.
+pub(crate) trait Supervised {
+    /// The answer to a request on the lab's socket, each a line; see [`Service::answer`]. It may change the hosts.
+    /// `interrupted` tells whether a signal has come meanwhile.
+    fn answer(
+        &mut self,
+        request: Option<&[u8]>,
+        hosts: &mut LabNet,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Vec<u8>;
+
+    /// Called about once a second.
+    fn tick(&mut self);
+}
+
 /// Runs lab `lab` until a signal ends it.
 ///
 /// `attach` puts the TAPs on a running network, which is kept until the end and dropped before the hosts are.
@@ -62,7 +78,7 @@ pub(crate) enum Mode {
 ///
 /// # Errors
 /// The lab or the network did not start; nothing is left of them.
-pub(crate) fn supervise<N, E: From<LabError>>(
+pub(crate) fn supervise<N: Supervised, E: From<LabError>>(
     lab: &str,
     mode: Mode,
     spec: &LabSpec,
@@ -83,7 +99,8 @@ pub(crate) fn supervise<N, E: From<LabError>>(
     })
     // Ctrl-C at the terminal also reaches a running `ip`, whose failure is then not the reason.
     .map_err(|e| if signals.pending() { LabError::Interrupted } else { e })?;
-    let network = attach(hosts.take_taps())?;
+    let mut network = attach(hosts.take_taps())?;
+    let socket = Socket::bind(&hosts.claim().socket())?;
     reporter.finish();
     for warning in hosts.warnings() {
         eprintln!("warning: {warning}");
@@ -93,11 +110,28 @@ pub(crate) fn supervise<N, E: From<LabError>>(
         Mode::Foreground => eprintln!("lab {lab} is up; Ctrl-C ends it"),
         Mode::Supervised => let_go(&hosts)?,
     }
-    signals.wait();
+    socket.serve(&signals.caught, &mut Asked { network: &mut network, hosts: &mut hosts, signals: &signals });
     hosts.remove_devices();
     drop(network);
     drop(hosts);
     Ok(())
+}
+
+/// The network and hosts of a lab, as they are asked.
+struct Asked<'a, N> {
+    network: &'a mut N,
+    hosts: &'a mut LabNet,
+    signals: &'a Signals,
+}
+
+impl<N: Supervised> Service for Asked<'_, N> {
+    fn answer(&mut self, request: Option<&[u8]>) -> Vec<u8> {
+        self.network.answer(request, self.hosts, &|| self.signals.pending())
+    }
+
+    fn tick(&mut self) {
+        self.network.tick();
+    }
 }
 
 /// Runs this very command again in the background and returns once the lab is up, or has failed to start.
@@ -294,8 +328,19 @@ impl Signals {
 
     /// Whether one has come.
     fn pending(&self) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(rustix::event::poll(&mut [PollFd::new(&self.caught, PollFlags::IN)], Some(&now)), Ok(1..))
+        self.come_within(Duration::ZERO)
+    }
+
+    /// Waits for one, but no longer than `at_most`; whether one has come.
+    pub(super) fn come_within(&self, at_most: Duration) -> bool {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(at_most.subsec_nanos()),
+        };
+        matches!(
+            rustix::event::poll(&mut [PollFd::new(&self.caught, PollFlags::IN)], Some(&timeout)),
+            Ok(1..)
+        )
     }
 
     /// Returns when one has come.

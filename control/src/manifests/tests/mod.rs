@@ -34,3 +34,23 @@ fn pod<'m>(m: &'m Manifests, namespace: &str, name: &str) -> &'m Pod {
     let found = m.model.pods.get(&Name::new(namespace, name));
     found.unwrap_or_else(|| panic!("no {namespace}/{name} in {:?}", pod_names(m)))
 }
+
+#[test]
+fn texts_are_those_of_files_and_folders_and_nothing_more_is_asked_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let a = file("a.yaml", b"kind: [\n");
+    file("b.json", b"{}");
+    file("c.txt", b"no manifest");
+    let texts = crate::manifests::texts([&a, folder.path()]).unwrap();
+    let names: Vec<&str> = texts.iter().map(|t| t.name.rsplit('/').next().unwrap()).collect();
+    assert_eq!((names, &*texts[0].text), (vec!["a.yaml", "b.json"], "kind: [\n"));
+    let bad = file("d.yaml", b"a: b\nc: \xff\n");
+    let errors = crate::manifests::texts([bad, folder.path().join("none.yaml")]).unwrap_err().to_string();
+    let lines: Vec<&str> = errors.lines().collect();
+    assert!(lines[0].contains("d.yaml:2:4: ") && lines[1].contains("none.yaml: cannot be read"), "{errors}");
+}

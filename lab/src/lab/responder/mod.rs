@@ -1,7 +1,8 @@
 //! The built-in responder: what answers on a pod's ports, since no container runs.
 //!
 //! TCP: HTTP that says who answered and who asked. UDP: the datagram, echoed. Sockets are bound by a thread
-//! inside the pod's namespace ([`bind`]) and stay there; one thread serves the sockets of all pods.
+//! inside the pod's namespace ([`bind`]) and stay there; one thread serves the sockets of all pods, which may
+//! come ([`Responder::add`]) and go ([`Responder::remove`]) at any time.
 //!
 //! A server of one's own that wants the same port in the pod can't have it while this one does:
 //! `lab up --no-serve NS/POD` leaves a pod's ports alone.
@@ -17,29 +18,58 @@ use rustix::{
     },
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::net::UnixStream,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 use supernet_control::model::Protocol;
 
-/// Who answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who answers, and where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
+    /// The host in whose namespace the sockets are.
+    pub(super) host: String,
     pub(super) namespace: String,
     pub(super) pod: String,
+}
+
+impl Identity {
+    /// Of `name`, a pod's `NAMESPACE/POD` or another host's name, in `host`.
+    pub(super) fn of(host: &str, name: &str) -> Self {
+        let (namespace, pod) = name.split_once('/').unwrap_or(("", name));
+        Self { host: host.to_owned(), namespace: namespace.to_owned(), pod: pod.to_owned() }
+    }
+
+    /// The name that this is the identity of.
+    pub(super) fn name(&self) -> String {
+        if self.namespace.is_empty() { self.pod.clone() } else { format!("{}/{}", self.namespace, self.pod) }
+    }
+}
+
+/// A port of somebody's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Port {
+    pub(super) identity: Arc<Identity>,
+    pub(super) protocol: Protocol,
+    pub(super) number: u16,
 }
 
 /// A bound port.
 #[derive(Debug)]
 pub(super) struct Served {
-    identity: Arc<Identity>,
+    port: Arc<Port>,
     socket: Socket,
+}
+
+impl Served {
+    pub(super) fn port(&self) -> &Port {
+        &self.port
+    }
 }
 
 #[derive(Debug)]
@@ -68,48 +98,90 @@ pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16) -> i
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the responder does not speak SCTP"));
         }
     };
-    Ok(Served { identity: identity.clone(), socket })
+    Ok(Served { port: Arc::new(Port { identity: identity.clone(), protocol, number: port }), socket })
 }
 
 /// The running responder. Dropping it closes every socket.
 #[derive(Debug)]
 pub(super) struct Responder {
-    /// Closing this end wakes the thread and ends it.
-    stop: Option<UnixStream>,
+    /// A byte wakes the thread to look at `commands`; closing this end ends it.
+    bell: Option<UnixStream>,
+    commands: mpsc::Sender<Command>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is asked for. It answers on the channel when it is done.
+enum Command {
+    Add(Vec<Served>, mpsc::Sender<io::Result<()>>),
+    Remove(BTreeSet<Port>, mpsc::Sender<io::Result<()>>),
+    HandOver(BTreeMap<Port, Arc<Port>>, mpsc::Sender<io::Result<()>>),
 }
 
 impl Responder {
     /// Serves the given ports from a thread of its own.
     pub(super) fn start(ports: Vec<Served>) -> io::Result<Self> {
-        let (stop, stopped) = UnixStream::pair()?;
+        let (bell, rung) = UnixStream::pair()?;
+        rung.set_nonblocking(true)?;
+        let (commands, asked) = mpsc::channel();
         let mut server = Server {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             sources: HashMap::new(),
-            next: STOP + 1,
-            limit: ports.len() + CONNECTIONS,
+            next: BELL + 1,
+            bound: 0,
             buffer: vec![0; 64 * 1024],
+            rung,
+            asked,
         };
-        epoll::add(&server.epoll, &stopped, EventData::new_u64(STOP), EventFlags::IN)?;
-        for port in ports {
-            server.add(match port.socket {
-                Socket::Tcp(listener) => Source::Listener(listener, port.identity),
-                Socket::Udp(socket) => Source::Udp(socket),
-            })?;
-        }
+        epoll::add(&server.epoll, &server.rung, EventData::new_u64(BELL), EventFlags::IN)?;
+        server.add_all(ports)?;
         let thread = thread::Builder::new().name("responder".to_owned()).spawn(move || {
-            let _stopped = stopped;
             if let Err(e) = server.run() {
                 eprintln!("warning: the built-in responder ended: {e}");
             }
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { bell: Some(bell), commands, thread: Some(thread) })
+    }
+
+    /// Also serves these ports. When it fails, some may be served; [`Responder::remove`] them then.
+    pub(super) fn add(&self, ports: Vec<Served>) -> io::Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        self.ask(|done| Command::Add(ports, done))
+    }
+
+    /// Closes these ports, and the connections to them.
+    pub(super) fn remove(&self, ports: BTreeSet<Port>) -> io::Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        self.ask(|done| Command::Remove(ports, done))
+    }
+
+    /// Answers on these ports as somebody else from now on. Connections to them are closed.
+    pub(super) fn hand_over(&self, ports: BTreeMap<Port, Arc<Port>>) -> io::Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        self.ask(|done| Command::HandOver(ports, done))
+    }
+
+    /// Has the thread do something and waits until it has.
+    fn ask(&self, command: impl FnOnce(mpsc::Sender<io::Result<()>>) -> Command) -> io::Result<()> {
+        let ended = || io::Error::other("the responder has ended");
+        let (done, answer) = mpsc::channel();
+        self.commands.send(command(done)).map_err(|_| ended())?;
+        match &self.bell {
+            Some(bell) => (&mut &*bell).write_all(&[1])?,
+            None => return Err(ended()),
+        }
+        answer.recv().map_err(|_| ended())?
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.stop = None;
+        self.bell = None;
         if let Some(thread) = self.thread.take() {
             // A panic there was reported there.
             let _ = thread.join();
@@ -117,8 +189,8 @@ impl Drop for Responder {
     }
 }
 
-/// The token of the end of it all.
-const STOP: u64 = 0;
+/// The token of commands, and of the end of it all.
+const BELL: u64 = 0;
 /// With more connections than this, those that have been silent longest are closed.
 const CONNECTIONS: usize = 4096;
 /// How long a connection may be silent.
@@ -129,16 +201,26 @@ const LINGER: Duration = Duration::from_secs(2);
 const BATCH: usize = 64;
 
 enum Source {
-    Listener(TcpListener, Arc<Identity>),
-    Udp(UdpSocket),
+    Listener(TcpListener, Arc<Port>),
+    Udp(UdpSocket, Arc<Port>),
     Connection(Connection),
+}
+
+impl Source {
+    /// The port that it belongs to.
+    fn port(&self) -> &Port {
+        match self {
+            Self::Listener(_, port) | Self::Udp(_, port) => port,
+            Self::Connection(c) => &c.port,
+        }
+    }
 }
 
 impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Listener(s, _) => s.as_fd(),
-            Self::Udp(s) => s.as_fd(),
+            Self::Udp(s, _) => s.as_fd(),
             Self::Connection(c) => c.stream.as_fd(),
         }
     }
@@ -147,7 +229,7 @@ impl AsFd for Source {
 struct Connection {
     stream: TcpStream,
     client: SocketAddr,
-    identity: Arc<Identity>,
+    port: Arc<Port>,
     reading: Reading,
     answer: Vec<u8>,
     sent: usize,
@@ -169,9 +251,11 @@ struct Server {
     epoll: OwnedFd,
     sources: HashMap<u64, Source>,
     next: u64,
-    /// How many sources there may be.
-    limit: usize,
+    /// How many of them are bound ports.
+    bound: usize,
     buffer: Vec<u8>,
+    rung: UnixStream,
+    asked: mpsc::Receiver<Command>,
 }
 
 impl Server {
@@ -187,10 +271,11 @@ impl Server {
             }
             for event in &events {
                 let token = event.data.u64();
-                if token == STOP {
+                if token != BELL {
+                    self.ready(token);
+                } else if !self.obey() {
                     return Ok(());
                 }
-                self.ready(token);
             }
             let now = Instant::now();
             if now.duration_since(swept) >= Duration::from_secs(1) {
@@ -198,6 +283,52 @@ impl Server {
                 self.sources.retain(|_, s| !matches!(s, Source::Connection(c) if c.is_overdue(now)));
             }
         }
+    }
+
+    /// Does what was asked for. `false` when the end was.
+    fn obey(&mut self) -> bool {
+        match self.rung.read(&mut self.buffer) {
+            Ok(0) => return false,
+            Err(e) if !matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return false;
+            }
+            _ => {}
+        }
+        while let Ok(command) = self.asked.try_recv() {
+            // Who asked may have given up waiting.
+            let _ = match command {
+                Command::Add(ports, done) => done.send(self.add_all(ports)),
+                Command::Remove(ports, done) => {
+                    self.sources.retain(|_, s| !ports.contains(s.port()));
+                    self.bound =
+                        self.sources.values().filter(|s| !matches!(s, Source::Connection(_))).count();
+                    done.send(Ok(()))
+                }
+                Command::HandOver(ports, done) => {
+                    self.sources.retain(|_, source| match source {
+                        Source::Connection(c) => !ports.contains_key(&*c.port),
+                        Source::Listener(_, port) | Source::Udp(_, port) => {
+                            if let Some(new) = ports.get(&**port) {
+                                *port = new.clone();
+                            }
+                            true
+                        }
+                    });
+                    done.send(Ok(()))
+                }
+            };
+        }
+        true
+    }
+
+    fn add_all(&mut self, ports: Vec<Served>) -> io::Result<()> {
+        self.bound += ports.len();
+        ports.into_iter().try_for_each(|Served { port, socket }| {
+            self.add(match socket {
+                Socket::Tcp(listener) => Source::Listener(listener, port),
+                Socket::Udp(socket) => Source::Udp(socket, port),
+            })
+        })
     }
 
     fn add(&mut self, source: Source) -> io::Result<()> {
@@ -209,13 +340,13 @@ impl Server {
 
     fn ready(&mut self, token: u64) {
         match self.sources.get_mut(&token) {
-            Some(Source::Udp(socket)) => echo(socket, &mut self.buffer),
-            Some(Source::Listener(listener, identity)) => {
-                let identity = identity.clone();
+            Some(Source::Udp(socket, _)) => echo(socket, &mut self.buffer),
+            Some(Source::Listener(listener, port)) => {
+                let port = port.clone();
                 let (accepted, short) = accept(listener);
                 for (stream, client) in accepted {
-                    let connection = Connection::new(stream, client, identity.clone());
-                    if self.sources.len() >= self.limit {
+                    let connection = Connection::new(stream, client, port.clone());
+                    if self.sources.len() >= self.bound + CONNECTIONS {
                         self.drop_most_silent();
                     }
                     let _ = self.add(Source::Connection(connection));
@@ -287,11 +418,11 @@ fn echo(socket: &UdpSocket, buffer: &mut [u8]) {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, client: SocketAddr, identity: Arc<Identity>) -> Self {
+    fn new(stream: TcpStream, client: SocketAddr, port: Arc<Port>) -> Self {
         Self {
             stream,
             client: SocketAddr::new(client.ip().to_canonical(), client.port()),
-            identity,
+            port,
             reading: Reading::default(),
             answer: Vec::new(),
             sent: 0,
@@ -349,7 +480,7 @@ impl Connection {
     }
 
     fn respond(&mut self, head: Head) {
-        let Identity { namespace, pod } = &*self.identity;
+        let Identity { namespace, pod, .. } = &*self.port.identity;
         let body = format!("pod: {pod}\nnamespace: {namespace}\nclient: {}\n", self.client);
         self.answer = head.answer(&body);
         self.sent = 0;

@@ -2,8 +2,9 @@
 
 use super::{LabError, LabSpec, NOTHING, as_root, endpoint, lab_name, traces_of, up};
 use crate::lab::{
-    spec::{HostedPod, OutsideSpec},
-    supervise::{Mode, down, exec, supervise},
+    net::LabNet,
+    spec::{HostedPod, OutsideSpec, Place},
+    supervise::{Mode, Supervised, down, exec, supervise},
 };
 use rustix::process::{Pid, Signal};
 use std::{
@@ -14,8 +15,9 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 use supernet_control::model::Protocol;
+use supernet_drivers::tap::Tap;
 
-const LAB: &str = "SUPERNET_TEST_LAB";
+pub(super) const LAB: &str = "SUPERNET_TEST_LAB";
 const TARGET: &str = "SUPERNET_TEST_TARGET";
 
 fn spec() -> LabSpec {
@@ -25,11 +27,23 @@ fn spec() -> LabSpec {
     LabSpec { endpoints: vec![host], outside: OutsideSpec::default() }
 }
 
+/// TAPs on no network.
+struct Idle(Vec<(Place, Tap)>);
+
+impl Supervised for Idle {
+    fn answer(&mut self, _: Option<&[u8]>, _: &mut LabNet, _: &dyn Fn() -> bool) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn tick(&mut self) {}
+}
+
 #[test]
 #[ignore = "started by the others"]
 fn supervisor() {
     let Ok(lab) = env::var(LAB) else { return };
-    supervise(&lab, Mode::Supervised, &spec(), Ok::<_, LabError>, |taps, listening| {
+    let attach = |taps| Ok::<_, LabError>(Idle(taps));
+    supervise(&lab, Mode::Supervised, &spec(), attach, |Idle(taps), listening| {
         assert_eq!(taps.len(), 1);
         assert_eq!(listening["shop/web-0"], [(Protocol::Tcp, 80), (Protocol::Udp, 53)]);
         assert_eq!(listening["shop/agent"], [(Protocol::Tcp, 9100)], "only what is really served");
@@ -47,8 +61,13 @@ fn executed() {
 }
 
 fn again(test: &str, lab: &str) -> Command {
+    this_program(module_path!(), test, lab)
+}
+
+/// This test program with nothing but an ignored test of a module.
+pub(super) fn this_program(module: &str, test: &str, lab: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let name = format!("{}::{test}", module.split_once("::").unwrap().1);
     command.args(["--ignored", "--exact", "--nocapture", &name]).env(LAB, lab);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -1,0 +1,198 @@
+//! What can be said after `supernet lab`.
+
+use super::{Files, Format};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Examples of `lab up`, for both its helps.
+macro_rules! up_examples {
+    () => {
+        "Examples:
+  supernet lab up -f shop.yaml
+  supernet lab up -f shop.yaml --detach --name shop
+  supernet lab up -f shop.yaml --no-serve shop/web-0
+Every containerPort is served by a built-in responder; --no-serve keeps it off a pod's ports."
+    };
+}
+
+/// The name that a lab has when none is given.
+pub(crate) const DEFAULT_LAB: &str = "supernet";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabCommand {
+    /// Start the network and stay in the foreground until Ctrl-C
+    #[command(
+        after_help = concat!(up_examples!(), "\nMore with --help: what the lab has and has not, and the Supervisor."),
+        after_long_help = concat!(up_examples!(), "
+A pod with hostNetwork is served on its node, and `lab exec` into it enters its node.
+
+`outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family.
+Give it more addresses with
+  supernet lab exec outside -- ip addr add 198.51.100.7/32 dev lo
+Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
+", supervisor!())
+    )]
+    Up {
+        #[command(flatten)]
+        files: Files,
+        /// Return once the network runs; `lab down` ends it
+        #[arg(long)]
+        detach: bool,
+        /// The lab's name; several may run at once
+        #[arg(long, default_value = DEFAULT_LAB)]
+        name: String,
+        /// Leave this pod's ports to a server of your own; may be given several times
+        #[arg(long, value_name = "NS/POD")]
+        no_serve: Vec<String>,
+        /// Threads that move packets; one for each processor, at most four, unless told otherwise
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+        workers: Option<u16>,
+        /// Run as the background process of --detach
+        #[arg(long, hide = true)]
+        supervised: bool,
+    },
+    /// Add objects to a running lab or change them, while its traffic goes on
+    Apply(ApplyArgs),
+    /// Delete objects from a running lab, while its traffic goes on
+    Delete(DeleteArgs),
+    /// Show how a running lab is: hosts, traffic, sessions, drops
+    Status(StatusArgs),
+    /// Run a command inside a pod, or in the world beyond the uplink
+    #[command(after_help = "Examples:
+  supernet lab exec shop/web-0 ip addr
+  supernet lab exec outside -- curl -s http://192.168.80.3/")]
+    Exec {
+        /// The lab's name
+        #[arg(long, default_value = DEFAULT_LAB)]
+        name: String,
+        /// NS/POD, NS/WORKLOAD (its first pod), a unique prefix, or outside
+        #[arg(value_name = "NS/POD|outside")]
+        target: String,
+        /// The command and its arguments, after -- or not
+        #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Run a network on TAPs in this namespace, for a harness that makes its own hosts
+    #[command(after_help = "Examples:
+  supernet lab attach --topology net.json
+
+net.json:
+  {\"ports\": [{\"tap\": \"t0\", \"pod\": \"web\", \"segment\": \"shop\", \"ip\": \"10.1.0.2\", \"mac\": \"02:00:00:00:00:01\"},
+             {\"tap\": \"t1\", \"pod\": \"world\", \"segment\": \"wan\", \"ip\": \"203.0.113.10\"}],
+   \"segments\": {\"shop\": {\"cidr\": \"10.1.0.0/24\", \"gw\": \"10.1.0.1\", \"gw_mac\": \"02:50:56:56:44:52\",
+                         \"egress\": \"192.168.90.1\"},
+                \"wan\": {\"cidr\": \"203.0.113.0/24\", \"gw\": \"203.0.113.1\"}},
+   \"services\": [{\"vip\": \"10.96.0.1\", \"port\": 80, \"target_port\": 8080, \"proto\": \"tcp\",
+                 \"backends\": [\"10.1.0.2\"], \"affinity\": \"ClientIP\"}],
+   \"rules\": [{\"src\": \"10.1.0.0/24\", \"dst\": \"0.0.0.0/0\", \"proto\": \"tcp\", \"dport\": \"80-90\", \"action\": \"allow\"}],
+   \"default\": \"allow\", \"snat_exempt\": [\"10.0.0.0/8\"]}
+
+The first rule that matches decides. A segment without egress, whose range is not exempt, is outside if
+any other one has an egress address. The last line of output is `ready`; then the TAPs are there, to be
+moved into other namespaces. SIGTERM ends it, and the TAPs with it.")]
+    Attach {
+        /// The topology, as JSON
+        #[arg(long, value_name = "FILE.json")]
+        topology: std::path::PathBuf,
+        /// Threads that move packets; one for each processor, at most four, unless told otherwise
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+        workers: Option<u16>,
+    },
+    /// End a lab and remove all it made
+    Down {
+        /// The lab's name
+        #[arg(long, default_value = DEFAULT_LAB)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab apply -f shop.yaml
+  supernet lab apply -f policies/ --dry-run
+  supernet lab apply -f manifests/ --prune --name shop
+  supernet lab apply --watch manifests/ --prune
+Objects are added, or replaced if the lab has them; what is not named stays, but for pods that a
+named workload has no more. All of it happens or nothing. Addresses of what stays stay, and
+connections that the change does not concern lose no packet. Uplinks, strictTCP, and pools
+that somebody has an address of can't be changed while it runs; the error says which.")]
+pub(crate) struct ApplyArgs {
+    /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "FILE", required_unless_present = "watch")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The lab's name
+    #[arg(long, default_value = DEFAULT_LAB)]
+    pub(crate) name: String,
+    /// The files are the whole: objects that are not in them go (the Supervisor stays)
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Leave this pod's ports to a server of your own; may be given several times
+    #[arg(long, value_name = "NS/POD")]
+    pub(crate) no_serve: Vec<String>,
+    /// Say what would be added, changed and removed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Follow the manifests of a folder until Ctrl-C; times are UTC
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["files", "dry_run"])]
+    pub(crate) watch: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab delete -f policies/
+  supernet lab delete pod shop/curl shop/wget
+  supernet lab delete deploy shop/web --dry-run
+  supernet lab delete ns shop
+A workload goes with its pods, a namespace with all that lies in it. Processes in the pods are
+ended.")]
+pub(crate) struct DeleteArgs {
+    /// Manifests of what is to go: a file, a folder, or - for standard input; may be given several times
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "FILE",
+        required_unless_present = "kind",
+        conflicts_with = "kind"
+    )]
+    pub(crate) files: Vec<PathBuf>,
+    /// pod, svc, netpol, ns, node, endpointslice, or a workload: deploy, sts, ds, rs, rc, job, cj
+    #[arg(value_name = "KIND", requires = "names")]
+    pub(crate) kind: Option<String>,
+    /// The objects; NAME alone for kinds without namespace and for the namespace `default`
+    #[arg(value_name = "NS/NAME")]
+    pub(crate) names: Vec<String>,
+    /// The lab's name
+    #[arg(long, default_value = DEFAULT_LAB)]
+    pub(crate) name: String,
+    /// Pass over what is not there
+    #[arg(long)]
+    pub(crate) ignore_not_found: bool,
+    /// Say what would be removed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab status
+  supernet lab status --name shop --watch
+  supernet lab status -o json | jq '.ports[] | select(.dropped > 0)'
+In and out are the network's: in is what a host sent. Rates are those of the last second. With
+--watch and -o json every second gives an object on a line of its own.")]
+pub(crate) struct StatusArgs {
+    /// The lab's name; may be left out when one lab runs, and when several do, they are listed
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Show it again every second until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}

@@ -1,0 +1,25 @@
+//! A lab that is looked at and changed while it runs.
+//!
+//! ```text
+//!   lab apply|delete|status ── one line of JSON ──▶ /run/supernet/NAME/socket ── serve (main thread)
+//!                           ◀── one line of JSON ──                                  │
+//!                                        change: draft ─ refusal ─ prepare ─ attach ─ commit ─ finish
+//!                                        status: counters, samples, sessions
+//! ```
+//!
+//! [`wire`] is what is said, [`socket`] listens, [`client`] asks, [`network`] answers. The supervisor's main thread
+//! does all of that, one request at a time; packets run on threads of their own and notice nothing of it.
+//!
+//! What always holds: a change is checked and compiled as a whole before anything is made for it, and either all
+//! of it happens or nothing; and nothing a client sends or fails to send ends the lab or keeps others waiting long.
+
+pub(super) mod change;
+pub(super) mod client;
+pub(super) mod command;
+pub(super) mod network;
+mod refusal;
+pub(super) mod socket;
+mod status;
+pub(super) mod target;
+mod watch;
+pub(super) mod wire;

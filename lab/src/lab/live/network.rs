@@ -1,0 +1,377 @@
+//! The network of a running lab, as it answers what it is asked.
+//!
+//! ```text
+//!   apply ─ manifests ─▶ Model ─▶ draft ─▶ refusal ─▶ hosts.prepare ─▶ attach ─▶ commit ─▶ hosts.finish
+//!   delete ─ names ────▶   ▲        └───────────┴─ dry run ends here        └──────┴── fail: release, hosts.undo
+//! ```
+//!
+//! New TAPs are attached before the network that has their ports is published: what they send until then is dropped
+//! (`NotReady`), and publishing is the one step that makes the change. It can't fail but for the store of leases,
+//! which a lab has in memory.
+
+use super::{
+    change::{self, Changes, Seen},
+    refusal::{self, Refusal},
+    status::{Samples, Status},
+    wire::{self, Answer, Apply, Ask, Delete, File},
+};
+use crate::lab::{
+    error::LabError,
+    net::LabNet,
+    spec::{LabSpec, Place},
+    supervise::Supervised,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::ControlFlow,
+    time::Instant,
+};
+use supernet::{
+    Running,
+    control::{
+        compile::CompileError,
+        manifests::{Errors, Objects, Reader, WorkloadId},
+        model::{Change, Model, ModelError, Name, Object, ObjectId, ObjectKind},
+        network::{Draft, NetworkError},
+    },
+};
+use supernet_dataplane::id::PortId;
+
+/// Why a lab was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error(transparent)]
+    Manifests(#[from] Errors),
+    #[error("{}", not_found(.0))]
+    NotFound(Vec<String>),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{0}; the lab is as it was")]
+    Hosts(LabError),
+    #[error("cannot attach {name}: {source}; the lab is as it was")]
+    Attach { name: String, source: io::Error },
+}
+
+fn not_found(names: &[String]) -> String {
+    format!(
+        "not there, so it can't be deleted: {}; nothing was deleted (--ignore-not-found passes over what is not there)",
+        names.join(", ")
+    )
+}
+
+/// What a lab is to become.
+struct Wish<'a> {
+    next: Model,
+    /// Pods whose ports are left to the user from now on.
+    no_serve: &'a [String],
+    dry_run: bool,
+    warnings: Vec<String>,
+}
+
+/// A lab's network and what it was made of.
+#[derive(Debug)]
+pub(crate) struct LiveNetwork {
+    lab: String,
+    net: Running,
+    spec: LabSpec,
+    /// Hosts whose ports are left to the user.
+    unserved: BTreeSet<String>,
+    began: Instant,
+    samples: Samples,
+}
+
+impl LiveNetwork {
+    /// The network of lab `lab`, which runs with the hosts of `spec`.
+    pub(crate) fn new(lab: &str, net: Running, spec: LabSpec, unserved: BTreeSet<String>) -> Self {
+        let (began, samples) = (Instant::now(), Samples::default());
+        Self { lab: lab.to_owned(), net, spec, unserved, began, samples }
+    }
+
+    /// Its network.
+    #[cfg(test)]
+    pub(crate) fn network(&self) -> &Running {
+        &self.net
+    }
+
+    /// Answers a request. `interrupted` tells whether the lab is to end.
+    pub(crate) fn ask(&mut self, ask: Ask, hosts: &mut LabNet, interrupted: &dyn Fn() -> bool) -> Answer {
+        let changes = match ask {
+            Ask::Status => {
+                let status = Status::of(&self.lab, self.began, &self.net, &self.spec, &self.samples);
+                return Answer::Status(Box::new(status));
+            }
+            Ask::Apply(apply) => self.apply(&apply, hosts, interrupted),
+            Ask::Delete(delete) => self.delete(&delete, hosts, interrupted),
+        };
+        match changes {
+            Ok(changes) => Answer::Changes(changes),
+            Err(e) => Answer::Error(e.to_string()),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        apply: &Apply,
+        hosts: &mut LabNet,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Changes, ChangeError> {
+        let base = self.net.model();
+        let reader = reader(&apply.files);
+        let (next, warnings) = if apply.prune {
+            let read = reader.finish_under(&base.supervisor)?;
+            (read.model, read.warnings)
+        } else {
+            let Objects { objects, workloads, warnings } = reader.finish_change(&base)?;
+            let delete = outdated(&base, &objects, &workloads);
+            (base.with(Change { upsert: objects, delete })?, warnings)
+        };
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        let wish = Wish { next, no_serve: &apply.no_serve, dry_run: apply.dry_run, warnings };
+        self.change(wish, hosts, interrupted)
+    }
+
+    fn delete(
+        &mut self,
+        delete: &Delete,
+        hosts: &mut LabNet,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Changes, ChangeError> {
+        let base = self.net.model();
+        let Objects { objects, workloads, .. } = reader(&delete.files).finish_change(&base)?;
+        let mut deletion = Deletion::of(&base);
+        for workload in &workloads {
+            deletion.workload(workload);
+        }
+        for object in &objects {
+            match object {
+                Object::Supervisor(_) => deletion.keep_supervisor(),
+                Object::Pod(pod) if workloads.iter().any(|w| w.owns(pod)) => {}
+                object => deletion.object(object.id()),
+            }
+        }
+        for target in &delete.objects {
+            deletion.target(target);
+        }
+        if !deletion.missing.is_empty() && !delete.ignore_not_found {
+            return Err(ChangeError::NotFound(deletion.missing));
+        }
+        let warnings = std::mem::take(&mut deletion.warnings);
+        let next = base.with(Change { upsert: Vec::new(), delete: deletion.ids() })?;
+        let wish = Wish { next, no_serve: &[], dry_run: delete.dry_run, warnings };
+        self.change(wish, hosts, interrupted)
+    }
+
+    /// Becomes as is wished, all of it or nothing.
+    fn change(
+        &mut self,
+        wish: Wish<'_>,
+        hosts: &mut LabNet,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Changes, ChangeError> {
+        let Wish { next, no_serve, dry_run, mut warnings } = wish;
+        let (model, addressing) = (self.net.model(), self.net.addressing());
+        let draft = self.net.draft(next)?;
+        let (before, after) = (self.net.plan()?, self.net.plan_of(&draft)?);
+        let mut spec = LabSpec::of(draft.model(), draft.snapshot(), &after.pods);
+        spec.silence(&self.unserved);
+        let mut unserved = self.unserved.clone();
+        for target in no_serve {
+            unserved.insert(spec.without_responder(&self.lab, target).map_err(ChangeError::Hosts)?);
+        }
+        let was = refusal::Side { model: &model, addressing: &addressing, spec: &self.spec };
+        let is = refusal::Side { model: draft.model(), addressing: draft.addressing(), spec: &spec };
+        refusal::check(&was, &is, self.net.dataplane().pool().longest())?;
+        let seen = Seen { model: &model, addressing: &addressing, pods: &before.pods };
+        let will = Seen { model: draft.model(), addressing: draft.addressing(), pods: &after.pods };
+        let objects = change::between(&seen, &will);
+        if !dry_run {
+            warnings.extend(self.carry_out(draft, spec, hosts, interrupted)?);
+            self.unserved = unserved;
+        }
+        Ok(Changes { lab: self.lab.clone(), dry_run, objects, warnings })
+    }
+
+    /// Makes hosts, publishes, removes hosts. What went wrong after publishing, in sentences.
+    fn carry_out(
+        &mut self,
+        draft: Draft,
+        spec: LabSpec,
+        hosts: &mut LabNet,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Vec<String>, ChangeError> {
+        let go_on = |_: usize, _: usize, _: &str| match interrupted() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let mut transition = hosts.prepare(&self.spec, &spec, &mut { go_on }).map_err(ChangeError::Hosts)?;
+        let mut attached = Vec::new();
+        let published = attach(&self.net, &draft, transition.take_taps(), &mut attached)
+            .and_then(|()| Ok(self.net.commit(draft)?));
+        if let Err(e) = published {
+            for port in attached {
+                self.net.dataplane().release(port);
+            }
+            for failed in hosts.undo(transition, &self.spec) {
+                eprintln!("warning: {failed}");
+            }
+            return Err(e);
+        }
+        let mut warnings = transition.warnings().to_vec();
+        warnings.extend(hosts.finish(transition, &spec));
+        self.spec = spec;
+        Ok(warnings)
+    }
+}
+
+impl Supervised for LiveNetwork {
+    fn answer(
+        &mut self,
+        request: Option<&[u8]>,
+        hosts: &mut LabNet,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Vec<u8> {
+        let answer = match request.map(wire::read_request) {
+            None => Answer::Error(super::client::ClientError::TooLong.to_string()),
+            Some(Err(e)) => Answer::Error(e.to_string()),
+            Some(Ok(ask)) => self.ask(ask, hosts, interrupted),
+        };
+        // Nothing that is answered fails to be written as JSON; who asked is told if it does.
+        wire::answer(&answer).unwrap_or_default()
+    }
+
+    fn tick(&mut self) {
+        self.samples.take(self.net.counters());
+    }
+}
+
+/// Attaches TAPs to the ports that the draft has for them. Those that were, also when it fails, are in `attached`.
+fn attach(
+    net: &Running,
+    draft: &Draft,
+    taps: Vec<(Place, supernet_drivers::tap::Tap)>,
+    attached: &mut Vec<PortId>,
+) -> Result<(), ChangeError> {
+    let ids: BTreeMap<&str, PortId> =
+        draft.snapshot().names.ports.iter().map(|(id, name)| (name.as_str(), *id)).collect();
+    for (place, tap) in taps {
+        let name = match place {
+            Place::Endpoint(name) => name,
+            Place::Uplink(uplink) => format!("uplink/{uplink}"),
+        };
+        let id = ids.get(&*name).copied().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+        match id.and_then(|id| net.dataplane().attach(id, tap).map(|()| id)) {
+            Ok(id) => attached.push(id),
+            Err(source) => return Err(ChangeError::Attach { name, source }),
+        }
+    }
+    Ok(())
+}
+
+fn reader(files: &[File]) -> Reader {
+    let mut reader = Reader::new();
+    for file in files {
+        reader.text(&file.name, &file.text);
+    }
+    reader
+}
+
+/// Pods that workloads had before, and have no more.
+fn outdated(base: &Model, objects: &[Object], workloads: &[WorkloadId]) -> Vec<ObjectId> {
+    let stay: BTreeSet<ObjectId> = objects.iter().map(Object::id).collect();
+    let pods = base.pods.values().filter(|pod| workloads.iter().any(|w| w.owns(pod)));
+    let ids = pods.map(|pod| ObjectId { kind: ObjectKind::Pod, name: pod.name.clone() });
+    ids.filter(|id| !stay.contains(id)).collect()
+}
+
+/// What is to be deleted, and what is not there.
+struct Deletion<'a> {
+    base: &'a Model,
+    all: BTreeSet<ObjectId>,
+    missing: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Deletion<'a> {
+    fn of(base: &'a Model) -> Self {
+        Self { base, all: BTreeSet::new(), missing: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// A workload goes with its pods.
+    fn workload(&mut self, workload: &WorkloadId) {
+        let pods = self.base.pods.values().filter(|pod| workload.owns(pod));
+        let ids: Vec<ObjectId> =
+            pods.map(|p| ObjectId { kind: ObjectKind::Pod, name: p.name.clone() }).collect();
+        if ids.is_empty() {
+            self.missing.push(format!("{} in namespace {}", workload.owner, workload.namespace));
+        }
+        self.all.extend(ids);
+    }
+
+    fn keep_supervisor(&mut self) {
+        self.warnings.push("the Supervisor stays: a lab can't be without one".to_owned());
+    }
+
+    /// An object; a namespace goes with all that lies in it.
+    fn object(&mut self, id: ObjectId) {
+        let (base, name) = (self.base, &id.name);
+        let there = match id.kind {
+            ObjectKind::Supervisor => return self.keep_supervisor(),
+            ObjectKind::Namespace => {
+                self.all.extend(inside(base, &name.name));
+                base.namespaces.contains_key(&name.name)
+            }
+            ObjectKind::Node => base.nodes.contains_key(&name.name),
+            ObjectKind::Pod => base.pods.contains_key(name),
+            ObjectKind::Service => base.services.contains_key(name),
+            ObjectKind::EndpointSlice => base.endpoint_slices.contains_key(name),
+            ObjectKind::NetworkPolicy => base.policies.contains_key(name),
+        };
+        if there {
+            self.all.insert(id);
+        } else {
+            self.missing.push(id.to_string());
+        }
+    }
+
+    fn target(&mut self, target: &wire::Target) {
+        let name = Name::new(&target.namespace, &target.name);
+        let kind = match &*target.kind {
+            "Namespace" => ObjectKind::Namespace,
+            "Node" => ObjectKind::Node,
+            "Pod" => ObjectKind::Pod,
+            "Service" => ObjectKind::Service,
+            "EndpointSlice" => ObjectKind::EndpointSlice,
+            "NetworkPolicy" => ObjectKind::NetworkPolicy,
+            workload => {
+                let owner = format!("{}/{}", workload.to_lowercase(), name.name);
+                return self.workload(&WorkloadId { namespace: name.namespace, owner });
+            }
+        };
+        self.object(ObjectId { kind, name });
+    }
+
+    /// All of them, namespaces after what lies in them.
+    fn ids(self) -> Vec<ObjectId> {
+        let (namespaces, mut others): (Vec<ObjectId>, Vec<ObjectId>) =
+            self.all.into_iter().partition(|id| id.kind == ObjectKind::Namespace);
+        others.extend(namespaces);
+        others
+    }
+}
+
+/// Everything in a namespace.
+fn inside<'a>(model: &'a Model, namespace: &'a str) -> impl Iterator<Item = ObjectId> + 'a {
+    let pods = model.pods.keys().map(|n| (ObjectKind::Pod, n));
+    let services = model.services.keys().map(|n| (ObjectKind::Service, n));
+    let slices = model.endpoint_slices.keys().map(|n| (ObjectKind::EndpointSlice, n));
+    let policies = model.policies.keys().map(|n| (ObjectKind::NetworkPolicy, n));
+    let all = pods.chain(services).chain(slices).chain(policies);
+    all.filter(move |(_, n)| n.namespace == namespace).map(|(kind, n)| ObjectId { kind, name: n.clone() })
+}
