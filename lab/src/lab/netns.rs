@@ -108,6 +108,20 @@ impl Netns {
     }
 }
 
+/// Gives the calling thread a `/sys` of the network namespace that it has entered: the one that was mounted outside shows
+/// the devices of the namespace it was mounted in, whoever looks. For a thread that is about to become another program.
+#[allow(unsafe_code, reason = "rustix cannot know which flags leave descriptors alone")]
+pub(super) fn show_own_devices() -> io::Result<()> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+    // SAFETY: only the table of mounts becomes the thread's own, not that of descriptors.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+    // What is mounted outside later is seen here too, and not the other way round.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    unmount("/sys", UnmountFlags::DETACH)?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    Ok(mount("sysfs", "/sys", "sysfs", flags, None)?)
+}
+
 /// Runs `ip` commands in the calling thread's namespace, in one process, and stops at the first that fails.
 pub(super) fn ip(place: &str, commands: &[String]) -> Result<(), LabError> {
     run_ip(place, commands, Stdio::null())

@@ -189,6 +189,8 @@ pub(crate) fn exec(lab: &str, target: &str, command: &[OsString]) -> Result<Infa
         io::ErrorKind::PermissionDenied => LabError::NotRoot,
         _ => LabError::System { place: entry.name.clone(), what: "enter its network namespace", source },
     })?;
+    // Without it most programs do as well.
+    let _ = netns::show_own_devices();
     let program = command.first().cloned().unwrap_or_default();
     let source = Command::new(&program).args(command.get(1..).unwrap_or_default()).exec();
     Err(LabError::Exec { command: program.into(), source })

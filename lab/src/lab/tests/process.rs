@@ -56,7 +56,7 @@ fn supervisor() {
 fn executed() {
     let Ok(lab) = env::var(LAB) else { return };
     let target = env::var(TARGET).unwrap_or_else(|_| "shop/w".to_owned());
-    let command = ["sh", "-c", "ip -o address show dev eth0; exit 7"].map(OsString::from);
+    let command = ["sh", "-c", "ip -o address show dev eth0; cat /sys/class/net/eth0/address; exit 7"].map(OsString::from);
     panic!("{}", exec(&lab, &target, &command).unwrap_err());
 }
 
@@ -100,6 +100,7 @@ fn a_command_runs_inside_and_down_leaves_nothing() {
         let Output { status, stdout, stderr } = again("executed", &lab).env(TARGET, target).output().unwrap();
         let text = String::from_utf8_lossy(&stdout);
         assert!(text.contains("inet 10.0.0.2/28"), "{text}{}", String::from_utf8_lossy(&stderr));
+        assert!(text.contains("02:00:00:00:00:01"), "/sys is the pod's: {text}");
         assert_eq!(status.code(), Some(7), "the command's own status");
     }
 
