@@ -7,7 +7,8 @@
 //! An odd number of lines (35 for frames of 2,048 bytes), so that neighbouring frames fall on different sets of the
 //! caches, and frames start on a line, so that the headers of a small packet are one line.
 //!
-//! Every buffer is owned by exactly one [`Slot`], or lies in the queue of free ones.
+//! Every buffer is owned by exactly one [`Slot`], or lies among the free ones: small ones in a queue, which takes no lock,
+//! and large ones on a stack, so that the next packet gets the buffer that is still in the cache.
 
 #![allow(unsafe_code, reason = "buffers of one mapping are handed out one by one, each to one owner")]
 
@@ -19,7 +20,7 @@ use std::{
     ptr::NonNull,
     slice,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -56,9 +57,58 @@ pub(super) struct Arena {
     memory: Pages<Chunk>,
     /// Bytes of a frame.
     capacity: usize,
-    free: ArrayQueue<Free>,
+    free: FreeList,
+    /// Buffers there are.
+    count: usize,
     /// Nobody takes any more: buffers that come home let go of the arena.
     closed: AtomicBool,
+}
+
+/// The buffers that nobody owns.
+#[expect(clippy::large_enum_variant, reason = "there is one an arena")]
+enum FreeList {
+    Queue(ArrayQueue<Free>),
+    Stack(Mutex<Vec<Free>>),
+}
+
+/// Buffers for frames longer than this are large ones: writing one takes so long that a lock does not show.
+const LARGE: usize = 4096;
+
+impl FreeList {
+    fn new(buffers: usize, capacity: usize) -> Self {
+        if capacity > LARGE {
+            Self::Stack(Mutex::new(Vec::with_capacity(buffers)))
+        } else {
+            Self::Queue(ArrayQueue::new(buffers))
+        }
+    }
+
+    fn push(&self, free: Free) {
+        match self {
+            // Never full: the queue was made with room for every buffer.
+            Self::Queue(queue) => drop(queue.push(free)),
+            Self::Stack(stack) => lock(stack).push(free),
+        }
+    }
+
+    fn pop(&self) -> Option<Free> {
+        match self {
+            Self::Queue(queue) => queue.pop(),
+            Self::Stack(stack) => lock(stack).pop(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Queue(queue) => queue.len(),
+            Self::Stack(stack) => lock(stack).len(),
+        }
+    }
+}
+
+/// A panic elsewhere leaves the stack whole.
+fn lock(stack: &Mutex<Vec<Free>>) -> MutexGuard<'_, Vec<Free>> {
+    stack.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Free(NonNull<Head>);
@@ -81,7 +131,8 @@ impl Arena {
         let arena = Arc::new(Self {
             memory: Pages::new(count * stride),
             capacity,
-            free: ArrayQueue::new(count),
+            free: FreeList::new(count, capacity),
+            count,
             closed: AtomicBool::new(false),
         });
         let first = arena.memory.as_ptr();
@@ -90,8 +141,7 @@ impl Arena {
             let buffer: NonNull<Head> = unsafe { first.add(n * stride) }.cast();
             // SAFETY: nobody owns the buffer yet, and a line has room and alignment for its head.
             unsafe { buffer.write(Head { home: Arc::into_raw(arena.clone()), offload: NOTHING }) };
-            // The queue has room for exactly this many.
-            let _ = arena.free.push(Free(buffer));
+            arena.free.push(Free(buffer));
         }
         arena
     }
@@ -108,7 +158,7 @@ impl Arena {
 
     /// Buffers there are.
     pub(super) fn count(&self) -> usize {
-        self.free.capacity()
+        self.count
     }
 
     /// Bytes of a frame.
@@ -193,8 +243,7 @@ impl Drop for Slot {
             Arc::increment_strong_count(home);
             Arc::from_raw(home)
         };
-        // Never full: the queue was made with room for every buffer.
-        let _ = home.free.push(Free(self.0));
+        home.free.push(Free(self.0));
         if home.closed.load(Ordering::SeqCst) {
             home.let_go();
         }

@@ -56,7 +56,8 @@ fn supervisor() {
 fn executed() {
     let Ok(lab) = env::var(LAB) else { return };
     let target = env::var(TARGET).unwrap_or_else(|_| "shop/w".to_owned());
-    let command = ["sh", "-c", "ip -o address show dev eth0; cat /sys/class/net/eth0/address; exit 7"].map(OsString::from);
+    let command = ["sh", "-c", "ip -o address show dev eth0; cat /sys/class/net/eth0/address; exit 7"]
+        .map(OsString::from);
     panic!("{}", exec(&lab, &target, &command).unwrap_err());
 }
 
