@@ -69,7 +69,7 @@ fn all(items: &[impl Display]) -> String {
 }
 
 fn segments(plan: &Plan, style: Style) -> String {
-    let columns = ["NAME", "NAMESPACE", "TIER-1", "BLOCK", "GATEWAY", ">PORTS", ">FREE"];
+    let columns = ["NAME", "NAMESPACE", "TIER-1", "BLOCK", "GATEWAY", ">MTU", ">PORTS", ">FREE"];
     let mut table = Listing::new("Segments", &columns, style);
     for s in &plan.segments {
         table.row([
@@ -78,6 +78,7 @@ fn segments(plan: &Plan, style: Style) -> String {
             s.tier1.clone(),
             all(&s.cidrs),
             all(&s.gateways),
+            s.mtu.to_string(),
             s.pods.to_string(),
             or_dash(s.free),
         ]);
@@ -234,9 +235,10 @@ fn nodes(plan: &Plan, style: Style) -> String {
 }
 
 fn uplinks(plan: &Plan, style: Style) -> String {
-    let mut table = Listing::new("Uplinks", &["NAME", "ADDRESS", "MAC"], style);
+    let mut table = Listing::new("Uplinks", &["NAME", "ADDRESS", "MAC", ">MTU"], style);
     for uplink in &plan.uplinks {
-        table.row([uplink.name.clone(), all(&uplink.addresses), uplink.mac.clone()]);
+        let mtu = uplink.mtu.to_string();
+        table.row([uplink.name.clone(), all(&uplink.addresses), uplink.mac.clone(), mtu]);
     }
     table.render()
 }
@@ -277,7 +279,7 @@ mod tests {
     fn the_tables_tell_the_network() {
         let text = tables(&plan(), Style::PLAIN);
         for line in [
-            "  shop-0  shop       tier1   10.244.0.16/28  10.244.0.17      4     9",
+            "  shop-0  shop       tier1   10.244.0.16/28  10.244.0.17  1500      4     9",
             "  shop       192.168.90.2  tier1",
             "  shop/web   LoadBalancer  192.168.80.3:80/TCP    10.244.0.20:8080 shop/web-1",
             "  shop/web  ingress[0]  ingress    ALLOW   shop/web (3)  203.0.113.0/24 except 203.0.113.13/32  TCP 8080-8090",

@@ -60,6 +60,8 @@ pub struct SegmentPlan {
     pub cidrs: Vec<IpNet>,
     /// Its gateways, one a block.
     pub gateways: Vec<IpAddr>,
+    /// The largest IP packet of its ports, bytes.
+    pub mtu: u16,
     /// How many ports it has: pods, or nodes.
     pub pods: usize,
     /// Addresses of its IPv4 block that nobody has; `null` without one.
@@ -206,6 +208,8 @@ pub struct UplinkPlan {
     pub addresses: Vec<IpNet>,
     /// Its MAC.
     pub mac: String,
+    /// The largest IP packet that it carries, bytes.
+    pub mtu: u16,
 }
 
 /// A route of the Tier-0.
@@ -305,6 +309,7 @@ fn segments(addressing: &Addressing, snapshot: &Snapshot) -> Vec<SegmentPlan> {
                 tier1: snapshot.names.tier1s.get(&segment.tier1).cloned().unwrap_or_default(),
                 cidrs,
                 gateways,
+                mtu: segment.mtu,
                 pods: segment.ports.len(),
                 free: free(segment, snapshot),
             })
@@ -515,6 +520,7 @@ fn uplinks(model: &Model, ports: &Ports<'_>) -> Vec<UplinkPlan> {
         name: uplink.name.clone(),
         addresses: uplink.addresses.iter().map(|a| a.value).collect(),
         mac: ports.mac(&format!("uplink/{}", uplink.name)),
+        mtu: uplink.mtu.unwrap_or(model.supervisor.mtu),
     });
     uplinks.collect()
 }

@@ -79,7 +79,7 @@ fn the_plan_has_the_documented_fields() {
         plan["segments"][0],
         json!({
             "name": "shop-0", "namespace": "shop", "tier1": "tier1", "cidrs": ["10.244.0.0/24", "fd00::/64"],
-            "gateways": ["10.244.0.1", "fe80::1"], "pods": 4, "free": 249,
+            "gateways": ["10.244.0.1", "fe80::1"], "mtu": 1500, "pods": 4, "free": 249,
         })
     );
 }

@@ -83,7 +83,7 @@ impl Network {
         }
         for n in 0..self.uplinks {
             let addresses = self.addresses(192, 168, n).into_iter().map(Into::into).collect();
-            plan.uplinks.push(UplinkPlan { name: format!("up-{n}{}", self.suffix), addresses, mac: mac() });
+            plan.uplinks.push(UplinkPlan { name: format!("up-{n}{}", self.suffix), addresses, mac: mac(), mtu: 1500 });
         }
         for n in 0..self.routes {
             let prefix = self.addresses(10, n, 0)[0].into();
@@ -116,6 +116,7 @@ impl Network {
             tier1: tier1.to_owned(),
             cidrs: addresses.iter().map(|a| (*a).into()).collect(),
             gateways: addresses,
+            mtu: 1500,
             pods: 0,
             free: Some(1),
         }
