@@ -1,13 +1,14 @@
 //! Threads that poll workers: one each, asleep while there is nothing to do.
 //!
 //! Before each poll, a worker is told which of its ports' descriptors are readable (epoll), so that ports which have
-//! nothing cost nothing. One that found nothing for a while waits for its ports' descriptors, an event descriptor of its
-//! own (which ports without descriptor and the control side ring) and its deadline.
+//! nothing cost nothing. One that finds nothing waits for its ports' descriptors, an event descriptor of its own (which
+//! ports without descriptor and the control side ring) and its deadline. It does so at once: where hosts share the
+//! processors with it, they are faster for every microsecond that it does not spend looking (`benches/lab`).
 
 use crate::dataplane::{
     port::Waker,
     time::Instant,
-    worker::{Dataplane, Worker},
+    worker::{BATCH, Dataplane, Worker},
 };
 use rustix::{
     buffer::spare_capacity,
@@ -26,9 +27,6 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant as Clock},
 };
-
-/// Polls without a frame before a worker goes to sleep.
-const PATIENCE: u32 = 64;
 
 /// Threads that run the workers of a [`Dataplane`] that was made by hand, as [`Supernet::spawn`](crate::Supernet::spawn)
 /// does for one that was built. Dropping it stops and joins them.
@@ -77,29 +75,21 @@ impl Drop for Threads {
 }
 
 fn run(mut worker: Worker, alarm: &Alarm, stop: &AtomicBool, now: impl Fn() -> Instant) {
-    let mut idle = 0;
     let mut watch = Watch::default();
     worker.watch();
     while !stop.load(Ordering::Relaxed) {
-        watch.look(&mut worker, alarm, Duration::ZERO);
-        if worker.poll(now()).frames > 0 {
-            idle = 0;
-            continue;
-        }
-        idle += 1;
-        if idle < PATIENCE {
-            std::thread::yield_now();
-            continue;
-        }
-        alarm.asleep.store(true, Ordering::SeqCst);
-        // Whatever arrived before the alarm was watched is found by this poll.
         let polled = worker.poll(now());
-        if polled.frames == 0 {
-            let wait = polled.next.since(now());
-            watch.look(&mut worker, alarm, wait);
+        if polled.frames >= BATCH {
+            // More of the same waits, and perhaps something of others.
+            watch.look(&mut worker, alarm, Duration::ZERO);
+            continue;
         }
+        // What others ring for from here on wakes this thread; whatever they rang for before is found by this poll.
+        alarm.asleep.store(true, Ordering::SeqCst);
+        let polled = worker.poll(now());
+        let wait = if polled.frames > 0 { Duration::ZERO } else { polled.next.since(now()) };
+        watch.look(&mut worker, alarm, wait);
         alarm.asleep.store(false, Ordering::SeqCst);
-        idle = 0;
     }
 }
 

@@ -83,7 +83,12 @@ impl Network {
         }
         for n in 0..self.uplinks {
             let addresses = self.addresses(192, 168, n).into_iter().map(Into::into).collect();
-            plan.uplinks.push(UplinkPlan { name: format!("up-{n}{}", self.suffix), addresses, mac: mac(), mtu: 1500 });
+            plan.uplinks.push(UplinkPlan {
+                name: format!("up-{n}{}", self.suffix),
+                addresses,
+                mac: mac(),
+                mtu: 1500,
+            });
         }
         for n in 0..self.routes {
             let prefix = self.addresses(10, n, 0)[0].into();
