@@ -1,0 +1,277 @@
+//! Which connections are tried, and what is predicted of each.
+//!
+//! Sources are pods and the outside; targets are pods, virtual servers and the outside. A pair is tried on every
+//! port and in both families, so a sample is one of pairs. Left out are a pod and itself, and nodes as sources.
+
+use super::{
+    facts::{Facts, Host, Server, Transport},
+    predict::{Prediction, Side, has_family, primary},
+};
+use crate::lab::spec::OUTSIDE;
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+/// A connection to be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Probe {
+    pub(super) kind: Kind,
+    /// Who opens it: a pod's name, or `outside`.
+    pub(super) from: String,
+    /// To whom: a pod's name, a Service's as `reach` has it, or `outside`.
+    pub(super) to: String,
+    pub(super) address: SocketAddr,
+    pub(super) transport: Transport,
+    pub(super) expected: Expected,
+}
+
+/// What sort of connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Kind {
+    PodToPod,
+    PodToClusterIp,
+    PodToVip,
+    OutsideToPod,
+    OutsideToVip,
+    Egress,
+}
+
+impl Kind {
+    /// In a table.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::PodToPod => "pod to pod",
+            Self::PodToClusterIp => "pod to ClusterIP",
+            Self::PodToVip => "pod to VIP",
+            Self::OutsideToPod => "outside to pod",
+            Self::OutsideToVip => "outside to VIP",
+            Self::Egress => "pod to outside",
+        }
+    }
+}
+
+/// What is predicted of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// It is dropped.
+    Denied,
+    /// One of these answers.
+    Open { by: Vec<String>, seen: Seen },
+    /// Some members of the Service can be reached or answer, others not: one of these answers, or nobody.
+    Partly { by: Vec<String>, seen: Seen },
+}
+
+/// Which address the connection seems to come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// That of who opens it.
+    Own,
+    /// One of these.
+    Translated(Vec<IpAddr>),
+}
+
+/// All that could be tried: pairs, not made yet.
+#[derive(Debug)]
+pub(super) struct Pairs<'a> {
+    facts: &'a Facts,
+    prediction: Prediction<'a>,
+    sources: Vec<Source<'a>>,
+    targets: Vec<Target<'a>>,
+    /// Ports that are served outside.
+    outside: BTreeSet<(Transport, u16)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source<'a> {
+    Pod(&'a Host),
+    Outside,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Target<'a> {
+    Pod(&'a Host),
+    Server(&'a Server),
+    Outside,
+}
+
+impl<'a> Pairs<'a> {
+    /// The pairs of a lab; `outside` are the ports that are served there.
+    pub(super) fn of(facts: &'a Facts, outside: BTreeSet<(Transport, u16)>) -> Self {
+        let pods = || facts.hosts.iter().filter(|h| !h.is_node());
+        let world = !facts.world.is_empty();
+        let mut sources: Vec<Source<'_>> = pods().map(Source::Pod).collect();
+        sources.extend(world.then_some(Source::Outside));
+        let mut targets: Vec<Target<'_>> = pods().filter(|h| !h.ports.is_empty()).map(Target::Pod).collect();
+        targets.extend(facts.servers.iter().map(Target::Server));
+        targets.extend((world && !outside.is_empty()).then_some(Target::Outside));
+        Self { facts, prediction: Prediction::of(facts), sources, targets, outside }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.sources.len() * self.targets.len()
+    }
+
+    /// The probes of all pairs.
+    pub(super) fn all(&self) -> Vec<Probe> {
+        (0..self.count()).flat_map(|pair| self.probes(pair)).collect()
+    }
+
+    /// The probes of `most` pairs, picked by `seed`.
+    pub(super) fn sample(&self, most: usize, seed: u64) -> Vec<Probe> {
+        if most >= self.count() {
+            return self.all();
+        }
+        // Floyd's: as many steps as pairs are picked, each with one number.
+        let mut picked: HashSet<usize> = HashSet::new();
+        let mut state = seed;
+        for last in self.count() - most..self.count() {
+            let any = (u128::from(next(&mut state)) * (last as u128 + 1)) >> 64;
+            let any = usize::try_from(any).unwrap_or(last);
+            if !picked.insert(any) {
+                picked.insert(last);
+            }
+        }
+        let picked: BTreeSet<usize> = picked.into_iter().collect();
+        picked.into_iter().flat_map(|pair| self.probes(pair)).collect()
+    }
+
+    /// The probes of a pair: every port, both families.
+    fn probes(&self, pair: usize) -> Vec<Probe> {
+        let targets = self.targets.len();
+        match (self.sources[pair / targets], self.targets[pair % targets]) {
+            (Source::Pod(a), Target::Pod(b)) if a.name == b.name => Vec::new(),
+            (source, Target::Pod(pod)) => self.to_pod(source, pod),
+            (source, Target::Server(server)) => self.to_server(source, server).into_iter().collect(),
+            (Source::Pod(pod), Target::Outside) => self.to_outside(pod),
+            (Source::Outside, Target::Outside) => Vec::new(),
+        }
+    }
+
+    fn to_pod(&self, source: Source<'_>, pod: &Host) -> Vec<Probe> {
+        let mut probes = Vec::new();
+        for address in primary(&pod.addresses) {
+            let Some(from) = self.side(source, address.is_ipv6()) else { continue };
+            for served in &pod.ports {
+                let open = self.prediction.open(
+                    from,
+                    Side::Named(&pod.name),
+                    address.is_ipv6(),
+                    served.protocol,
+                    served.port,
+                );
+                probes.push(Probe {
+                    kind: match source {
+                        Source::Pod(_) => Kind::PodToPod,
+                        Source::Outside => Kind::OutsideToPod,
+                    },
+                    from: source.name().to_owned(),
+                    to: pod.name.clone(),
+                    address: SocketAddr::new(address, served.port),
+                    transport: served.protocol,
+                    expected: match open {
+                        Some(_) => Expected::Open { by: vec![served.name.clone()], seen: Seen::Own },
+                        None => Expected::Denied,
+                    },
+                });
+            }
+        }
+        probes
+    }
+
+    fn to_server(&self, source: Source<'_>, server: &Server) -> Option<Probe> {
+        let kind = match (source, server.cluster_ip) {
+            (Source::Pod(_), true) => Kind::PodToClusterIp,
+            (Source::Pod(_), false) => Kind::PodToVip,
+            (Source::Outside, false) => Kind::OutsideToVip,
+            // Nothing leads there.
+            (Source::Outside, true) => return None,
+        };
+        Some(Probe {
+            kind,
+            from: source.name().to_owned(),
+            to: server.name.clone(),
+            address: server.address,
+            transport: server.protocol,
+            expected: self.expected_of(source, server)?,
+        })
+    }
+
+    /// What a connection to a virtual server gives. A pod always reaches itself, also as a member.
+    fn expected_of(&self, source: Source<'_>, server: &Server) -> Option<Expected> {
+        let (six, port) = (server.address.is_ipv6(), server.address.port());
+        let from = self.side(source, six)?;
+        let row = self.prediction.open(from, Side::Named(&server.name), six, server.protocol, port);
+        let itself = |host: &Option<String>| host.as_deref() == Some(source.name());
+        let by_members = |only_itself: bool| -> Vec<String> {
+            let members = server.members.iter().filter(|m| !only_itself || itself(&m.host));
+            members.filter_map(|m| m.answers.clone()).collect()
+        };
+        let others = server.members.iter().filter(|m| !itself(&m.host)).count();
+        let all_answer = server.members.iter().all(|m| m.answers.is_some());
+        let seen = Seen::Own;
+        Some(match row {
+            Some(reached) if reached.unreached == 0 && all_answer => {
+                Expected::Open { by: by_members(false), seen }
+            }
+            Some(_) => Expected::Partly { by: by_members(false), seen },
+            None if others == server.members.len() => Expected::Denied,
+            None if others == 0 && all_answer => Expected::Open { by: by_members(true), seen },
+            None => Expected::Partly { by: by_members(true), seen },
+        })
+    }
+
+    fn to_outside(&self, pod: &Host) -> Vec<Probe> {
+        let namespace = pod.name.split('/').next().unwrap_or_default();
+        let mut probes = Vec::new();
+        for address in primary(&self.facts.world).filter(|a| has_family(pod, a.is_ipv6())) {
+            let egress = self.facts.egress.get(namespace).into_iter().flatten();
+            let egress: Vec<IpAddr> = egress.copied().filter(|a| a.is_ipv6() == address.is_ipv6()).collect();
+            let seen = if egress.is_empty() { Seen::Own } else { Seen::Translated(egress) };
+            for &(transport, port) in &self.outside {
+                let from = Side::Named(&pod.name);
+                let open =
+                    self.prediction.open(from, Side::Outside(address), address.is_ipv6(), transport, port);
+                probes.push(Probe {
+                    kind: Kind::Egress,
+                    from: pod.name.clone(),
+                    to: OUTSIDE.to_owned(),
+                    address: SocketAddr::new(address, port),
+                    transport,
+                    expected: match open {
+                        Some(_) => Expected::Open { by: vec![OUTSIDE.to_owned()], seen: seen.clone() },
+                        None => Expected::Denied,
+                    },
+                });
+            }
+        }
+        probes
+    }
+
+    /// Who opens a connection, if it has this family.
+    fn side<'b>(&'b self, source: Source<'b>, ipv6: bool) -> Option<Side<'b>> {
+        match source {
+            Source::Pod(pod) => has_family(pod, ipv6).then_some(Side::Named(&pod.name)),
+            Source::Outside => primary(&self.facts.world).find(|a| a.is_ipv6() == ipv6).map(Side::Outside),
+        }
+    }
+}
+
+impl<'a> Source<'a> {
+    fn name(self) -> &'a str {
+        match self {
+            Self::Pod(pod) => &pod.name,
+            Self::Outside => OUTSIDE,
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
