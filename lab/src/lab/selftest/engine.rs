@@ -44,7 +44,7 @@ const WINDOW: usize = 128;
 /// Tries of a connection that contradicts what was predicted.
 const TRIES: u32 = 2;
 /// Tries of a connection of which some members answer.
-const PARTLY_TRIES: u32 = 8;
+const PARTLY_TRIES: u32 = 4;
 /// How much longer than the first a later try may take.
 const LONGER: u32 = 5;
 /// How long is waited at most before deadlines are looked at.
