@@ -19,6 +19,7 @@ mod report;
 mod verdict;
 
 pub(crate) use facts::{Facts, Question};
+pub(super) use report::Report;
 
 use super::{
     command::Planned,
@@ -41,7 +42,7 @@ use engine::Course;
 use facts::Transport;
 use predict::Prediction;
 use probes::{Expected, Pairs, Probe};
-use report::{Difference, Report, Sample};
+use report::{Difference, Sample};
 use std::{
     collections::BTreeSet,
     error::Error,
@@ -82,7 +83,7 @@ pub(crate) fn run(args: &SelftestArgs) -> u8 {
     })
 }
 
-fn tested(args: &SelftestArgs) -> Result<Report, Box<dyn Error>> {
+pub(super) fn tested(args: &SelftestArgs) -> Result<Report, Box<dyn Error>> {
     let signals = Signals::catch()?;
     let how = How::of(args);
     match (&args.name, args.files.is_empty()) {
@@ -94,7 +95,7 @@ fn tested(args: &SelftestArgs) -> Result<Report, Box<dyn Error>> {
             let lab = name.clone().unwrap_or_else(|| format!("selftest-{}", std::process::id()));
             let files = Files { files: args.files.clone() };
             let planned = Planned::of(&files, &lab, &[], None)?;
-            of_its_own(&lab, planned, &how, &signals, |_| Ok(()))
+            of_its_own(&lab, planned, &how, &signals)
         }
     }
 }
@@ -110,7 +111,7 @@ pub(super) struct How {
 }
 
 impl How {
-    fn of(args: &SelftestArgs) -> Self {
+    pub(super) fn of(args: &SelftestArgs) -> Self {
         let clock = || {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             u64::from(now.subsec_nanos() ^ std::process::id())
@@ -131,14 +132,8 @@ impl How {
     }
 }
 
-/// Brings a lab up, tests it and takes it down. `meanwhile` is called when it is up.
-pub(super) fn of_its_own(
-    lab: &str,
-    planned: Planned,
-    how: &How,
-    signals: &Signals,
-    meanwhile: impl FnOnce(&str) -> Result<(), LabError>,
-) -> Result<Report, Box<dyn Error>> {
+/// Brings a lab up, tests it and takes it down.
+fn of_its_own(lab: &str, planned: Planned, how: &How, signals: &Signals) -> Result<Report, Box<dyn Error>> {
     let began = Instant::now();
     let bar = supervise::bar();
     let spec = planned.spec.clone();
@@ -154,13 +149,11 @@ pub(super) fn of_its_own(
     }
     let mut network = planned.run(lab, hosts.take_taps())?;
     let up_seconds = began.elapsed().as_secs_f64();
-    let report = meanwhile(lab).map_err(TestError::from).and_then(|()| {
-        let mut ask = |ask: Ask| match network.ask(ask, &mut hosts, &|| signals.pending()) {
-            Answer::Error(text) => Err(ClientError::Refused(text)),
-            answer => Ok(answer),
-        };
-        test(lab, how, &mut ask, signals)
-    });
+    let mut ask = |ask: Ask| match network.ask(ask, &mut hosts, &|| signals.pending()) {
+        Answer::Error(text) => Err(ClientError::Refused(text)),
+        answer => Ok(answer),
+    };
+    let report = test(lab, how, &mut ask, signals);
     hosts.remove_devices();
     drop(network);
     drop(hosts);
@@ -182,10 +175,10 @@ pub(super) enum TestError {
 }
 
 /// Whoever answers for the lab.
-type Lab<'a> = &'a mut dyn FnMut(Ask) -> Result<Answer, ClientError>;
+pub(super) type Lab<'a> = &'a mut dyn FnMut(Ask) -> Result<Answer, ClientError>;
 
 /// Tests a lab that is up.
-fn test(lab: &str, how: &How, ask: Lab<'_>, signals: &Signals) -> Result<Report, TestError> {
+pub(super) fn test(lab: &str, how: &How, ask: Lab<'_>, signals: &Signals) -> Result<Report, TestError> {
     let Answer::Facts(facts) = ask(Ask::Facts)? else {
         return Err(ClientError::Unexpected { lab: lab.to_owned() }.into());
     };

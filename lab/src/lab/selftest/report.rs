@@ -14,30 +14,30 @@ use std::{collections::BTreeMap, net::IpAddr};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
     /// The lab.
-    pub(super) lab: String,
+    pub(in crate::lab) lab: String,
     /// How many pairs were tried, of all; absent where all were.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) sample: Option<Sample>,
+    pub(in crate::lab) sample: Option<Sample>,
     /// Seconds to bring the lab up; `null` for one that ran.
-    pub(super) up_seconds: Option<f64>,
+    pub(in crate::lab) up_seconds: Option<f64>,
     /// Seconds that the connections took.
-    pub(super) seconds: f64,
+    pub(in crate::lab) seconds: f64,
     /// Connections that were tried.
-    pub(super) probes: usize,
+    pub(in crate::lab) probes: usize,
     /// What did not go as predicted.
-    pub(super) differences: Vec<Difference>,
+    pub(in crate::lab) differences: Vec<Difference>,
     /// Connections by what they connect.
-    pub(super) kinds: Vec<Count>,
-    pub(super) left_out: LeftOut,
+    pub(in crate::lab) kinds: Vec<Count>,
+    pub(in crate::lab) left_out: LeftOut,
 }
 
 /// Pairs that were picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Sample {
-    pub(super) pairs: usize,
-    pub(super) of: usize,
-    pub(super) seed: u64,
+    pub(in crate::lab) pairs: usize,
+    pub(in crate::lab) of: usize,
+    pub(in crate::lab) seed: u64,
 }
 
 /// A connection that did not go as predicted.
@@ -45,32 +45,32 @@ pub(crate) struct Sample {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Difference {
     /// All of it, in a sentence.
-    pub(super) text: String,
-    pub(super) from: String,
-    pub(super) to: String,
-    pub(super) protocol: String,
-    pub(super) port: u16,
+    pub(in crate::lab) text: String,
+    pub(in crate::lab) from: String,
+    pub(in crate::lab) to: String,
+    pub(in crate::lab) protocol: String,
+    pub(in crate::lab) port: u16,
     /// Where the connection was sent.
-    pub(super) address: IpAddr,
+    pub(in crate::lab) address: IpAddr,
     /// "open", "denied by shop/db".
-    pub(super) predicted: String,
+    pub(in crate::lab) predicted: String,
     /// What happened instead.
-    pub(super) but: String,
+    pub(in crate::lab) but: String,
 }
 
 /// Connections of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Count {
-    pub(super) kind: &'static str,
-    pub(super) probes: usize,
+    pub(in crate::lab) kind: &'static str,
+    pub(in crate::lab) probes: usize,
     /// Predicted to be open.
-    pub(super) open: usize,
+    pub(in crate::lab) open: usize,
     /// Predicted to be denied.
-    pub(super) denied: usize,
+    pub(in crate::lab) denied: usize,
     /// Predicted to reach some members of a Service only.
-    pub(super) partly: usize,
-    pub(super) differences: usize,
+    pub(in crate::lab) partly: usize,
+    pub(in crate::lab) differences: usize,
 }
 
 /// Differences that people are shown one by one.
@@ -101,7 +101,7 @@ impl Report {
     }
 
     /// For people.
-    pub(super) fn tables(&self, style: Style) -> String {
+    pub(in crate::lab) fn tables(&self, style: Style) -> String {
         [self.differences(style), self.counts(style), self.summary(style)].concat()
     }
 

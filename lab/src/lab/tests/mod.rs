@@ -7,6 +7,7 @@ mod live_process;
 mod network;
 mod offload;
 mod process;
+mod selftest;
 
 use super::{
     error::LabError,
