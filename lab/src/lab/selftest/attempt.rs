@@ -66,14 +66,14 @@ impl Attempt {
     /// Opens a connection from the calling thread's namespace. An outcome if there is one already.
     pub(super) fn start(
         transport: Transport,
-        to: SocketAddr,
+        (source, to): (Option<IpAddr>, SocketAddr),
         patience: Duration,
         number: u64,
     ) -> Result<Self, Outcome> {
         let now = Instant::now();
         let opened = match transport {
-            Transport::Tcp => tcp(to),
-            Transport::Udp => udp(to, number),
+            Transport::Tcp => tcp(source, to),
+            Transport::Udp => udp(source, to, number),
         };
         let socket = opened.map_err(|e| outcome_of(&e))?;
         let again = (transport == Transport::Udp).then_some(now + patience / 2);
@@ -145,8 +145,8 @@ impl AsFd for Attempt {
     }
 }
 
-fn tcp(to: SocketAddr) -> io::Result<Socket> {
-    let socket = open(to, SocketType::STREAM)?;
+fn tcp(source: Option<IpAddr>, to: SocketAddr) -> io::Result<Socket> {
+    let socket = open(source, to, SocketType::STREAM)?;
     // Closed with a reset: neither end keeps it afterwards.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
     match rustix::net::connect(&socket, &to) {
@@ -156,8 +156,8 @@ fn tcp(to: SocketAddr) -> io::Result<Socket> {
     Ok(Socket::Tcp { stream: socket.into(), connected: false, heard: Vec::new() })
 }
 
-fn udp(to: SocketAddr, number: u64) -> io::Result<Socket> {
-    let socket = open(to, SocketType::DGRAM)?;
+fn udp(source: Option<IpAddr>, to: SocketAddr, number: u64) -> io::Result<Socket> {
+    let socket = open(source, to, SocketType::DGRAM)?;
     rustix::net::connect(&socket, &to)?;
     let socket = UdpSocket::from(socket);
     let mut token = *b"selftest........";
@@ -166,11 +166,15 @@ fn udp(to: SocketAddr, number: u64) -> io::Result<Socket> {
     Ok(Socket::Udp { socket, token })
 }
 
-fn open(to: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+fn open(source: Option<IpAddr>, to: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     let family = if to.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let protocol = if kind == SocketType::STREAM { ipproto::TCP } else { ipproto::UDP };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    Ok(rustix::net::socket_with(family, kind, flags, Some(protocol))?)
+    let socket = rustix::net::socket_with(family, kind, flags, Some(protocol))?;
+    if let Some(source) = source {
+        rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
+    }
+    Ok(socket)
 }
 
 /// Reads on, to the end of what the responder says.

@@ -52,7 +52,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// How far it is, and whether to go on.
 #[derive(Debug, Default)]
-pub(super) struct Course {
+pub(in crate::lab) struct Course {
     /// Probes done.
     pub(super) done: AtomicUsize,
     /// Breaks it off.
@@ -65,7 +65,7 @@ pub(super) struct Course {
 ///
 /// # Errors
 /// A namespace can't be entered, or the system gives no sockets to wait for.
-pub(super) fn run(
+pub(in crate::lab) fn run(
     lab: &str,
     probes: &[Probe],
     patience: Duration,
@@ -200,7 +200,7 @@ impl<'a> Window<'a> {
         let partly = matches!(probe.expected, Expected::Partly { .. });
         let patience = if waiting.tried == 0 || partly { self.patience } else { self.patience * LONGER };
         let number = ((waiting.probe as u64) << 8) | u64::from(waiting.tried);
-        let attempt = Attempt::start(probe.transport, probe.address, patience, number)?;
+        let attempt = Attempt::start(probe.transport, (probe.source, probe.address), patience, number)?;
         let token = self.next;
         self.next += 1;
         epoll::add(&self.epoll, &attempt, EventData::new_u64(token), attempt.interest())

@@ -168,16 +168,20 @@ impl fmt::Display for Transport {
 impl Facts {
     /// Of a network that runs with the hosts of `spec`.
     pub(crate) fn of(net: &Handle, spec: &LabSpec) -> Result<Self, CompileError> {
-        let (plan, reach) = (net.plan()?, net.reach()?);
+        Ok(Self::new(net.plan()?, &net.reach()?, spec))
+    }
+
+    /// Of a network as it was analysed.
+    pub(crate) fn new(plan: Plan, reach: &Reach, spec: &LabSpec) -> Self {
         let mut left_out = LeftOut::default();
         let hosts: Vec<Host> = spec.endpoints.iter().map(|e| host(e, &mut left_out)).collect();
         let servers = servers(&plan, &hosts, &mut left_out);
-        let (ends, rows) = table(&reach);
+        let (ends, rows) = table(reach);
         let mut egress: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
         for snat in plan.snat {
             egress.entry(snat.namespace).or_default().push(snat.address);
         }
-        Ok(Self { hosts, world: spec.outside.addresses.clone(), servers, egress, ends, rows, left_out })
+        Self { hosts, world: spec.outside.addresses.clone(), servers, egress, ends, rows, left_out }
     }
 }
 

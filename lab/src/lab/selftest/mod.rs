@@ -174,6 +174,17 @@ pub(super) enum TestError {
     Nothing { lab: String },
 }
 
+/// For conformance cases, whose probes come from elsewhere.
+#[cfg(test)]
+pub(super) mod parts {
+    pub(in crate::lab) use super::{
+        engine::{Course, run},
+        facts::Transport,
+        probes::{Expected, Kind, Pairs, Probe, Seen},
+        verdict::Verdict,
+    };
+}
+
 /// Whoever answers for the lab.
 pub(super) type Lab<'a> = &'a mut dyn FnMut(Ask) -> Result<Answer, ClientError>;
 

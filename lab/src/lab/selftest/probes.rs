@@ -15,20 +15,22 @@ use std::{
 
 /// A connection to be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Probe {
-    pub(super) kind: Kind,
+pub(in crate::lab) struct Probe {
+    pub(in crate::lab) kind: Kind,
     /// Who opens it: a pod's name, or `outside`.
-    pub(super) from: String,
+    pub(in crate::lab) from: String,
+    /// The address to open it from; `None`: as the system has it.
+    pub(in crate::lab) source: Option<IpAddr>,
     /// To whom: a pod's name, a Service's as `reach` has it, or `outside`.
-    pub(super) to: String,
-    pub(super) address: SocketAddr,
-    pub(super) transport: Transport,
-    pub(super) expected: Expected,
+    pub(in crate::lab) to: String,
+    pub(in crate::lab) address: SocketAddr,
+    pub(in crate::lab) transport: Transport,
+    pub(in crate::lab) expected: Expected,
 }
 
 /// What sort of connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Kind {
+pub(in crate::lab) enum Kind {
     PodToPod,
     PodToClusterIp,
     PodToVip,
@@ -53,7 +55,7 @@ impl Kind {
 
 /// What is predicted of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Expected {
+pub(in crate::lab) enum Expected {
     /// It is dropped.
     Denied,
     /// One of these answers.
@@ -64,7 +66,7 @@ pub(super) enum Expected {
 
 /// Which address the connection seems to come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(in crate::lab) enum Seen {
     /// That of who opens it.
     Own,
     /// One of these.
@@ -73,7 +75,7 @@ pub(super) enum Seen {
 
 /// All that could be tried: pairs, not made yet.
 #[derive(Debug)]
-pub(super) struct Pairs<'a> {
+pub(in crate::lab) struct Pairs<'a> {
     facts: &'a Facts,
     prediction: Prediction<'a>,
     sources: Vec<Source<'a>>,
@@ -97,7 +99,7 @@ enum Target<'a> {
 
 impl<'a> Pairs<'a> {
     /// The pairs of a lab; `outside` are the ports that are served there.
-    pub(super) fn of(facts: &'a Facts, outside: BTreeSet<(Transport, u16)>) -> Self {
+    pub(in crate::lab) fn of(facts: &'a Facts, outside: BTreeSet<(Transport, u16)>) -> Self {
         let pods = || facts.hosts.iter().filter(|h| !h.is_node());
         let world = !facts.world.is_empty();
         let mut sources: Vec<Source<'_>> = pods().map(Source::Pod).collect();
@@ -114,7 +116,7 @@ impl<'a> Pairs<'a> {
     }
 
     /// The probes of all pairs.
-    pub(super) fn all(&self) -> Vec<Probe> {
+    pub(in crate::lab) fn all(&self) -> Vec<Probe> {
         (0..self.count()).flat_map(|pair| self.probes(pair)).collect()
     }
 
@@ -167,6 +169,7 @@ impl<'a> Pairs<'a> {
                         Source::Outside => Kind::OutsideToPod,
                     },
                     from: source.name().to_owned(),
+                    source: None,
                     to: pod.name.clone(),
                     address: SocketAddr::new(address, served.port),
                     transport: served.protocol,
@@ -191,6 +194,7 @@ impl<'a> Pairs<'a> {
         Some(Probe {
             kind,
             from: source.name().to_owned(),
+            source: None,
             to: server.name.clone(),
             address: server.address,
             transport: server.protocol,
@@ -236,6 +240,7 @@ impl<'a> Pairs<'a> {
                 probes.push(Probe {
                     kind: Kind::Egress,
                     from: pod.name.clone(),
+                    source: None,
                     to: OUTSIDE.to_owned(),
                     address: SocketAddr::new(address, port),
                     transport,

@@ -8,7 +8,7 @@ use super::{
 
 /// What is to be said of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::lab) enum Verdict {
     AsPredicted,
     /// Another outcome, in words that follow "but".
     Differs(String),

@@ -4,6 +4,7 @@ mod change;
 mod faults;
 mod live;
 mod live_process;
+mod netpol;
 mod network;
 mod offload;
 mod process;
