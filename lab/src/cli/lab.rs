@@ -205,16 +205,17 @@ pub(crate) struct StatusArgs {
   supernet lab selftest -f manifests/ -o json | jq -r '.differences[].text'
   supernet lab selftest --name shop
   supernet lab selftest -f big/ --sample 5000 --seed 7
-With files, a lab of its own is brought up, tested and taken down; with a name alone, the running
-lab of that name is tested as it is. Tried are, over TCP and UDP and in both families: every pod to
-every port that a pod serves, every ClusterIP, every VIP from inside and outside, the outside to
-pods, and pods to the outside, which must see the egress address of their namespace. What contradicts
-the prediction is tried once more with five times the time. Servers of your own (--no-serve) are left
-out.
+With files, a lab of its own is brought up, tested and taken down; with a name alone, the
+running lab of that name is tested as it is. Tried are, over TCP and UDP and in both families:
+every pod to every port that a pod serves, every ClusterIP, every VIP from inside and outside,
+the outside to pods, and pods to the outside, which must see the egress address of their
+namespace. What contradicts the prediction is tried once more with five times the time. Servers
+of your own (--no-serve) are left out.
 
 Exit status: 0 all as predicted, 1 differences, 2 it could not be tested.")]
 pub(crate) struct SelftestArgs {
-    /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times
+    /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times, and left out with
+    /// --name
     #[arg(short = 'f', long = "file", value_name = "FILE", required_unless_present = "name")]
     pub(crate) files: Vec<PathBuf>,
     /// The running lab to test; with files, what to call the one that is brought up

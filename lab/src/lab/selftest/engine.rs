@@ -155,7 +155,10 @@ impl<'a> Window<'a> {
             probes.into_iter().map(|probe| Waiting { probe, tried: 0 }).collect();
         let mut verdicts = Vec::with_capacity(queue.len());
         let mut events = Vec::with_capacity(WINDOW);
-        while !(queue.is_empty() && self.open.is_empty()) && !course.stop.load(Ordering::Relaxed) {
+        while !queue.is_empty() || !self.open.is_empty() {
+            if course.stop.load(Ordering::Relaxed) {
+                break;
+            }
             let mut over: Vec<(Waiting, Outcome)> = Vec::new();
             while self.open.len() < WINDOW
                 && let Some(waiting) = queue.pop_front()

@@ -174,17 +174,6 @@ pub(super) enum TestError {
     Nothing { lab: String },
 }
 
-/// For conformance cases, whose probes come from elsewhere.
-#[cfg(test)]
-pub(super) mod parts {
-    pub(in crate::lab) use super::{
-        engine::{Course, run},
-        facts::Transport,
-        probes::{Expected, Kind, Pairs, Probe, Seen},
-        verdict::Verdict,
-    };
-}
-
 /// Whoever answers for the lab.
 pub(super) type Lab<'a> = &'a mut dyn FnMut(Ask) -> Result<Answer, ClientError>;
 
@@ -302,4 +291,15 @@ fn serve_outside(
     let (ports, served): (BTreeSet<_>, Vec<_>) =
         bound.unwrap_or(Err(LabError::Interrupted))?.into_iter().unzip();
     Ok((Responder::start(served).map_err(failed("start its servers"))?, ports))
+}
+
+/// For conformance cases, whose probes come from elsewhere.
+#[cfg(test)]
+pub(super) mod parts {
+    pub(in crate::lab) use super::{
+        engine::{Course, run},
+        facts::Transport,
+        probes::{Expected, Kind, Pairs, Probe, Seen},
+        verdict::Verdict,
+    };
 }

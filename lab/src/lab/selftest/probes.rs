@@ -280,3 +280,78 @@ fn next(state: &mut u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::facts::{End, Member, Row, Served},
+        *,
+    };
+
+    fn pod(n: u8) -> Host {
+        let name = format!("shop/p{n}");
+        let ports = vec![Served { protocol: Transport::Tcp, port: 80, name: name.clone() }];
+        Host { name, addresses: vec![IpAddr::from([10, 0, 0, n])], ports }
+    }
+
+    /// So many pods; `p1` reaches the Service, whose members are `p1` and `p2`, as to `p1` and one member.
+    fn facts(pods: u8) -> Facts {
+        let end = |name: &str| End { name: name.to_owned(), pods: vec![name.to_owned()] };
+        let member = |n: u8| {
+            let name = Some(format!("shop/p{n}"));
+            Member { host: name.clone(), port: 80, answers: name }
+        };
+        let open = vec![(Transport::Tcp, 80, 80)];
+        Facts {
+            hosts: (1..=pods).map(pod).collect(),
+            servers: vec![Server {
+                name: "shop/svc/p".to_owned(),
+                cluster_ip: true,
+                address: "10.96.0.1:80".parse().unwrap(),
+                protocol: Transport::Tcp,
+                members: vec![member(1), member(2)],
+            }],
+            ends: vec![end("shop/p1"), end("shop/p2"), end("shop/p3"), end("shop/svc/p")],
+            rows: vec![
+                Row { sources: vec![0], destinations: vec![1], ipv6: None, open: open.clone(), unreached: 0 },
+                Row { sources: vec![2], destinations: vec![3], ipv6: None, open, unreached: 1 },
+            ],
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn a_pod_always_reaches_itself_as_a_member() {
+        let facts = facts(4);
+        let probes = Pairs::of(&facts, BTreeSet::new()).all();
+        let expected = |from: &str, to: &str| {
+            let found = probes.iter().find(|p| p.from == from && p.to == to);
+            found.map(|p| p.expected.clone())
+        };
+        let partly = |by: &[&str]| {
+            let by = by.iter().map(|b| (*b).to_owned()).collect();
+            Some(Expected::Partly { by, seen: Seen::Own })
+        };
+        assert_eq!(expected("shop/p1", "shop/p1"), None);
+        assert!(matches!(expected("shop/p1", "shop/p2"), Some(Expected::Open { .. })));
+        assert_eq!(expected("shop/p2", "shop/p1"), Some(Expected::Denied));
+        assert_eq!(expected("shop/p1", "shop/svc/p"), partly(&["shop/p1"]), "no row, and a member itself");
+        assert_eq!(expected("shop/p3", "shop/svc/p"), partly(&["shop/p1", "shop/p2"]));
+        assert_eq!(expected("shop/p4", "shop/svc/p"), Some(Expected::Denied));
+        assert!(probes.iter().all(|p| p.from != OUTSIDE && p.to != OUTSIDE), "there is none");
+    }
+
+    #[test]
+    fn a_sample_has_as_many_pairs_as_were_asked_for() {
+        let facts = facts(40);
+        let pairs = Pairs::of(&facts, BTreeSet::new());
+        assert_eq!(pairs.count(), 40 * 41);
+        for most in [1, 7, 100, 40 * 41, 1 << 20] {
+            let (one, same) = (pairs.sample(most, 9), pairs.sample(most, 9));
+            assert_eq!(one, same);
+            // Every pair but that of a pod and itself has one probe.
+            assert!(one.len() <= most && one.len() + 40 >= most.min(pairs.count()), "{most}: {}", one.len());
+        }
+        assert_ne!(pairs.sample(100, 9), pairs.sample(100, 10));
+    }
+}

@@ -61,3 +61,69 @@ fn words(transport: Transport, outcome: &Outcome) -> String {
         (Outcome::Failed(why), _) => format!("it could not be tried: {why}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::probes::Kind, *};
+
+    fn probe(expected: Expected) -> Probe {
+        Probe {
+            kind: Kind::PodToPod,
+            from: "shop/web".to_owned(),
+            source: None,
+            to: "shop/db".to_owned(),
+            address: "10.0.0.3:5432".parse().unwrap(),
+            transport: Transport::Tcp,
+            expected,
+        }
+    }
+
+    fn answer(by: &str, client: &str) -> Outcome {
+        let (client, own) = (client.parse().ok(), "10.0.0.2".parse().ok());
+        Outcome::Answered(Answer { by: Some(by.to_owned()), client, own })
+    }
+
+    fn differs(expected: &Expected, outcome: &Outcome) -> Option<String> {
+        match judge(&probe(expected.clone()), outcome) {
+            Verdict::AsPredicted => None,
+            Verdict::Undecided => Some("undecided".to_owned()),
+            Verdict::Differs(but) => Some(but),
+        }
+    }
+
+    #[test]
+    fn what_is_denied_is_silent() {
+        let denied = |outcome| differs(&Expected::Denied, &outcome);
+        assert_eq!(denied(Outcome::Silent), None);
+        assert_eq!(denied(Outcome::Unreachable("no route".to_owned())), None);
+        assert_eq!(denied(answer("shop/db", "10.0.0.2")).as_deref(), Some("it answered"));
+        assert!(denied(Outcome::Refused).is_some_and(|but| but.contains("it got there")));
+        assert!(
+            denied(Outcome::Failed("no sockets".to_owned())).is_some_and(|but| but.contains("no sockets"))
+        );
+    }
+
+    #[test]
+    fn the_right_one_answers_and_sees_the_right_address() {
+        let by = || vec!["shop/db".to_owned(), "shop/web".to_owned()];
+        let open = Expected::Open { by: by(), seen: Seen::Own };
+        assert_eq!(differs(&open, &answer("shop/db", "10.0.0.2")), None);
+        assert_eq!(differs(&open, &answer("shop/web", "10.96.0.1")), None, "itself, by way of a Service");
+        assert_eq!(differs(&open, &answer("shop/x", "10.0.0.2")).as_deref(), Some("shop/x answered"));
+        let seen = differs(&open, &answer("shop/db", "10.96.0.1"));
+        assert_eq!(seen.as_deref(), Some("it was seen as 10.96.0.1 instead of 10.0.0.2"));
+        assert_eq!(differs(&open, &Outcome::Silent).as_deref(), Some("there was no answer"));
+        let silent = Outcome::Answered(Answer::default());
+        assert_eq!(differs(&open, &silent), None, "a server of somebody else");
+
+        let egress = vec!["192.168.90.1".parse().unwrap()];
+        let translated = Expected::Open { by: by(), seen: Seen::Translated(egress) };
+        assert_eq!(differs(&translated, &answer("shop/db", "192.168.90.1")), None);
+        let seen = differs(&translated, &answer("shop/db", "10.0.0.2"));
+        assert_eq!(seen.as_deref(), Some("it was seen as 10.0.0.2 instead of 192.168.90.1"));
+
+        let partly = Expected::Partly { by: by(), seen: Seen::Own };
+        assert_eq!(differs(&partly, &Outcome::Silent).as_deref(), Some("undecided"));
+        assert_eq!(differs(&partly, &answer("shop/x", "10.0.0.2")).as_deref(), Some("shop/x answered"));
+    }
+}

@@ -89,7 +89,7 @@ fn the_examples_are_as_predicted() {
     }
     for name in ["guestbook", "boutique"] {
         let lab = lab_name(name);
-        let words = format!("-f {} --name {lab} --timeout 1000", example(name).display());
+        let words = format!("-f {} --name {lab} --timeout 500", example(name).display());
         let report = selftest::tested(&args(&words)).unwrap();
         assert_eq!(texts(&report), [""; 0], "{name}");
         let tried =
@@ -219,7 +219,7 @@ fn a_lab_of_another_process_is_tested_by_its_name() {
     }
     let lab = lab_name("selfname");
     let mut child = start(&lab);
-    let report = selftest::tested(&args(&format!("--name {lab} --timeout 1000"))).unwrap();
+    let report = selftest::tested(&args(&format!("--name {lab} --timeout 500"))).unwrap();
     assert_eq!(texts(&report), [""; 0]);
     assert!(report.probes > 0 && report.kinds.iter().any(|k| k.kind == "pod to pod"), "{report:?}");
     assert!(netns::path(&netns::name(&lab, "outside")).exists(), "it goes on");
@@ -237,7 +237,7 @@ fn a_sample_depends_on_its_seed_alone() {
     let report = |seed: u64| {
         let lab = lab_name(&format!("selfsample{seed}"));
         let files = example("guestbook");
-        let words = format!("-f {} --name {lab} --timeout 1000 --sample 20 --seed {seed}", files.display());
+        let words = format!("-f {} --name {lab} --timeout 500 --sample 20 --seed {seed}", files.display());
         selftest::tested(&args(&words)).unwrap()
     };
     let (one, same, other) = (report(1), report(1), report(2));
