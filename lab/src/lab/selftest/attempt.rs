@@ -27,6 +27,8 @@ pub(super) enum Outcome {
     Silent,
     /// The network said that it does not get there.
     Unreachable(String),
+    /// There is no descriptor or memory for a socket now.
+    NoSocket,
     /// It could not be tried.
     Failed(String),
 }
@@ -226,6 +228,9 @@ fn outcome_of(e: &io::Error) -> Outcome {
         // An ICMP "administratively prohibited" and the like.
         io::ErrorKind::PermissionDenied => Outcome::Unreachable(e.to_string()),
         _ => match e.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN) => {
+                Outcome::NoSocket
+            }
             Some(Errno::PROTO | Errno::NOPROTOOPT | Errno::MSGSIZE) => Outcome::Unreachable(e.to_string()),
             _ => Outcome::Failed(e.to_string()),
         },

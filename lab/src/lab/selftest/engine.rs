@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   sources ──▶ THREADS threads, each in the namespace of one source after the other
-//!                 └─ at most WINDOW sockets each, waited for together
+//!                 └─ at most WINDOW sockets each (fewer if descriptors are few), waited for together
 //! ```
 //!
 //! A connection that is denied costs its time, so many are under way at a time; one that contradicts what was
@@ -27,7 +27,7 @@ use rustix::{
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    io,
+    fs, io,
     os::fd::OwnedFd,
     sync::{
         Mutex,
@@ -38,15 +38,17 @@ use std::{
 };
 
 /// Sources at a time. They mostly wait.
-const THREADS: usize = 16;
-/// Sockets of a source at a time; with all threads, no more than a lab remembers connections for.
-const WINDOW: usize = 128;
+const THREADS: usize = 24;
+/// Sockets of a source at a time.
+const WINDOW: usize = 256;
 /// Tries of a connection that contradicts what was predicted.
 const TRIES: u32 = 2;
 /// Tries of a connection of which some members answer.
 const PARTLY_TRIES: u32 = 4;
 /// How much longer than the first a later try may take.
 const LONGER: u32 = 5;
+/// How long a source without any socket waits for those of others to be closed.
+const STARVED: Duration = Duration::from_secs(10);
 /// How long is waited at most before deadlines are looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -75,13 +77,14 @@ pub(in crate::lab) fn run(
     for (n, probe) in probes.iter().enumerate() {
         by_source.entry(&probe.from).or_default().push(n);
     }
+    let size = window();
     let sources = Mutex::new(by_source.into_iter());
     let take = || sources.lock().ok().and_then(|mut s| s.next());
     let work = || -> Result<Vec<(usize, Verdict)>, LabError> {
         let mut all = Vec::new();
         while let Some((source, of_source)) = take() {
             let verdicts = Window::enter(lab, source, probes, patience)
-                .and_then(|window| window.run(of_source, course))
+                .and_then(|window| window.run(of_source, size, course))
                 .map_err(|failure| failure.of(source));
             match verdicts {
                 Ok(verdicts) => all.extend(verdicts),
@@ -108,6 +111,14 @@ pub(in crate::lab) fn run(
     });
     course.over.store(true, Ordering::Relaxed);
     result.map(|()| verdicts)
+}
+
+/// Sockets that each source may have. The responder, with a socket for each, may be of the same process.
+fn window() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let used = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    (limit.saturating_sub(used) / (2 * THREADS + 2)).clamp(1, WINDOW)
 }
 
 /// What the system refused.
@@ -150,21 +161,32 @@ impl<'a> Window<'a> {
         Ok(Self { probes, patience, epoll, open: HashMap::new(), next: 0 })
     }
 
-    fn run(mut self, probes: Vec<usize>, course: &Course) -> Result<Vec<(usize, Verdict)>, Failure> {
+    fn run(
+        mut self,
+        probes: Vec<usize>,
+        size: usize,
+        course: &Course,
+    ) -> Result<Vec<(usize, Verdict)>, Failure> {
         let mut queue: VecDeque<Waiting> =
             probes.into_iter().map(|probe| Waiting { probe, tried: 0 }).collect();
         let mut verdicts = Vec::with_capacity(queue.len());
         let mut events = Vec::with_capacity(WINDOW);
+        let mut fed = Instant::now();
         while !queue.is_empty() || !self.open.is_empty() {
             if course.stop.load(Ordering::Relaxed) {
                 break;
             }
             let mut over: Vec<(Waiting, Outcome)> = Vec::new();
-            while self.open.len() < WINDOW
+            while self.open.len() < size
                 && let Some(waiting) = queue.pop_front()
             {
-                if let Err(outcome) = self.start(waiting) {
-                    over.push((waiting, outcome));
+                match self.start(waiting) {
+                    Ok(()) => fed = Instant::now(),
+                    Err(Outcome::NoSocket) if !self.open.is_empty() || fed.elapsed() < STARVED => {
+                        queue.push_front(waiting);
+                        break;
+                    }
+                    Err(outcome) => over.push((waiting, outcome)),
                 }
             }
             events.clear();

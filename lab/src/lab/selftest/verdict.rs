@@ -20,7 +20,7 @@ pub(in crate::lab) enum Verdict {
 pub(super) fn judge(probe: &Probe, outcome: &Outcome) -> Verdict {
     let words = || words(probe.transport, outcome);
     match (&probe.expected, outcome) {
-        (_, Outcome::Failed(_)) => Verdict::Differs(words()),
+        (_, Outcome::Failed(_) | Outcome::NoSocket) => Verdict::Differs(words()),
         (Expected::Denied, Outcome::Silent | Outcome::Unreachable(_)) => Verdict::AsPredicted,
         (Expected::Denied, Outcome::Answered(_) | Outcome::Refused) => Verdict::Differs(words()),
         (Expected::Open { by, seen } | Expected::Partly { by, seen }, Outcome::Answered(answer)) => {
@@ -58,6 +58,7 @@ fn words(transport: Transport, outcome: &Outcome) -> String {
         }
         (Outcome::Silent, _) => "there was no answer".to_owned(),
         (Outcome::Unreachable(why), _) => format!("it is unreachable: {why}"),
+        (Outcome::NoSocket, _) => "it could not be tried: the system gives no more sockets".to_owned(),
         (Outcome::Failed(why), _) => format!("it could not be tried: {why}"),
     }
 }
