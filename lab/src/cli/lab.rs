@@ -57,6 +57,8 @@ Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
     Delete(DeleteArgs),
     /// Show how a running lab is: hosts, traffic, sessions, drops
     Status(StatusArgs),
+    /// Try every connection with real sockets, and compare with what `supernet reach` predicts
+    Selftest(SelftestArgs),
     /// Run a command inside a pod, or in the world beyond the uplink
     #[command(after_help = "Examples:
   supernet lab exec shop/web-0 ip addr
@@ -192,6 +194,45 @@ pub(crate) struct StatusArgs {
     /// Show it again every second until Ctrl-C
     #[arg(long)]
     pub(crate) watch: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab selftest -f shop.yaml
+  supernet lab selftest -f manifests/ -o json | jq -r '.differences[].text'
+  supernet lab selftest --name shop
+  supernet lab selftest -f big/ --sample 5000 --seed 7
+With files, a lab of its own is brought up, tested and taken down; with a name alone, the
+running lab of that name is tested as it is. Tried are, over TCP and UDP and in both families:
+every pod to every port that a pod serves, every ClusterIP, every VIP from inside and outside,
+the outside to pods, and pods to the outside, which must see the egress address of their
+namespace. What contradicts the prediction is tried once more with five times the time. Servers
+of your own (--no-serve) are left out.
+
+Exit status: 0 all as predicted, 1 differences, 2 it could not be tested.")]
+pub(crate) struct SelftestArgs {
+    /// Kubernetes manifests: a file, a folder, or - for standard input; may be given several times, and left out with
+    /// --name
+    #[arg(short = 'f', long = "file", value_name = "FILE", required_unless_present = "name")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The running lab to test; with files, what to call the one that is brought up
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Pick so many pairs of a source and a destination; above 100,000 pairs, 20,000 unless told otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) sample: Option<u32>,
+    /// Take all pairs, however many there are
+    #[arg(long, conflicts_with_all = ["sample", "seed"])]
+    pub(crate) all: bool,
+    /// What the picking of pairs depends on; another one each time unless told otherwise
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// How long to wait for an answer before a connection counts as denied
+    #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub(crate) timeout: u64,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

@@ -5,6 +5,7 @@ use super::{
     error::LabError,
     live::{self, network::LiveNetwork},
     net::Listening,
+    selftest,
     spec::{LabSpec, OUTSIDE, Place},
     supervise::{Mode, detach, down, exec, supervise},
 };
@@ -39,6 +40,7 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
         LabCommand::Apply(args) => live::command::apply(args),
         LabCommand::Delete(args) => live::command::delete(args),
         LabCommand::Status(args) => live::command::status(args),
+        LabCommand::Selftest(args) => Ok(selftest::run(args)),
         LabCommand::Exec { name, target, command } => {
             let Err(error) = exec(name, target, command);
             eprintln!("error: {error}");
@@ -65,33 +67,56 @@ fn up(
     workers: Option<u16>,
     mode: Mode,
 ) -> Result<(), Box<dyn Error>> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(LabError::NotRoot.into());
+    let planned = Planned::of(files, lab, no_serve, workers)?;
+    let spec = planned.spec.clone();
+    supervise(lab, mode, &spec, |taps| planned.run(lab, taps), |_, listening| announce(&spec, listening))
+}
+
+/// A lab's network before its hosts are made.
+pub(super) struct Planned {
+    net: Supernet,
+    pub(super) spec: LabSpec,
+    unserved: BTreeSet<String>,
+}
+
+impl Planned {
+    /// The network of manifests. Warnings are printed.
+    pub(super) fn of(
+        files: &Files,
+        lab: &str,
+        no_serve: &[String],
+        workers: Option<u16>,
+    ) -> Result<Self, Box<dyn Error>> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(LabError::NotRoot.into());
+        }
+        let (read, warnings) = input::read(files)?;
+        input::warn(&warnings);
+        let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
+        let net = Supernet::builder()
+            .workers(threads(workers))
+            .sessions(SESSIONS)
+            .frames(FRAMES + FRAMES_PER_PORT * ports)
+            .super_frames(SUPER_FRAMES)
+            .build(read.model)?;
+        let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);
+        let mut unserved = BTreeSet::new();
+        for target in no_serve {
+            unserved.insert(spec.without_responder(lab, target)?);
+        }
+        Ok(Self { net, spec, unserved })
     }
-    let (read, warnings) = input::read(files)?;
-    input::warn(&warnings);
-    let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
-    let net = Supernet::builder()
-        .workers(threads(workers))
-        .sessions(SESSIONS)
-        .frames(FRAMES + FRAMES_PER_PORT * ports)
-        .super_frames(SUPER_FRAMES)
-        .build(read.model)?;
-    let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);
-    let mut unserved = BTreeSet::new();
-    for target in no_serve {
-        unserved.insert(spec.without_responder(lab, target)?);
-    }
-    let attach = |taps: Vec<(Place, Tap)>| -> Result<_, Box<dyn Error>> {
+
+    /// Attaches the hosts and has it run.
+    pub(super) fn run(self, lab: &str, taps: Vec<(Place, Tap)>) -> Result<LiveNetwork, Box<dyn Error>> {
         for (place, tap) in taps {
             match place {
-                Place::Endpoint(name) => net.attach(&name, tap)?,
-                Place::Uplink(name) => net.attach_uplink(&name, tap)?,
+                Place::Endpoint(name) => self.net.attach(&name, tap)?,
+                Place::Uplink(name) => self.net.attach_uplink(&name, tap)?,
             }
         }
-        Ok(LiveNetwork::new(lab, net.spawn()?, spec.clone(), unserved))
-    };
-    supervise(lab, mode, &spec, attach, |_, listening| announce(&spec, listening))
+        Ok(LiveNetwork::new(lab, self.net.spawn()?, self.spec, self.unserved))
+    }
 }
 
 /// Who there is to be entered.

@@ -23,7 +23,7 @@ pub(crate) const WORLD: [IpAddr; 2] = [
 ];
 
 /// The prefix that the names of nodes' ports have.
-const NODE: &str = "node/";
+pub(crate) const NODE: &str = "node/";
 
 impl LabSpec {
     /// The lab of a network: every pod and node of `snapshot`, which was compiled from `model`. `pods`, the

@@ -7,7 +7,8 @@
 //!            state under /run/supernet/NAME: read by exec and down
 //! ```
 //!
-//! A running lab takes requests on a socket in its folder ([`live`]): other objects, and how it is.
+//! A running lab takes requests on a socket in its folder ([`live`]): other objects, and how it is. [`selftest`] tries
+//! it out against what is predicted of it.
 //!
 //! One process, the supervisor, holds a lab: its namespaces, TAPs, responder and the network itself. It ends
 //! on SIGINT, SIGTERM or SIGHUP and leaves nothing behind. What a `kill -9` leaves, the next `up` or `down` of
@@ -20,6 +21,7 @@ mod live;
 mod net;
 mod netns;
 mod responder;
+mod selftest;
 mod spec;
 mod state;
 mod supervise;

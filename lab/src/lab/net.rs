@@ -433,7 +433,7 @@ fn serve(made: &mut Made, host: &str, name: &str, ports: &[(Protocol, u16)]) {
 }
 
 /// A lab has a descriptor or more a pod and port; the usual soft limit of 1024 is soon reached.
-fn allow_many_files() {
+pub(super) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Not being allowed to shows later, if at all, as the error of the file that is one too many.

@@ -329,7 +329,7 @@ impl Signals {
     }
 
     /// Whether one has come.
-    fn pending(&self) -> bool {
+    pub(super) fn pending(&self) -> bool {
         self.come_within(Duration::ZERO)
     }
 
@@ -387,7 +387,7 @@ impl Reporter {
 }
 
 /// A bar on standard error; invisible when that is no terminal.
-fn bar() -> ProgressBar {
+pub(super) fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
         bar.set_style(style);
@@ -395,7 +395,7 @@ fn bar() -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, done: u64, total: u64, name: &str) {
+pub(super) fn show(bar: &ProgressBar, done: u64, total: u64, name: &str) {
     bar.set_length(total);
     bar.set_position(done);
     bar.set_message(name.to_owned());

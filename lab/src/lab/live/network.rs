@@ -18,6 +18,7 @@ use super::{
 use crate::lab::{
     error::LabError,
     net::LabNet,
+    selftest::Facts,
     spec::{LabSpec, Place},
     supervise::Supervised,
 };
@@ -106,6 +107,15 @@ impl LiveNetwork {
             Ask::Status => {
                 let status = Status::of(&self.lab, self.began, &self.net, &self.spec, &self.samples);
                 return Answer::Status(Box::new(status));
+            }
+            Ask::Facts => {
+                return match Facts::of(&self.net, &self.spec) {
+                    Ok(facts) => Answer::Facts(Box::new(facts)),
+                    Err(e) => Answer::Error(e.to_string()),
+                };
+            }
+            Ask::Explain(questions) => {
+                return Answer::Explained(questions.iter().map(|q| q.denied_by(&self.net)).collect());
             }
             Ask::Apply(apply) => self.apply(&apply, hosts, interrupted),
             Ask::Delete(delete) => self.delete(&delete, hosts, interrupted),

@@ -9,6 +9,7 @@
 //! Whoever reads looks at the version first, so that two programs of different versions say so to each other.
 
 use super::{change::Changes, status::Status};
+use crate::lab::selftest::{Facts, Question};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use supernet::control::manifests::Text;
 
@@ -28,6 +29,10 @@ pub(crate) enum Ask {
     Apply(Apply),
     /// Not to have these objects.
     Delete(Delete),
+    /// What it is made of and what is predicted of it.
+    Facts,
+    /// What denies these connections.
+    Explain(Vec<Question>),
 }
 
 /// Objects to have.
@@ -89,6 +94,10 @@ pub(crate) enum Answer {
     Status(Box<Status>),
     /// What was changed, or would be.
     Changes(Changes),
+    /// What it is made of and what is predicted of it.
+    Facts(Box<Facts>),
+    /// The policy that denies each connection, if one does.
+    Explained(Vec<Option<String>>),
     /// Why nothing was done.
     Error(String),
 }

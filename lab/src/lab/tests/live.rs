@@ -110,7 +110,7 @@ impl Lab {
         match self.live.ask(ask, &mut self.hosts, &|| false) {
             Answer::Changes(changes) => Ok(changes),
             Answer::Error(error) => Err(error),
-            Answer::Status(_) => panic!("not asked for"),
+            other => panic!("not asked for: {other:?}"),
         }
     }
 

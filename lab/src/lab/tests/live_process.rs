@@ -33,7 +33,7 @@ fn supervisor() {
 }
 
 /// Starts a supervisor and returns when it says that it is ready.
-fn start(lab: &str) -> Child {
+pub(super) fn start(lab: &str) -> Child {
     let mut child = this_program(module_path!(), "supervisor", lab).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for line in lines {

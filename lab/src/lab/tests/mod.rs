@@ -4,9 +4,11 @@ mod change;
 mod faults;
 mod live;
 mod live_process;
+mod netpol;
 mod network;
 mod offload;
 mod process;
+mod selftest;
 
 use super::{
     error::LabError,
