@@ -191,6 +191,7 @@ pub(super) fn compile(file: &File) -> Result<Network, TopologyError> {
             is_outside: inside.is_none(),
         });
     }
+    network.warnings.extend(untranslated(file, &outside));
     services(file, &mut network, &mut names)?;
     for (n, rule) in file.rules.iter().enumerate() {
         let what = if rule.action.denies { "deny" } else { "allow" };
@@ -212,6 +213,20 @@ fn outside(file: &File) -> BTreeSet<&str> {
         .iter()
         .filter(|(_, segment)| translates && segment.egress.is_empty() && !segment.cidr.iter().all(exempt));
     segments.map(|(name, _)| name.as_str()).collect()
+}
+
+/// A warning where a file asks for translation between segments inside.
+fn untranslated(file: &File, outside: &BTreeSet<&str>) -> Option<String> {
+    let exempt = |net: &IpNet| file.snat_exempt.iter().any(|all| all.contains(net));
+    let inside = file.segments.iter().filter(|(name, _)| !outside.contains(name.as_str()));
+    let asked =
+        |segment: &super::file::Segment| !segment.egress.is_empty() && !segment.cidr.iter().all(exempt);
+    let names: Vec<&str> =
+        inside.filter(|(_, segment)| asked(segment)).map(|(name, _)| name.as_str()).collect();
+    (names.len() > 1).then(|| {
+        let names = names.join(", ");
+        format!("between {names} nothing is translated, as if `snat_exempt` named them: that is for the way outside")
+    })
 }
 
 /// The gateway of a range: the one that is named, or the first address.

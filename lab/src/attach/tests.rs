@@ -96,6 +96,19 @@ fn translation_tells_inside_from_outside() {
     assert_eq!(is_outside("", ""), [false, false], "nothing is translated");
 }
 
+#[test]
+fn translation_inside_is_told_not_to_happen() {
+    let segments = r#""a": {"cidr": "10.1.0.0/24", "egress": "192.168.90.1"}, "b": {"cidr": "10.2.0.0/24", "egress": "192.168.90.2"}"#;
+    let ports = r#"{"tap": "t0", "segment": "a", "ip": "10.1.0.2"}"#;
+    let warnings = |exempt: &str| {
+        let text = topology(segments, ports, &format!(r#", "snat_exempt": [{exempt}]"#));
+        compile(&read(&text).unwrap()).unwrap().warnings
+    };
+    assert_eq!(warnings("").len(), 1);
+    assert!(warnings("")[0].starts_with("between a, b nothing is translated"));
+    assert!(warnings(r#""10.0.0.0/8""#).is_empty());
+}
+
 fn net() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("any".to_owned()),
