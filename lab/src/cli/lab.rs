@@ -74,6 +74,20 @@ Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
         #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
         command: Vec<std::ffi::OsString>,
     },
+    /// Open a shell inside a pod, or in the world beyond the uplink
+    #[command(after_help = "Examples:
+  supernet lab shell outside
+  supernet lab shell shop/web
+
+It is $SHELL, or /bin/sh without.")]
+    Shell {
+        /// The lab's name
+        #[arg(long, default_value = DEFAULT_LAB)]
+        name: String,
+        /// NS/POD, NS/WORKLOAD (its first pod), a unique prefix, or outside
+        #[arg(value_name = "NS/POD|outside")]
+        target: String,
+    },
     /// Run a network on TAPs in this namespace, for a harness that makes its own hosts
     #[command(after_help = "Examples:
   supernet lab attach --topology net.json
@@ -105,6 +119,9 @@ moved into other namespaces. SIGTERM ends it, and the TAPs with it.")]
         /// The lab's name
         #[arg(long, default_value = DEFAULT_LAB)]
         name: String,
+        /// Kill it at once, and clean up after it
+        #[arg(long)]
+        force: bool,
     },
 }
 

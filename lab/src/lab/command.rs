@@ -46,8 +46,14 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
             eprintln!("error: {error}");
             Ok(error.exit_status())
         }
-        LabCommand::Down { name } => {
-            let text = down(name)?;
+        LabCommand::Shell { name, target } => {
+            let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
+            let Err(error) = exec(name, target, &[shell.unwrap_or_else(|| "/bin/sh".into())]);
+            eprintln!("error: {error}");
+            Ok(error.exit_status())
+        }
+        LabCommand::Down { name, force } => {
+            let text = down(name, *force)?;
             let _ = writeln!(io::stdout(), "{text}");
             Ok(0)
         }

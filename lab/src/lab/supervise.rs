@@ -196,8 +196,9 @@ pub(crate) fn exec(lab: &str, target: &str, command: &[OsString]) -> Result<Infa
     Err(LabError::Exec { command: program.into(), source })
 }
 
-/// Ends lab `lab`, and returns when nothing is left of it. What was done, in a sentence.
-pub(crate) fn down(lab: &str) -> Result<String, LabError> {
+/// Ends lab `lab`, by force if it is not to be asked, and returns when nothing is left of it. What was done, in a
+/// sentence.
+pub(crate) fn down(lab: &str, force: bool) -> Result<String, LabError> {
     if !rustix::process::geteuid().is_root() {
         return Err(LabError::NotRoot);
     }
@@ -215,8 +216,9 @@ pub(crate) fn down(lab: &str) -> Result<String, LabError> {
     };
     if running && netns::has_ended(state.pid) {
         text = killed();
-    } else if running && !end_supervisor(lab, &state)? {
-        text = format!("lab {lab} did not end by itself and was killed; what it left is removed");
+    } else if running && !end_supervisor(lab, &state, force)? {
+        let how = if force { "was killed" } else { "did not end by itself and was killed" };
+        text = format!("lab {lab} {how}; what it left is removed");
     }
     // A supervisor that ends takes everything along. One that was killed leaves that to this, once nothing
     // that it had started holds its lock.
@@ -258,7 +260,7 @@ fn running_state(lab: &str) -> Result<State, LabError> {
 }
 
 /// Asks the supervisor to end and kills it if it does not. Whether it ended by itself.
-fn end_supervisor(lab: &str, state: &State) -> Result<bool, LabError> {
+fn end_supervisor(lab: &str, state: &State, force: bool) -> Result<bool, LabError> {
     let failed = |e: rustix::io::Errno| LabError::System {
         place: format!("lab {lab}"),
         what: "signal its process",
@@ -278,16 +280,18 @@ fn end_supervisor(lab: &str, state: &State) -> Result<bool, LabError> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(e) => Err(failed(e)),
     };
-    send(Signal::TERM)?;
-    // One that is stopped hears of it only when it goes on.
-    send(Signal::CONT)?;
-    if netns::wait_for_end(&process, Instant::now() + SILENCE) {
-        return Ok(true);
-    }
     let (pid, seconds) = (state.pid, PATIENCE.as_secs());
-    eprintln!("still waiting for process {pid} to end; it is killed after {seconds} s");
-    if netns::wait_for_end(&process, Instant::now() + PATIENCE - SILENCE) {
-        return Ok(true);
+    if !force {
+        send(Signal::TERM)?;
+        // One that is stopped hears of it only when it goes on.
+        send(Signal::CONT)?;
+        if netns::wait_for_end(&process, Instant::now() + SILENCE) {
+            return Ok(true);
+        }
+        eprintln!("still waiting for process {pid} to end; it is killed after {seconds} s");
+        if netns::wait_for_end(&process, Instant::now() + PATIENCE - SILENCE) {
+            return Ok(true);
+        }
     }
     send(Signal::KILL)?;
     if netns::wait_for_end(&process, Instant::now() + PATIENCE) {

@@ -65,7 +65,7 @@ fn a_lab_that_was_changed_is_ended_or_killed_and_nothing_is_left() {
             let error = client::ask(&lab, &Ask::Status).unwrap_err().to_string();
             assert!(error.contains("died without cleaning up"), "{error}");
         }
-        down(&lab).unwrap();
+        down(&lab, false).unwrap();
         assert_eq!(child.wait().unwrap().success(), !kill);
         assert_eq!(traces_of(&lab), NOTHING);
     }
@@ -92,7 +92,7 @@ fn one_that_is_killed_or_ended_in_the_middle_of_a_change_leaves_nothing() {
             if kill {
                 child.kill().unwrap();
             }
-            down(&lab).unwrap();
+            down(&lab, false).unwrap();
             assert_eq!(child.wait().unwrap().success(), !kill);
             assert_eq!(traces_of(&lab), NOTHING);
             // It may have been done just before, or have been broken off.
@@ -149,7 +149,7 @@ fn nonsense_on_the_socket_harms_nothing() {
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     drop(silent);
     assert!(child.try_wait().unwrap().is_none());
-    down(&lab).unwrap();
+    down(&lab, false).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(traces_of(&lab), NOTHING);
 }

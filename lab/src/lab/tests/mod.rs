@@ -339,7 +339,7 @@ fn a_name_is_taken_once_and_a_foreign_namespace_is_not_touched() {
     assert!(matches!(&error, LabError::AlreadyUp { pid: Some(p), .. } if *p == std::process::id() as i32));
     assert!(state::running().contains(&lab));
     drop(net);
-    assert!(matches!(down(&lab), Err(LabError::NotUp { .. })));
+    assert!(matches!(down(&lab, false), Err(LabError::NotUp { .. })));
 
     let foreign = netns::name(&lab, "outside");
     netns::create(std::slice::from_ref(&foreign), &unlocked()).unwrap();
@@ -374,7 +374,7 @@ fn what_a_killed_lab_left_is_removed_by_the_next_up_and_by_down() {
     let mut child = killed_lab(&lab);
     let error = exec(&lab, "shop/web-0", &["true".into()]).unwrap_err();
     assert!(matches!(&error, LabError::Died { .. }), "{error}");
-    let text = down(&lab).unwrap();
+    let text = down(&lab, false).unwrap();
     assert!(text.contains("had been killed"), "{text}");
     assert!(!is_running(&mut child));
     assert_eq!(traces_of(&lab), NOTHING);
@@ -407,7 +407,7 @@ fn a_dead_supervisor_s_lock_is_waited_for() {
             drop(lock);
         });
         if by_down {
-            assert!(down(&lab).unwrap().contains("had been killed"));
+            assert!(down(&lab, false).unwrap().contains("had been killed"));
         } else {
             drop(up(&lab, &none));
         }

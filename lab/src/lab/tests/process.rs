@@ -105,7 +105,7 @@ fn a_command_runs_inside_and_down_leaves_nothing() {
         assert_eq!(status.code(), Some(7), "the command's own status");
     }
 
-    assert_eq!(down(&lab).unwrap(), format!("lab {lab} is down"));
+    assert_eq!(down(&lab, false).unwrap(), format!("lab {lab} is down"));
     assert!(child.wait().unwrap().success());
     assert_eq!(traces_of(&lab), NOTHING);
     let error = exec(&lab, "shop/web-0", &["true".into()]).unwrap_err();
@@ -138,7 +138,7 @@ fn what_a_kill_leaves_is_removed() {
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         assert_ne!(traces_of(&lab), NOTHING);
         if by_down {
-            assert!(down(&lab).unwrap().contains("had been killed"));
+            assert!(down(&lab, false).unwrap().contains("had been killed"));
         } else {
             drop(up(&lab, &spec()));
         }
@@ -154,7 +154,19 @@ fn one_that_is_stopped_is_ended_too() {
     let lab = lab_name("stopped");
     let mut child = start(&lab);
     rustix::process::kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
-    assert_eq!(down(&lab).unwrap(), format!("lab {lab} is down"));
+    assert_eq!(down(&lab, false).unwrap(), format!("lab {lab} is down"));
     assert!(child.wait().unwrap().success());
+    assert_eq!(traces_of(&lab), NOTHING);
+}
+
+#[test]
+fn force_leaves_nothing_either() {
+    if !as_root() {
+        return;
+    }
+    let lab = lab_name("force");
+    let mut child = start(&lab);
+    assert_eq!(down(&lab, true).unwrap(), format!("lab {lab} was killed; what it left is removed"));
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
     assert_eq!(traces_of(&lab), NOTHING);
 }

@@ -223,7 +223,7 @@ fn a_lab_of_another_process_is_tested_by_its_name() {
     assert_eq!(texts(&report), [""; 0]);
     assert!(report.probes > 0 && report.kinds.iter().any(|k| k.kind == "pod to pod"), "{report:?}");
     assert!(netns::path(&netns::name(&lab, "outside")).exists(), "it goes on");
-    down(&lab).unwrap();
+    down(&lab, false).unwrap();
     child.wait().unwrap();
     assert_eq!(traces_of(&lab), NOTHING);
     assert_eq!(selftest::run(&args(&format!("--name {lab}"))), 2, "it is gone");
