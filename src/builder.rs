@@ -83,7 +83,7 @@ impl Builder {
 
     /// Frame buffers of 9 KiB, likewise. By default there are none if every MTU of the model fits 2 KiB, and
     /// otherwise a quarter as many as of the others. What is applied later may need more than there are: then longer
-    /// frames do not come in.
+    /// frames do not come in. If there are [`super_frames`](Self::super_frames), these have 64 KiB too.
     #[must_use]
     pub fn jumbo_frames(mut self, frames: usize) -> Self {
         self.jumbo_frames = Some(frames);
@@ -174,8 +174,7 @@ impl Builder {
         let namespaces = model.namespaces.values().filter_map(|namespace| namespace.mtu);
         let mtu = uplinks.chain(namespaces).fold(model.supervisor.mtu, u16::max);
         let is_jumbo = usize::from(mtu) + ETHERNET > FRAME_CAPACITY;
-        let needed =
-            if is_jumbo && self.config.super_frames == 0 { self.config.frames.div_ceil(4) } else { 0 };
+        let needed = if is_jumbo { self.config.frames.div_ceil(4) } else { 0 };
         let jumbo_frames = self.jumbo_frames.unwrap_or(needed);
         let strict_tcp = self.config.strict_tcp || model.supervisor.strict_tcp;
         let config = Config { jumbo_frames, strict_tcp, ..self.config };

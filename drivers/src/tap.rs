@@ -271,7 +271,10 @@ impl Receive for TapReceiver {
     fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize> {
         let (mut received, mut bytes) = (0, 0);
         let longest = pool.longest();
-        while received < max && bytes < VISIT {
+        // Who sends nothing but what is refused is left in the end, too.
+        let mut tries = 2 * max;
+        while received < max && bytes < VISIT && tries > 0 {
+            tries -= 1;
             // Without a buffer the frame waits in the kernel's queue, where it is not lost yet.
             let Some(mut frame) = self.spare.take().or_else(|| pool.take()) else { break };
             frame.set_len(FRAME_CAPACITY);
@@ -320,16 +323,14 @@ impl Receive for TapReceiver {
                     (self.spare, self.large) = (Some(frame), large);
                     match errno {
                         Errno::INTR => {}
-                        Errno::AGAIN => {
-                            // An idle port keeps no buffer of which there are few.
-                            self.large = None;
-                            break;
-                        }
+                        Errno::AGAIN => break,
                         e => return Err(e.into()),
                     }
                 }
             }
         }
+        // Who has nothing more keeps no buffer of which there are few.
+        self.large = None;
         Ok(received)
     }
 

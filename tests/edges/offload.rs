@@ -315,8 +315,13 @@ fn nonsense_from_a_driver_is_harmless() {
     let frames =
         [vec![], vec![0; 14], vec![0x45; 60], Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.18:2").frame()];
     let mut net = Net::new(Offloads::NONE, None);
-    for frame in frames {
-        for l4 in [0, 13, 34, 60, u16::MAX] {
+    // Connections that hit, so that nobody parses the frame.
+    let six = Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:1", "[fd00:0:0:2::2]:2").frame();
+    for open in [frames[3].clone(), six.clone()] {
+        assert_eq!([open.clone(), open].map(|frame| net.send(0, vec![(frame, None)]).len()), [1, 1]);
+    }
+    for frame in frames.into_iter().chain([six]) {
+        for l4 in [0, 13, 26, 34, 36, 54, 60, u16::MAX] {
             for segment in [0, 1, u16::MAX] {
                 for kind in [Segmented::Tcp, Segmented::Udp] {
                     let left = Offload { l4, segment, kind, cwr: true };

@@ -226,6 +226,7 @@ impl Frame {
         if bytes.len() > self.capacity() {
             return false;
         }
+        self.set_offload(None);
         self.set_len(bytes.len());
         self.bytes_mut().copy_from_slice(bytes);
         true

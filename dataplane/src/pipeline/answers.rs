@@ -18,7 +18,8 @@ impl Pipeline {
     pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
         let mut arrival = arrival;
         // Its sender may look at what is quoted.
-        if let Some(left) = arrival.frame.offload() {
+        let is_quoted = !matches!(stop, Stop::Drop(..) | Stop::EchoReply);
+        if let Some(left) = arrival.frame.offload().filter(|_| is_quoted) {
             offload::complete(arrival.frame.bytes_mut(), left);
         }
         // Only the first fragment of a packet is answered with an error.

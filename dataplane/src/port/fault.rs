@@ -24,6 +24,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
+use super::Bell;
 use super::{Opened, Port, Receive, Transmit, Waker};
 use crate::buf::{Frame, Pool};
 use line::{Line, Random};
@@ -215,7 +216,7 @@ impl<P: Port> Port for FaultPort<P> {
             .into_iter()
             .map(|inner| Arc::new(Mutex::new(Lane { inner, line: line(transmit, &counters.transmit) })))
             .collect();
-        let waker = Arc::new(OnceLock::new());
+        let waker = Arc::new(Wake::default());
         let sender = |lane: &Arc<Mutex<Lane>>| {
             Box::new(FaultSender { lane: lane.clone(), waker: waker.clone() }) as Box<dyn Transmit>
         };
@@ -233,7 +234,8 @@ impl<P: Port> Port for FaultPort<P> {
     }
 }
 
-/// Takes no bell: frames that become due ring none, so the port has to be asked every time.
+/// Takes no bell for its own: the port behind rings none, and is to be asked every time. It rings for what it holds, as its
+/// descriptor tells of others.
 struct FaultReceiver {
     inner: Box<dyn Receive>,
     line: Line,
@@ -241,7 +243,7 @@ struct FaultReceiver {
     lanes: Vec<Arc<Mutex<Lane>>>,
     /// Empty between visits.
     arrived: Vec<Frame>,
-    waker: Arc<OnceLock<Waker>>,
+    waker: Arc<Wake>,
 }
 
 impl Receive for FaultReceiver {
@@ -267,7 +269,7 @@ impl Receive for FaultReceiver {
         self.line.counts.passed += count as u64;
         self.line.publish();
         if again || self.line.holds_some() {
-            wake(&self.waker);
+            self.waker.wake();
         }
         received.and(sent).map(|()| count)
     }
@@ -280,9 +282,14 @@ impl Receive for FaultReceiver {
         self.inner.as_fd()
     }
 
+    fn set_bell(&mut self, bell: Bell) -> bool {
+        let _ = self.waker.bell.set(bell);
+        false
+    }
+
     fn set_waker(&mut self, waker: Waker) {
         self.inner.set_waker(waker.clone());
-        let _ = self.waker.set(waker.clone());
+        let _ = self.waker.waker.set(waker.clone());
         // What was held back before could wake nobody.
         waker.wake();
     }
@@ -290,7 +297,7 @@ impl Receive for FaultReceiver {
 
 struct FaultSender {
     lane: Arc<Mutex<Lane>>,
-    waker: Arc<OnceLock<Waker>>,
+    waker: Arc<Wake>,
 }
 
 impl Transmit for FaultSender {
@@ -302,15 +309,28 @@ impl Transmit for FaultSender {
         drop(lane);
         if holds_some {
             // It is the receiving half that is visited.
-            wake(&self.waker);
+            self.waker.wake();
         }
         sent
     }
 }
 
-fn wake(waker: &OnceLock<Waker>) {
-    if let Some(waker) = waker.get() {
-        waker.wake();
+/// Has the receiving half visited again.
+#[derive(Debug, Default)]
+struct Wake {
+    waker: OnceLock<Waker>,
+    /// For a worker that visits only who rang, or whose descriptor is ready.
+    bell: OnceLock<Bell>,
+}
+
+impl Wake {
+    fn wake(&self) {
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
     }
 }
 

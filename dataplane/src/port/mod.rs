@@ -65,7 +65,8 @@ pub trait Receive: Send {
         0
     }
 
-    /// A descriptor that is readable when frames are waiting. A port without one calls the [`Waker`].
+    /// A descriptor that is readable when frames are waiting. A port without one calls the [`Waker`]. One that has some
+    /// which its descriptor does not show rings its bell for them ([`Receive::set_bell`]), and calls the waker.
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -64,9 +64,9 @@ impl Offload {
 
     /// The largest IP packet that it comes to, if it is segmented.
     pub fn largest(self, frame: &[u8]) -> Option<u16> {
-        let headers = self.headers(frame).filter(|_| self.segment > 0)?;
-        let end = headers + usize::from(self.segment);
-        u16::try_from(end.min(ip_end(frame)?).checked_sub(ETHERNET)?).ok()
+        let (headers, end) = ends(frame, self).filter(|_| self.segment > 0)?;
+        let largest = end.min(headers + usize::from(self.segment));
+        u16::try_from(largest.checked_sub(ETHERNET)?).ok()
     }
 }
 
@@ -82,7 +82,13 @@ fn ip_end(frame: &[u8]) -> Option<usize> {
 
 /// Where its headers end and where it ends, if all that lies in the frame.
 fn ends(frame: &[u8], offload: Offload) -> Option<(usize, usize)> {
-    let (headers, end) = (offload.headers(frame)?, ip_end(frame)?);
+    let end = ip_end(frame)?;
+    let l4 = match be16(frame, 12) {
+        ethertype::IPV4 => ETHERNET + usize::from(frame[ETHERNET] & 15) * 4,
+        ethertype::IPV6 => ETHERNET + 40,
+        _ => return None,
+    };
+    let headers = offload.headers(frame).filter(|_| l4 >= ETHERNET + 20 && usize::from(offload.l4) == l4)?;
     (headers <= end).then_some((headers, end))
 }
 

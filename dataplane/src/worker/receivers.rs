@@ -284,6 +284,35 @@ mod tests {
         }
     }
 
+    impl crate::port::Port for Described {
+        type Peer = ();
+
+        fn open(self, _: usize, _: &Pool) -> io::Result<crate::port::Opened<()>> {
+            Ok(crate::port::Opened { receiver: Box::new(self), senders: Vec::new(), peer: () })
+        }
+    }
+
+    /// What a bad line holds back comes when it is due, though the descriptor behind it shows nothing any more.
+    #[test]
+    fn a_bad_line_goes_on_by_itself() {
+        use crate::port::{Port, fault};
+        let (pool, mut receivers, queue) = (Pool::new(8), Receivers::default(), Queue::default());
+        let end = End { queue: queue.clone(), rings: false, asked: Arc::default() };
+        let late = fault::Rates { delay: 1.0, visits: 16, ..fault::Rates::default() };
+        let faults = fault::Faults { seed: 1, receive: late, transmit: fault::Rates::default() };
+        let port = fault::wrap(Described(end, std::fs::File::open("/dev/null").unwrap()), faults);
+        receivers.watch();
+        receivers.add(PortId(0), port.open(0, &pool).unwrap().receiver);
+        queue.0.lock().unwrap().0.push_back(7);
+        let token = receivers.descriptors().map(|(token, _)| token).next().unwrap();
+        receivers.ready(token);
+        let mut frames = Vec::new();
+        for _ in 0..20 {
+            receivers.receive(&mut frames, &mut Vec::new(), &pool);
+        }
+        assert_eq!(frames.len(), 1);
+    }
+
     #[test]
     fn descriptors_that_are_watched_are_asked_when_they_are_ready() {
         let (pool, mut receivers) = (Pool::new(256), Receivers::default());

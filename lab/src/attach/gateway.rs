@@ -1,7 +1,7 @@
 //! A port whose guest knows its gateway under a MAC of its own.
 //!
 //! Inside, the gateway has one MAC everywhere; here it is changed on the way in and out, in the Ethernet header and in
-//! what ARP and ND say.
+//! what ARP says. ND still says the one it has inside, under which it can be reached as well.
 
 use std::{io, os::fd::BorrowedFd};
 use supernet_dataplane::{

@@ -4,7 +4,7 @@
 //! there is translation at all: its ports are uplinks, and the gateway is the Tier-0's address there.
 
 use super::file::{File, Rule};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
@@ -79,6 +79,9 @@ pub(super) fn compile(file: &File) -> Result<Network, TopologyError> {
         for net in &segment.cidr {
             let gateway = gateway_in(net, &segment.gw);
             match (net, gateway) {
+                (IpNet::V4(_), IpAddr::V4(_)) if compiled.gateway_v4.is_some() => {
+                    return Err(wrong("it can have one IPv4 range; make another segment".to_owned()));
+                }
                 (IpNet::V4(net), IpAddr::V4(gateway)) => {
                     compiled.gateway_v4 = Ipv4Net::new(gateway, net.prefix_len()).ok();
                 }
@@ -306,9 +309,10 @@ struct RuleSets {
 
 impl<'a> Firewall<'a> {
     fn new(file: &'a File) -> Self {
-        let nets: BTreeSet<IpNet> =
-            file.rules.iter().flat_map(|r| r.src.iter().chain(&r.dst)).copied().collect();
-        // Class 0 is of what no rule names.
+        let named = file.rules.iter().flat_map(|r| r.src.iter().chain(&r.dst)).copied();
+        // All that no rule names, too, by family: a rule about one has nothing to say of the other.
+        let nets: BTreeSet<IpNet> = named.chain(everything()).collect();
+        // Class 0 is of nobody.
         let nets = nets.into_iter().zip((1..).map(IdentityId)).collect();
         Self { rules: &file.rules, default: action(file.default), nets }
     }
@@ -346,7 +350,11 @@ impl<'a> Firewall<'a> {
 
     fn rule(&self, n: usize, is_egress: bool) -> supernet_dataplane::table::classifier::Rule {
         let rule = &self.rules[n];
-        let peers = if is_egress { &rule.dst } else { &rule.src };
+        let (own, peers) = if is_egress { (&rule.src, &rule.dst) } else { (&rule.dst, &rule.src) };
+        // Who names addresses of a family at one end means that family at the other.
+        let is_meant = |all: &IpNet| own.iter().any(|own| own.addr().is_ipv4() == all.addr().is_ipv4());
+        let families: Vec<IpNet> = everything().into_iter().filter(is_meant).collect();
+        let peers = if peers.is_empty() { &families } else { peers };
         let clause = Clause { peers: self.peers(peers), services: services_of(rule) };
         supernet_dataplane::table::classifier::Rule {
             id: RuleId(n as u32),
@@ -364,6 +372,11 @@ impl<'a> Firewall<'a> {
         let within = |net: IpNet| self.nets.range(net..).take_while(move |(inner, _)| net.contains(*inner));
         Peers::Identities(nets.iter().flat_map(|net| within(*net)).map(|(_, id)| *id).collect())
     }
+}
+
+/// Every address, by family: the default range of either is all of it.
+fn everything() -> [IpNet; 2] {
+    [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
 }
 
 fn action(written: super::file::Action) -> Action {

@@ -109,6 +109,28 @@ fn translation_inside_is_told_not_to_happen() {
     assert!(warnings(r#""10.0.0.0/8""#).is_empty());
 }
 
+/// A rule about IPv4 says nothing of IPv6, at a port that has both.
+#[test]
+fn a_rule_is_about_the_family_that_it_names() {
+    let segment = r#""one": {"cidr": ["10.1.0.0/24", "fd00:1::/64"]}"#;
+    let port = r#"{"tap": "t0", "segment": "one", "ip": ["10.1.0.2", "fd00:1::2"]}"#;
+    for (default, action) in [("allow", "deny"), ("deny", "allow")] {
+        let rules = format!(
+            r#"{{"src": "10.1.0.0/24", "action": "{action}"}}, {{"dst": "10.1.0.2", "action": "{action}"}}"#
+        );
+        let text = topology(segment, port, &format!(r#", "default": "{default}", "rules": [{rules}]"#));
+        let snapshot = compile(&read(&text).unwrap()).unwrap().snapshot;
+        let PortRole::Endpoint(e) = &snapshot.ports[0].as_ref().unwrap().role else { unreachable!() };
+        for set in [&e.egress, &e.ingress] {
+            let denies = |peer: &str| {
+                let peer = snapshot.identities.of(peer.parse().unwrap());
+                set.as_ref().unwrap().decide(peer, Proto::TCP, 80).action == Action::Drop
+            };
+            assert_eq!((denies("192.0.2.1"), denies("2001:db8::1")), (action == "deny", default == "deny"));
+        }
+    }
+}
+
 fn net() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("any".to_owned()),

@@ -75,7 +75,8 @@ impl Line {
         let (corrupted, bit) = (random.happens(corruption), random.next());
         let (reordered, overtakers) = (random.happens(reordering), random.one_to(overtakers));
         let (delayed, late) = (random.happens(delay), random.one_to(visits));
-        if corrupted && !frame.is_empty() {
+        // Without a checksum nobody could notice.
+        if corrupted && !frame.is_empty() && frame.offload().is_none() {
             flip(frame.bytes_mut(), bit);
             self.counts.corrupted += 1;
         }
