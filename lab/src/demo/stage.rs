@@ -24,8 +24,9 @@ const OUTSIDE_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0x1
 /// Ports that pods and the outside serve.
 const SERVED: [u16; 3] = [8080, 5432, 443];
 
-/// The longest any step may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The longest any step may take. A host asks for one neighbour a second, and both ends of a connection may have to: on a
+/// busy machine that alone can take three.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The running network and its hosts.
 pub(super) struct Stage {
