@@ -32,7 +32,7 @@ use supernet::{
 };
 use supernet_testkit::{
     net::{OUTSIDE_MAC, two_namespaces},
-    packet::Probe,
+    packet::{Probe, bytes},
     topology::mac,
 };
 
@@ -93,18 +93,6 @@ fn bad(seed: u64) -> Faults {
     let rates = Rates { loss: 0.05, duplication: 0.02, reordering: 0.1, delay: 0.02, ..Rates::default() };
     // Damage on the way in only, so that no frame is damaged twice: two flips can cancel out in a checksum.
     Faults { seed, receive: Rates { corruption: 0.01, ..rates }, transmit: rates }
-}
-
-/// Random bytes, the same for the same seed (xorshift64).
-fn bytes(seed: u64) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let words = (0..BYTES / 8).flat_map(|_| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()
-    });
-    words.collect()
 }
 
 /// Two pods, the world, and the network between them.
@@ -266,7 +254,7 @@ fn transfer_once(
         let to = SocketAddr::new(to(&rig, v6), asked + n as u16);
         let served = rig.hosts[server].listen(8080 + n as u16);
         let asking = rig.hosts[client].connect(to).unwrap();
-        let (question, answer) = (bytes(seed ^ n as u64), bytes(!seed ^ n as u64));
+        let (question, answer) = (bytes(seed ^ n as u64, BYTES), bytes(!seed ^ n as u64, BYTES));
         ends.push(End::new(client, asking, question.clone(), answer.clone()));
         ends.push(End::new(server, served, answer, question));
     }

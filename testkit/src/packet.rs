@@ -4,6 +4,18 @@ use etherparse::{PacketBuilder, TransportSlice};
 use std::net::{IpAddr, SocketAddr};
 use supernet_dataplane::wire::{self, Mac, Packet, Proto, checksum};
 
+/// This many bytes, down to eights, that are not alike anywhere, the same for the same seed (xorshift64).
+pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = (0..count / 8).flat_map(|_| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()
+    });
+    words.collect()
+}
+
 /// A frame to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {

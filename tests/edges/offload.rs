@@ -1,6 +1,6 @@
 //! Work left undone: a packet that is still to be segmented fares as its segments would, wherever it goes.
 
-use crate::{topology, ways};
+use crate::{DUAL_POD, topology, ways};
 use proptest::prelude::*;
 use std::{
     collections::VecDeque,
@@ -22,7 +22,10 @@ use supernet_dataplane::{
     },
     worker::{Dataplane, Worker},
 };
-use supernet_testkit::packet::{Probe, sound};
+use supernet_testkit::{
+    packet::{Probe, sound},
+    topology::Topology,
+};
 
 const ALL: Offloads = Offloads { checksum: true, tcp: true, udp: true };
 const CHECKSUM: Offloads = Offloads { checksum: true, tcp: false, udp: false };
@@ -99,6 +102,10 @@ impl Net {
                 std::sync::Arc::make_mut(entry).mtu = narrow.unwrap_or(1500);
             }
         });
+        Self::of(topology, offloads)
+    }
+
+    fn of(topology: Topology, offloads: Offloads) -> Self {
         let snapshot = topology.build();
         let config = Config { sessions: 64, frames: 256, super_frames: 8, ..Config::default() };
         let (dataplane, mut workers) = Dataplane::new(config);
@@ -207,11 +214,15 @@ proptest! {
         for (n, net) in nets.iter_mut().enumerate() {
             let mut frame = net.established(port, &probe, flags, payload);
             let left = leave(&mut frame, segment);
+            let hits = net.counters().hits;
             let (before, sent) = (net.counters().sent, if n == 0 { segments(&frame, left) } else { vec![(frame, Some(left))] });
             let out = net.send(port, sent);
             prop_assert_eq!(out.len() as u64, net.counters().sent - before);
             if n == 3 {
                 prop_assert_eq!(out.len(), 1, "one packet of work");
+            }
+            if n > 0 && probe.proto == Proto::TCP {
+                prop_assert_eq!(net.counters().hits - hits, u64::from(flags & FIN == 0), "as any of its connection");
             }
             let out = lowered(out);
             let carried: usize = out.iter().map(|(_, (frame, _))| sound(frame)).map(|p| {
@@ -295,6 +306,28 @@ fn segments_may_be_cut() {
     // Three segments and a rest of 800 bytes that fits.
     assert_eq!(out.len(), 7);
     assert!(out.iter().all(|(port, (frame, left))| *port == 2 && left.is_none() && frame.len() <= 1014));
+}
+
+/// Who hears a multicast gets it as it is, or whole and sound.
+#[test]
+fn copies_of_a_multicast_are_left_with_the_same_work() {
+    for offloads in [Offloads::NONE, ALL] {
+        let mut net = Net::of(topology().pod(&["10.0.0.35"]).pod(&["10.0.0.36"]), offloads);
+        let probe = Probe {
+            dst_mac: wire::Mac([1, 0, 0x5e, 0, 0, 251]),
+            ..Probe::new(DUAL_POD, Proto::UDP, "10.0.0.34:1", "224.0.0.251:53")
+        };
+        let mut frame = probe.frame();
+        let left = leave(&mut frame, 0);
+        let out = net.send(DUAL_POD, vec![(frame, Some(left))]);
+        assert_eq!(out.len(), 2);
+        for (_, (frame, after)) in
+            lowered(out.clone()).iter().zip(&out).map(|(done, sent)| (done.0, (&done.1.0, sent.1.1)))
+        {
+            sound(frame);
+            assert_eq!(after, (offloads == ALL).then_some(left));
+        }
+    }
 }
 
 /// A pool that runs dry loses segments, which are counted.

@@ -370,6 +370,17 @@ fn what_is_half_open_is_counted_exactly() {
     assert_eq!((net.sessions(), half_open(&net), ends.sum()), (0, 0, 0), "timed out");
 }
 
+/// A worker that ends says what it had not said yet, so that the counts are not wrong for good.
+#[test]
+fn a_worker_that_ends_leaves_true_counts() {
+    let mut net = limited(4096, None, 1000);
+    (0..5).for_each(|n| drop(net.one(3, &outsider(n, "10.0.0.18:80"))));
+    let Net { dataplane, worker, .. } = net;
+    drop(worker);
+    let called = HalfOpenEnd { port: supernet_dataplane::id::PortId(2), is_called: true };
+    assert_eq!(dataplane.state().half_open.count_of(called), 5);
+}
+
 mod limits_and_strictness {
     use super::*;
 

@@ -79,7 +79,8 @@ pub struct Rates {
     /// buffer for the copy there is none.
     pub duplication: f64,
     /// Frames with one bit flipped, anywhere. (Two flips in a frame can cancel out in the sums of IP and TCP, and
-    /// nobody could tell.)
+    /// nobody could tell.) Not those whose checksum a host has left undone: it would be computed over the damage, so a
+    /// device under test is attached without offloads.
     pub corruption: f64,
     /// Frames that let others go first: from one to [`overtakers`](Self::overtakers) of those after them.
     pub reordering: f64,

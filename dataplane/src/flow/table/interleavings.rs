@@ -3,6 +3,8 @@
 //! Keys collide: the connections of a test have keys of one bucket and of one tag, so that a reader which holds
 //! one key's place reads another's entry there.
 
+mod opening;
+
 use super::{fixture::*, *};
 use crate::{
     flow::epochs::NEVER,
@@ -580,43 +582,4 @@ in_both_families! {
     a_newer_judgement_is_not_overwritten(false) as an_update_is_not_overwritten_ipv4,
         an_update_is_not_overwritten_ipv6;
     overflow_counts_lose_nothing() as overflow_counts_lose_nothing_ipv4, overflow_counts_lose_nothing_ipv6;
-}
-
-/// Review: an entry that opens while hits stamp it stays open, keeps the newest generation, and is no hit before.
-#[test]
-fn an_opened_entry_is_stamped_by_hits_and_by_its_session() {
-    explore(ITERATIONS, || {
-        let (table, epochs) = table::<u32>(2);
-        epochs.begin(0);
-        epochs.begin(1);
-        let c = Connection::<u32>::new(1);
-        assert!(c.open(&table, 2));
-        let (forward, _) = lock(&c.entries).unwrap();
-        let found = table.find(&c.forward).unwrap();
-        table.update(forward, &found.rewrite, &Meta { opening: true, ..found.meta });
-        let t = {
-            let (table, c) = (table.clone(), c.clone());
-            spawn(move || {
-                for _ in 0..3 {
-                    c_hit(&table, &c);
-                }
-            })
-        };
-        let s = {
-            let (table, c) = (table.clone(), c.clone());
-            spawn(move || {
-                let entries = lock(&c.entries);
-                table.opened(entries.unwrap().0);
-                table.stamp(entries.unwrap().0, Generation(4));
-            })
-        };
-        join([t, s]);
-        let found = table.find(&c.forward).unwrap();
-        assert!(!found.meta.opening);
-        assert!(found.meta.generation >= Generation(3));
-    });
-}
-
-fn c_hit(table: &FlowTable<u32>, c: &Connection<u32>) {
-    table.hit(&c.forward, Then::Stamp(Generation(3)));
 }

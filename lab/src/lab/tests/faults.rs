@@ -1,6 +1,6 @@
 //! Kernels on bad lines: TCP between two hosts whose TAPs lose, double, damage and reorder frames.
 
-use super::{NOTHING, as_root, bytes, inside, lab_name, traces_of, up};
+use super::{NOTHING, as_root, inside, lab_name, traces_of, up};
 use crate::lab::{
     netns,
     spec::{EndpointSpec, LabSpec, Place},
@@ -15,6 +15,7 @@ use supernet::{
     Handle, Supernet, manifests,
     port::fault::{self, FaultCounters, Faults, Rates},
 };
+use supernet_testkit::packet::bytes;
 
 /// Bytes that each side of a connection sends.
 const BYTES: usize = 4 << 20;

@@ -416,15 +416,3 @@ fn a_dead_supervisor_s_lock_is_waited_for() {
         assert_eq!(traces_of(&lab), NOTHING);
     }
 }
-
-/// This many bytes that are not alike anywhere (xorshift64).
-fn bytes(seed: u64, count: usize) -> Vec<u8> {
-    let mut x = seed;
-    let words = (0..count / 8).flat_map(|_| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()
-    });
-    words.collect()
-}

@@ -1,6 +1,6 @@
 //! Super-packets between kernels: what one leaves undone another takes undone, and where it does not, it is done.
 
-use super::{NOTHING, as_root, bytes, inside, lab_name, traces_of, up};
+use super::{NOTHING, as_root, inside, lab_name, traces_of, up};
 use crate::lab::spec::{EndpointSpec, LabSpec, OUTSIDE, Place};
 use std::{
     io::{Read, Write},
@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 use supernet::{Handle, Supernet, manifests};
+use supernet_testkit::packet::bytes;
 
 const BYTES: usize = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
