@@ -23,7 +23,7 @@ pub use service::{
 pub use supervisor::{
     DefaultServer, IngressPosture, NextHop, ServerBackend, StaticRoute, Supervisor, Tier1Layout, Uplink,
 };
-pub use workload::{ContainerPort, Namespace, Node, Pod, Snat};
+pub use workload::{ContainerPort, DnsPolicy, Namespace, Node, Pod, PodDns, Snat};
 
 pub use supernet_dataplane::wire::Mac;
 

@@ -29,6 +29,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     ops::ControlFlow,
     os::unix::{net::UnixStream, process::CommandExt},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -189,11 +190,32 @@ pub(crate) fn exec(lab: &str, target: &str, command: &[OsString]) -> Result<Infa
         io::ErrorKind::PermissionDenied => LabError::NotRoot,
         _ => LabError::System { place: entry.name.clone(), what: "enter its network namespace", source },
     })?;
-    // Without it most programs do as well.
-    let _ = netns::show_own_devices();
+    if let Err(e) = show_own(lab, &entry.name) {
+        // Most programs do as well without.
+        eprintln!("warning: {}: names are not the lab's here: {e}", entry.name);
+    }
     let program = command.first().cloned().unwrap_or_default();
     let source = Command::new(&program).args(command.get(1..).unwrap_or_default()).exec();
     Err(LabError::Exec { command: program.into(), source })
+}
+
+/// Gives a program that is about to start in `host` the host's own `/sys`, and has it look names up as the host does.
+fn show_own(lab: &str, host: &str) -> io::Result<()> {
+    netns::own_mounts()?;
+    // Few programs look there.
+    let _ = netns::show_own_devices();
+    let resolv_conf = state::resolv_conf(lab, host);
+    if !resolv_conf.exists() {
+        return Ok(());
+    }
+    netns::show_instead("/etc/resolv.conf", &resolv_conf)?;
+    let nsswitch_conf = state::nsswitch_conf(lab);
+    if nsswitch_conf.exists() {
+        netns::show_instead("/etc/nsswitch.conf", &nsswitch_conf)?;
+    }
+    // A cache of the system's would be asked first.
+    let cache = "/run/nscd";
+    if Path::new(cache).exists() { netns::hide(cache) } else { Ok(()) }
 }
 
 /// Ends lab `lab`, by force if it is not to be asked, and returns when nothing is left of it. What was done, in a

@@ -16,6 +16,7 @@ use super::{
     wire::{self, Answer, Apply, Ask, Delete, File},
 };
 use crate::lab::{
+    dns::Dns,
     error::LabError,
     net::LabNet,
     selftest::Facts,
@@ -24,7 +25,7 @@ use crate::lab::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fmt, io,
     ops::ControlFlow,
     time::Instant,
 };
@@ -52,6 +53,12 @@ pub(crate) enum ChangeError {
     Network(#[from] NetworkError),
     #[error(transparent)]
     Compile(#[from] CompileError),
+    #[error(
+        "{} of the lab's own DNS, which stays as long as the lab does: nothing was deleted (`lab up --no-dns` makes a \
+         lab without one; what manifests declare of the same name takes its place)",
+        own(.0)
+    )]
+    OwnDns(Vec<ObjectId>),
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("{0}; the lab is as it was")]
@@ -67,7 +74,12 @@ fn not_found(names: &[String]) -> String {
     )
 }
 
-/// What a lab is to become.
+fn own(ids: &[ObjectId]) -> String {
+    let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("{} {} part", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+}
+
+/// What a lab is to become, its own DNS apart.
 struct Wish<'a> {
     next: Model,
     /// Pods whose ports are left to the user from now on.
@@ -84,15 +96,32 @@ pub(crate) struct LiveNetwork {
     spec: LabSpec,
     /// Hosts whose ports are left to the user.
     unserved: BTreeSet<String>,
+    /// `None`: it has none.
+    dns: Option<Dns>,
     began: Instant,
     samples: Samples,
 }
 
 impl LiveNetwork {
     /// The network of lab `lab`, which runs with the hosts of `spec`.
-    pub(crate) fn new(lab: &str, net: Running, spec: LabSpec, unserved: BTreeSet<String>) -> Self {
+    pub(crate) fn new(
+        lab: &str,
+        net: Running,
+        spec: LabSpec,
+        unserved: BTreeSet<String>,
+        dns: Option<Dns>,
+    ) -> Self {
         let (began, samples) = (Instant::now(), Samples::default());
-        Self { lab: lab.to_owned(), net, spec, unserved, began, samples }
+        Self { lab: lab.to_owned(), net, spec, unserved, dns, began, samples }
+    }
+
+    /// What was declared: the network's objects but for those of the lab's own DNS.
+    fn declared(&self) -> Model {
+        let model = self.net.model();
+        match &self.dns {
+            Some(dns) => dns.without(model),
+            None => model,
+        }
     }
 
     /// Its network.
@@ -132,7 +161,7 @@ impl LiveNetwork {
         hosts: &mut LabNet,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Changes, ChangeError> {
-        let base = self.net.model();
+        let base = self.declared();
         let reader = reader(&apply.files);
         let (next, warnings) = if apply.prune {
             let read = reader.finish_under(&base.supervisor)?;
@@ -153,7 +182,7 @@ impl LiveNetwork {
         hosts: &mut LabNet,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Changes, ChangeError> {
-        let base = self.net.model();
+        let base = self.declared();
         let Objects { objects, workloads, .. } = reader(&delete.files).finish_change(&base)?;
         let mut deletion = Deletion::of(&base);
         for workload in &workloads {
@@ -169,8 +198,15 @@ impl LiveNetwork {
         for target in &delete.objects {
             deletion.target(target);
         }
+        let is_own = |id: &&ObjectId| self.dns.as_ref().is_some_and(|dns| dns.owns(id));
+        let own: Vec<ObjectId> =
+            deletion.missing.iter().filter_map(Missing::object).filter(is_own).cloned().collect();
+        if !own.is_empty() {
+            return Err(ChangeError::OwnDns(own));
+        }
         if !deletion.missing.is_empty() && !delete.ignore_not_found {
-            return Err(ChangeError::NotFound(deletion.missing));
+            let missing = deletion.missing.iter().map(ToString::to_string).collect();
+            return Err(ChangeError::NotFound(missing));
         }
         let warnings = std::mem::take(&mut deletion.warnings);
         let next = base.with(Change { upsert: Vec::new(), delete: deletion.ids() })?;
@@ -187,9 +223,20 @@ impl LiveNetwork {
     ) -> Result<Changes, ChangeError> {
         let Wish { next, no_serve, dry_run, mut warnings } = wish;
         let (model, addressing) = (self.net.model(), self.net.addressing());
+        let (was_declared, is_declared) = (self.declared(), next.clone());
+        let (next, dns) = match &self.dns {
+            Some(dns) => {
+                let (next, dns) = dns.complete(next);
+                (next, Some(dns))
+            }
+            None => (next, None),
+        };
         let draft = self.net.draft(next)?;
         let (before, after) = (self.net.plan()?, self.net.plan_of(&draft)?);
         let mut spec = LabSpec::of(draft.model(), draft.snapshot(), &after.pods);
+        if let Some(dns) = &dns {
+            dns.furnish(&mut spec, draft.model(), draft.addressing(), &after.pods);
+        }
         spec.silence(&self.unserved);
         let mut unserved = self.unserved.clone();
         for target in no_serve {
@@ -198,12 +245,13 @@ impl LiveNetwork {
         let was = refusal::Side { model: &model, addressing: &addressing, spec: &self.spec };
         let is = refusal::Side { model: draft.model(), addressing: draft.addressing(), spec: &spec };
         refusal::check(&was, &is, self.net.dataplane().pool().longest())?;
-        let seen = Seen { model: &model, addressing: &addressing, pods: &before.pods };
-        let will = Seen { model: draft.model(), addressing: draft.addressing(), pods: &after.pods };
+        let seen = Seen { model: &was_declared, addressing: &addressing, pods: &before.pods };
+        let will = Seen { model: &is_declared, addressing: draft.addressing(), pods: &after.pods };
         let objects = change::between(&seen, &will);
         if !dry_run {
             warnings.extend(self.carry_out(draft, spec, hosts, interrupted)?);
             self.unserved = unserved;
+            self.dns = dns;
         }
         Ok(Changes { lab: self.lab.clone(), dry_run, objects, warnings })
     }
@@ -300,11 +348,35 @@ fn outdated(base: &Model, objects: &[Object], workloads: &[WorkloadId]) -> Vec<O
     ids.filter(|id| !stay.contains(id)).collect()
 }
 
+/// What is not there to be deleted.
+enum Missing {
+    Workload(WorkloadId),
+    Object(ObjectId),
+}
+
+impl Missing {
+    fn object(&self) -> Option<&ObjectId> {
+        match self {
+            Self::Workload(_) => None,
+            Self::Object(id) => Some(id),
+        }
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(workload) => write!(f, "{} in namespace {}", workload.owner, workload.namespace),
+            Self::Object(id) => write!(f, "{id}"),
+        }
+    }
+}
+
 /// What is to be deleted, and what is not there.
 struct Deletion<'a> {
     base: &'a Model,
     all: BTreeSet<ObjectId>,
-    missing: Vec<String>,
+    missing: Vec<Missing>,
     warnings: Vec<String>,
 }
 
@@ -319,7 +391,7 @@ impl<'a> Deletion<'a> {
         let ids: Vec<ObjectId> =
             pods.map(|p| ObjectId { kind: ObjectKind::Pod, name: p.name.clone() }).collect();
         if ids.is_empty() {
-            self.missing.push(format!("{} in namespace {}", workload.owner, workload.namespace));
+            self.missing.push(Missing::Workload(workload.clone()));
         }
         self.all.extend(ids);
     }
@@ -346,7 +418,7 @@ impl<'a> Deletion<'a> {
         if there {
             self.all.insert(id);
         } else {
-            self.missing.push(id.to_string());
+            self.missing.push(Missing::Object(id));
         }
     }
 

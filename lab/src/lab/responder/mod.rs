@@ -1,6 +1,7 @@
 //! The built-in responder: what answers on a pod's ports, since no container runs.
 //!
-//! TCP: HTTP that says who answered and who asked. UDP: the datagram, echoed. Sockets are bound by a thread
+//! TCP: HTTP that says who answered and who asked. UDP: the datagram, echoed. Ports of the lab's DNS are answered by it
+//! ([`super::dns`]). Sockets are bound by a thread
 //! inside the pod's namespace ([`bind`]) and stay there; one thread serves the sockets of all pods, which may
 //! come ([`Responder::add`]) and go ([`Responder::remove`]) at any time.
 //!
@@ -9,6 +10,7 @@
 
 mod http;
 
+use super::dns::{self, Asked, Frames, Zone};
 use http::{Head, Reading};
 use rustix::{
     buffer::spare_capacity,
@@ -57,6 +59,17 @@ pub(super) struct Port {
     pub(super) identity: Arc<Identity>,
     pub(super) protocol: Protocol,
     pub(super) number: u16,
+    /// Names are answered there.
+    pub(super) dns: bool,
+}
+
+impl Port {
+    /// What a message of a client is asked as.
+    fn asked(&self, client: SocketAddr) -> Asked<'_> {
+        let Identity { namespace, pod, .. } = &*self.identity;
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        Asked { namespace, pod, client, stream: self.protocol == Protocol::Tcp }
+    }
 }
 
 /// A bound port.
@@ -78,8 +91,8 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// Binds a port on every address of the calling thread's namespace, of both families.
-pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16) -> io::Result<Served> {
+/// Binds a port on every address of the calling thread's namespace, of both families. `dns`: for names.
+pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16, dns: bool) -> io::Result<Served> {
     let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     // The first serves both families; the second is for a kernel without IPv6.
     let addresses = any.map(|a| SocketAddr::new(a, port));
@@ -98,7 +111,7 @@ pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16) -> i
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the responder does not speak SCTP"));
         }
     };
-    Ok(Served { port: Arc::new(Port { identity: identity.clone(), protocol, number: port }), socket })
+    Ok(Served { port: Arc::new(Port { identity: identity.clone(), protocol, number: port, dns }), socket })
 }
 
 /// The running responder. Dropping it closes every socket.
@@ -115,6 +128,7 @@ enum Command {
     Add(Vec<Served>, mpsc::Sender<io::Result<()>>),
     Remove(BTreeSet<Port>, mpsc::Sender<io::Result<()>>),
     HandOver(BTreeMap<Port, Arc<Port>>, mpsc::Sender<io::Result<()>>),
+    Names(Arc<Zone>, mpsc::Sender<io::Result<()>>),
 }
 
 impl Responder {
@@ -131,6 +145,7 @@ impl Responder {
             buffer: vec![0; 64 * 1024],
             rung,
             asked,
+            zone: Arc::default(),
         };
         epoll::add(&server.epoll, &server.rung, EventData::new_u64(BELL), EventFlags::IN)?;
         server.add_all(ports)?;
@@ -166,6 +181,11 @@ impl Responder {
         self.ask(|done| Command::HandOver(ports, done))
     }
 
+    /// Answers with these names from now on.
+    pub(super) fn name(&self, zone: Arc<Zone>) -> io::Result<()> {
+        self.ask(|done| Command::Names(zone, done))
+    }
+
     /// Has the thread do something and waits until it has.
     fn ask(&self, command: impl FnOnce(mpsc::Sender<io::Result<()>>) -> Command) -> io::Result<()> {
         let ended = || io::Error::other("the responder has ended");
@@ -195,6 +215,8 @@ const BELL: u64 = 0;
 const CONNECTIONS: usize = 4096;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(120);
+/// The same where names are asked for (RFC 7766, 6.2.3).
+const IDLE_DNS: Duration = Duration::from_secs(10);
 /// How long a connection that we have closed is read, so that no reset overtakes the answer.
 const LINGER: Duration = Duration::from_secs(2);
 /// Events, frames or connections handled before others get their turn.
@@ -230,11 +252,17 @@ struct Connection {
     stream: TcpStream,
     client: SocketAddr,
     port: Arc<Port>,
-    reading: Reading,
+    talk: Talk,
     answer: Vec<u8>,
     sent: usize,
     state: Life,
     heard: Instant,
+}
+
+/// What is spoken on a connection, and what has come and is not answered yet.
+enum Talk {
+    Http(Reading),
+    Dns(Frames),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -256,6 +284,8 @@ struct Server {
     buffer: Vec<u8>,
     rung: UnixStream,
     asked: mpsc::Receiver<Command>,
+    /// Names. A change brings another one, whole.
+    zone: Arc<Zone>,
 }
 
 impl Server {
@@ -316,6 +346,10 @@ impl Server {
                     });
                     done.send(Ok(()))
                 }
+                Command::Names(zone, done) => {
+                    self.zone = zone;
+                    done.send(Ok(()))
+                }
             };
         }
         true
@@ -340,7 +374,7 @@ impl Server {
 
     fn ready(&mut self, token: u64) {
         match self.sources.get_mut(&token) {
-            Some(Source::Udp(socket, _)) => echo(socket, &mut self.buffer),
+            Some(Source::Udp(socket, port)) => answer_datagrams(socket, port, &self.zone, &mut self.buffer),
             Some(Source::Listener(listener, port)) => {
                 let port = port.clone();
                 let (accepted, short) = accept(listener);
@@ -355,7 +389,7 @@ impl Server {
                     self.drop_most_silent();
                 }
             }
-            Some(Source::Connection(connection)) => match connection.go_on(&mut self.buffer) {
+            Some(Source::Connection(connection)) => match connection.go_on(&self.zone, &mut self.buffer) {
                 Some(interest) => {
                     let _ =
                         epoll::modify(&self.epoll, &connection.stream, EventData::new_u64(token), interest);
@@ -405,10 +439,15 @@ fn accept(listener: &TcpListener) -> (Vec<(TcpStream, SocketAddr)>, bool) {
     (accepted, false)
 }
 
-fn echo(socket: &UdpSocket, buffer: &mut [u8]) {
+fn answer_datagrams(socket: &UdpSocket, port: &Port, zone: &Zone, buffer: &mut [u8]) {
     for _ in 0..BATCH {
         match socket.recv_from(buffer) {
             // An answer that can't be sent is a datagram lost, as datagrams may be.
+            Ok((len, client)) if port.dns => {
+                if let Some(answer) = dns::answer(zone, &buffer[..len], &port.asked(client)) {
+                    drop(socket.send_to(&answer, client));
+                }
+            }
             Ok((len, client)) => drop(socket.send_to(&buffer[..len], client)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
             // An ICMP error for an earlier answer; it does not concern the next datagram.
@@ -419,11 +458,15 @@ fn echo(socket: &UdpSocket, buffer: &mut [u8]) {
 
 impl Connection {
     fn new(stream: TcpStream, client: SocketAddr, port: Arc<Port>) -> Self {
+        let talk = match port.dns {
+            true => Talk::Dns(Frames::default()),
+            false => Talk::Http(Reading::default()),
+        };
         Self {
             stream,
             client: SocketAddr::new(client.ip().to_canonical(), client.port()),
             port,
-            reading: Reading::default(),
+            talk,
             answer: Vec::new(),
             sent: 0,
             state: Life::Open,
@@ -432,12 +475,16 @@ impl Connection {
     }
 
     fn is_overdue(&self, now: Instant) -> bool {
-        let limit = if self.state == Life::Lingering { LINGER } else { IDLE };
+        let limit = match (self.state, &self.talk) {
+            (Life::Lingering, _) => LINGER,
+            (_, Talk::Http(_)) => IDLE,
+            (_, Talk::Dns(_)) => IDLE_DNS,
+        };
         now.duration_since(self.heard) > limit
     }
 
     /// Sends and reads what can be without waiting. What to wait for next; `None`: the connection is done.
-    fn go_on(&mut self, buffer: &mut [u8]) -> Option<EventFlags> {
+    fn go_on(&mut self, zone: &Zone, buffer: &mut [u8]) -> Option<EventFlags> {
         for _ in 0..BATCH {
             if self.sent < self.answer.len() {
                 match self.stream.write(&self.answer[self.sent..]) {
@@ -455,8 +502,7 @@ impl Connection {
                 }
                 // Requests sent ahead are answered one after the other.
                 Life::Open => {
-                    if let Some(head) = self.reading.next() {
-                        self.respond(head);
+                    if self.respond(zone)? {
                         continue;
                     }
                 }
@@ -467,7 +513,10 @@ impl Connection {
                 Ok(n) => {
                     if self.state == Life::Open {
                         self.heard = Instant::now();
-                        self.reading.push(&buffer[..n]);
+                        match &mut self.talk {
+                            Talk::Http(reading) => reading.push(&buffer[..n]),
+                            Talk::Dns(frames) => frames.push(&buffer[..n]),
+                        }
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Some(EventFlags::IN),
@@ -479,7 +528,24 @@ impl Connection {
         Some(if self.sent < self.answer.len() { EventFlags::OUT } else { EventFlags::IN })
     }
 
-    fn respond(&mut self, head: Head) {
+    /// Answers the next request, if one is whole; whether it was. `None`: there is nothing to be said to this.
+    fn respond(&mut self, zone: &Zone) -> Option<bool> {
+        match &mut self.talk {
+            Talk::Http(reading) => {
+                let Some(head) = reading.next() else { return Some(false) };
+                self.respond_to(head);
+            }
+            Talk::Dns(frames) => {
+                let Some(message) = frames.next() else { return Some(false) };
+                let answer = dns::answer(zone, &message, &self.port.asked(self.client))?;
+                self.answer = dns::frame(&answer)?;
+                self.sent = 0;
+            }
+        }
+        Some(true)
+    }
+
+    fn respond_to(&mut self, head: Head) {
         let Identity { namespace, pod, .. } = &*self.port.identity;
         let body = format!("pod: {pod}\nnamespace: {namespace}\nclient: {}\n", self.client);
         self.answer = head.answer(&body);
