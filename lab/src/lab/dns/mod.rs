@@ -7,6 +7,7 @@
 //!   zone      name ─▶ its records, or that it does not exist
 //!   answer    bytes of a query, Zone ─▶ bytes of the answer
 //!   stream    messages of a TCP connection
+//!   ask       who answers? (`lab selftest`)
 //!   resolv    resolv.conf of every pod, which `lab exec` puts in its place
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! names. The sockets are the responder's (`lab/responder`), which bounds connections and time.
 
 mod answer;
+mod ask;
 mod fill;
 mod objects;
 mod resolv;
@@ -23,6 +25,7 @@ mod tests;
 mod zone;
 
 pub(super) use answer::{Asked, answer};
+pub(super) use ask::{said, who};
 pub(super) use objects::Dns;
 pub(super) use resolv::hosts_by_dns;
 pub(super) use stream::{Frames, frame};

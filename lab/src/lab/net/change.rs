@@ -324,10 +324,11 @@ fn by_name(spec: &LabSpec) -> BTreeMap<&str, &EndpointSpec> {
     spec.endpoints.iter().map(|e| (&*e.name, e)).collect()
 }
 
+/// Ports of a host.
+type Ports = Vec<(Protocol, u16)>;
+
 /// Who answers on a host: itself, and the pods that use its network; on which ports, and on which of them names.
-fn served(
-    endpoint: &EndpointSpec,
-) -> impl Iterator<Item = (&String, &Vec<(Protocol, u16)>, &Vec<(Protocol, u16)>)> {
+fn served(endpoint: &EndpointSpec) -> impl Iterator<Item = (&String, &Ports, &Ports)> {
     let own = (&endpoint.name, &endpoint.serve, &endpoint.dns);
     [own].into_iter().chain(endpoint.hosted.iter().map(|h| (&h.name, &h.serve, &h.dns)))
 }
