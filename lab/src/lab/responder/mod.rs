@@ -524,8 +524,8 @@ impl Connection {
                 Err(_) => return None,
             }
         }
-        // Others first; being level-triggered, the rest is reported again.
-        Some(if self.sent < self.answer.len() { EventFlags::OUT } else { EventFlags::IN })
+        // Others first. What was read already is not reported again, but that there is room for an answer is.
+        Some(EventFlags::IN | EventFlags::OUT)
     }
 
     /// Answers the next request, if one is whole; whether it was. `None`: there is nothing to be said to this.

@@ -1,6 +1,7 @@
 //! Labs of two hosts, as root. The network between them is a cable: what one TAP receives the other sends.
 
 mod change;
+mod dns;
 mod faults;
 mod live;
 mod live_process;

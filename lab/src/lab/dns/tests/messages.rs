@@ -249,7 +249,8 @@ fn check(message: &[u8], stream: bool) -> Result<(), TestCaseError> {
     prop_assert_eq!(&said.as_slice()[..2], &message[..2]);
     prop_assert_eq!(said.header().opcode(), Opcode::from_int((message[2] >> 3) & 15));
     let (questions, answer, authority, additional) = said.sections().unwrap();
-    prop_assert!(questions.map(|q| q.unwrap()).count() <= 1);
+    let questions: Vec<_> = questions.map(|q| q.unwrap()).collect();
+    prop_assert!(questions.len() <= 1);
     for section in [answer, authority, additional] {
         for record in section {
             prop_assert!(record.is_ok());
