@@ -26,9 +26,9 @@ pub(super) fn dns_subdomain(s: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A domain that names are looked up in: as [`dns_subdomain`], and `_` may stand where `-` may.
+/// A domain that names are looked up in: as [`dns_subdomain`], and `_` may stand where letters may.
 pub(super) fn search_domain(s: &str) -> Result<(), &'static str> {
-    dns_subdomain(&s.replace('_', "-"))
+    dns_subdomain(&s.replace('_', "x"))
 }
 
 /// A word for a line of words.

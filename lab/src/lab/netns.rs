@@ -127,16 +127,23 @@ pub(super) fn show_own_devices() -> io::Result<()> {
     Ok(mount("sysfs", "/sys", "sysfs", flags, None)?)
 }
 
-/// Has a thread with [`own_mounts`] see `file` where `place` is.
-pub(super) fn show_instead(place: &str, file: &Path) -> io::Result<()> {
-    Ok(rustix::mount::mount_bind(file, place)?)
+/// Has a thread with [`own_mounts`] see `file` where the file `place` is. The error is a sentence.
+pub(super) fn show_instead(place: &str, file: &Path) -> Result<(), String> {
+    rustix::mount::mount_bind(file, place).map_err(|e| match e {
+        // Also where it is a link that leads nowhere.
+        rustix::io::Errno::NOENT => format!("there is no file {place} to be covered: make one, be it empty"),
+        e => format!("can't cover {place}: {}", io::Error::from(e)),
+    })
 }
 
-/// Has a thread with [`own_mounts`] see an empty folder where `place` is.
-pub(super) fn hide(place: &str) -> io::Result<()> {
+/// Has a thread with [`own_mounts`] see an empty folder where `place` is, if it is there. The error is a sentence.
+pub(super) fn hide(place: &str) -> Result<(), String> {
     use rustix::mount::{MountFlags, mount};
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
-    Ok(mount("tmpfs", place, "tmpfs", flags, Some(c"size=4k"))?)
+    match mount("tmpfs", place, "tmpfs", flags, Some(c"size=4k")) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(format!("can't cover {place}: {}", io::Error::from(e))),
+    }
 }
 
 /// Runs `ip` commands in the calling thread's namespace, in one process, and stops at the first that fails.

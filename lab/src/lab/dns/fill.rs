@@ -14,7 +14,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use supernet_control::{
     analysis::plan::PodPlan,
     ipam::Addressing,
-    model::{EndpointSlice, IpFamily, Model, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort},
+    model::{
+        EndpointSlice, IpFamily, Model, Name, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort,
+    },
 };
 
 /// The zone of a network. `pods` are the plan's; `server` is the Service that answers, `serial` counts the network's
@@ -102,10 +104,10 @@ struct Network<'a> {
 impl Network<'_> {
     /// Ready endpoints: of the EndpointSlices if there are any, else of the selector.
     fn endpoints(&self, service: &Service) -> Vec<Endpoint> {
-        let slices = self.model.endpoint_slices.values();
-        let own =
-            |s: &&EndpointSlice| s.name.namespace == service.name.namespace && s.service == service.name.name;
-        let slices: Vec<&EndpointSlice> = slices.filter(own).collect();
+        let namespace = &service.name.namespace;
+        let slices = self.model.endpoint_slices.range(Name::new(namespace, "")..).map(|(_, slice)| slice);
+        let slices = slices.take_while(|slice| slice.name.namespace == *namespace);
+        let slices: Vec<&EndpointSlice> = slices.filter(|s| s.service == service.name.name).collect();
         if slices.is_empty() { self.selected(service) } else { listed(service, &slices) }
     }
 
@@ -136,8 +138,10 @@ impl Network<'_> {
 /// The pods that a Service selects.
 pub(super) fn serving<'a>(model: &'a Model, service: &'a Service) -> impl Iterator<Item = &'a Pod> {
     let selector = service.selector.as_ref().filter(|labels| !labels.is_empty());
-    let pods = model.pods.values().filter(|pod| pod.name.namespace == service.name.namespace);
-    pods.filter(move |pod| {
+    // They are in order of namespaces.
+    let namespace = &service.name.namespace;
+    let pods = model.pods.range(Name::new(namespace, "")..).map(|(_, pod)| pod);
+    pods.take_while(move |pod| pod.name.namespace == *namespace).filter(move |pod| {
         selector.is_some_and(|labels| labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
     })
 }

@@ -114,16 +114,14 @@ impl Dns {
             add(&mut model, namespace.into());
         }
         let name = Name::new(NAMESPACE, SERVICE);
-        let is_ours = !model.services.contains_key(&name);
-        if is_ours {
+        if !model.services.contains_key(&name) {
             let service = self.service(&model);
             add(&mut model, service.into());
         }
-        let service = model.services.get(&name);
-        if let Some(pod) = service.and_then(|service| missing_pod(&model, service)) {
+        if let Some(pod) = model.services.get(&name).and_then(|service| missing_pod(&model, service)) {
             add(&mut model, pod.into());
         }
-        if let Some(policy) = missing_policy(&model).filter(|_| is_ours) {
+        if let Some(policy) = model.services.get(&name).and_then(|service| missing_policy(&model, service)) {
             add(&mut model, policy.into());
         }
         (model, Self { own, asked: self.asked.clone(), serial: self.serial.wrapping_add(1) })
@@ -234,26 +232,38 @@ fn missing_pod(model: &Model, service: &Service) -> Option<Pod> {
     Some(pod)
 }
 
-/// Where pods are not reached unless a policy says so: one by which every pod and node reaches the DNS.
-fn missing_policy(model: &Model) -> Option<NetworkPolicy> {
+/// Where pods are not reached unless a policy says so, and none does for those of the DNS: one by which every pod and
+/// node reaches them.
+fn missing_policy(model: &Model, service: &Service) -> Option<NetworkPolicy> {
     let name = Name::new(NAMESPACE, SERVICE);
     let closed =
         matches!(model.supervisor.ingress_posture, IngressPosture::Deny | IngressPosture::AllowNamespace);
-    if !closed || model.policies.contains_key(&name) {
+    let selector = service.selector.clone().filter(|labels| !labels.is_empty())?;
+    let policies = model.policies.values().filter(|p| p.name.namespace == NAMESPACE && p.ingress.is_some());
+    let mut policies =
+        policies.filter(|p| p.name == name || serving(model, service).any(|pod| p.pods.matches(&pod.labels)));
+    if !closed || policies.next().is_some() {
         return None;
     }
     let block = |cidr| Peer::Block { cidr, except: Vec::new() };
     let nodes = model.nodes.values().flat_map(|node| &node.addresses).map(|a| a.value.into());
     let nodes = model.supervisor.node_cidrs.iter().map(|cidr| cidr.value.trunc()).chain(nodes);
     let pods = Peer::Pods { namespaces: Some(Selector::ALL), pods: None };
-    let port = |(_, protocol)| PolicyPort { protocol, port: PortMatch::number(PORT) };
-    let rule = Rule {
-        peers: [pods].into_iter().chain(nodes.map(block)).collect(),
-        ports: TRANSPORTS.map(port).to_vec(),
+    let port = |port: &ServicePort| PolicyPort {
+        protocol: port.protocol,
+        port: match &port.target {
+            TargetPort::Number(number) => PortMatch::number(*number),
+            TargetPort::Name(name) => PortMatch::Named(name.clone()),
+        },
     };
+    let ports: Vec<PolicyPort> = service.ports.iter().filter(|port| is_dns(port)).map(port).collect();
+    if ports.is_empty() {
+        return None;
+    }
+    let rule = Rule { peers: [pods].into_iter().chain(nodes.map(block)).collect(), ports };
     Some(NetworkPolicy {
         name,
-        pods: Selector::labels([LABEL]),
+        pods: Selector::labels(selector),
         ingress: Some(vec![rule]),
         egress: None,
         at: Position::default(),

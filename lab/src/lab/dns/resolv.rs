@@ -7,8 +7,9 @@ use supernet_control::model::{DnsPolicy, Pod, PodDns};
 /// As many name servers as resolvers take.
 const SERVERS: usize = 3;
 
-/// Of a host that asks nobody. Resolvers then ask the host itself, where nobody listens, and give up at once.
-pub(super) const NOBODY: &str = "# Nobody is asked for names here.\n";
+/// Of a host that asks nobody. Resolvers then ask the host itself, where nobody listens; glibc's hears of that, musl's
+/// would wait.
+pub(super) const NOBODY: &str = "# Nobody is asked for names here.\noptions timeout:0 attempts:1\n";
 
 /// The resolv.conf of a pod that reaches the cluster's DNS at `servers`.
 pub(super) fn of_pod(pod: &Pod, servers: &[IpAddr]) -> String {

@@ -16,6 +16,7 @@
 pub(super) mod change;
 pub(super) mod client;
 pub(super) mod command;
+mod deletion;
 pub(super) mod network;
 mod refusal;
 pub(super) mod socket;

@@ -11,6 +11,7 @@
 
 use super::{
     change::{self, Changes, Seen},
+    deletion::{Deletion, Missing},
     refusal::{self, Refusal},
     status::{Samples, Status},
     wire::{self, Answer, Apply, Ask, Delete, File},
@@ -25,7 +26,7 @@ use crate::lab::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    io,
     ops::ControlFlow,
     time::Instant,
 };
@@ -34,7 +35,7 @@ use supernet::{
     control::{
         compile::CompileError,
         manifests::{Errors, Objects, Reader, WorkloadId},
-        model::{Change, Model, ModelError, Name, Object, ObjectId, ObjectKind},
+        model::{Change, Model, ModelError, Object, ObjectId, ObjectKind},
         network::{Draft, NetworkError},
     },
 };
@@ -346,114 +347,4 @@ fn outdated(base: &Model, objects: &[Object], workloads: &[WorkloadId]) -> Vec<O
     let pods = base.pods.values().filter(|pod| workloads.iter().any(|w| w.owns(pod)));
     let ids = pods.map(|pod| ObjectId { kind: ObjectKind::Pod, name: pod.name.clone() });
     ids.filter(|id| !stay.contains(id)).collect()
-}
-
-/// What is not there to be deleted.
-enum Missing {
-    Workload(WorkloadId),
-    Object(ObjectId),
-}
-
-impl Missing {
-    fn object(&self) -> Option<&ObjectId> {
-        match self {
-            Self::Workload(_) => None,
-            Self::Object(id) => Some(id),
-        }
-    }
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Workload(workload) => write!(f, "{} in namespace {}", workload.owner, workload.namespace),
-            Self::Object(id) => write!(f, "{id}"),
-        }
-    }
-}
-
-/// What is to be deleted, and what is not there.
-struct Deletion<'a> {
-    base: &'a Model,
-    all: BTreeSet<ObjectId>,
-    missing: Vec<Missing>,
-    warnings: Vec<String>,
-}
-
-impl<'a> Deletion<'a> {
-    fn of(base: &'a Model) -> Self {
-        Self { base, all: BTreeSet::new(), missing: Vec::new(), warnings: Vec::new() }
-    }
-
-    /// A workload goes with its pods.
-    fn workload(&mut self, workload: &WorkloadId) {
-        let pods = self.base.pods.values().filter(|pod| workload.owns(pod));
-        let ids: Vec<ObjectId> =
-            pods.map(|p| ObjectId { kind: ObjectKind::Pod, name: p.name.clone() }).collect();
-        if ids.is_empty() {
-            self.missing.push(Missing::Workload(workload.clone()));
-        }
-        self.all.extend(ids);
-    }
-
-    fn keep_supervisor(&mut self) {
-        self.warnings.push("the Supervisor stays: a lab can't be without one".to_owned());
-    }
-
-    /// An object; a namespace goes with all that lies in it.
-    fn object(&mut self, id: ObjectId) {
-        let (base, name) = (self.base, &id.name);
-        let there = match id.kind {
-            ObjectKind::Supervisor => return self.keep_supervisor(),
-            ObjectKind::Namespace => {
-                self.all.extend(inside(base, &name.name));
-                base.namespaces.contains_key(&name.name)
-            }
-            ObjectKind::Node => base.nodes.contains_key(&name.name),
-            ObjectKind::Pod => base.pods.contains_key(name),
-            ObjectKind::Service => base.services.contains_key(name),
-            ObjectKind::EndpointSlice => base.endpoint_slices.contains_key(name),
-            ObjectKind::NetworkPolicy => base.policies.contains_key(name),
-        };
-        if there {
-            self.all.insert(id);
-        } else {
-            self.missing.push(Missing::Object(id));
-        }
-    }
-
-    fn target(&mut self, target: &wire::Target) {
-        let name = Name::new(&target.namespace, &target.name);
-        let kind = match &*target.kind {
-            "Namespace" => ObjectKind::Namespace,
-            "Node" => ObjectKind::Node,
-            "Pod" => ObjectKind::Pod,
-            "Service" => ObjectKind::Service,
-            "EndpointSlice" => ObjectKind::EndpointSlice,
-            "NetworkPolicy" => ObjectKind::NetworkPolicy,
-            workload => {
-                let owner = format!("{}/{}", workload.to_lowercase(), name.name);
-                return self.workload(&WorkloadId { namespace: name.namespace, owner });
-            }
-        };
-        self.object(ObjectId { kind, name });
-    }
-
-    /// All of them, namespaces after what lies in them.
-    fn ids(self) -> Vec<ObjectId> {
-        let (namespaces, mut others): (Vec<ObjectId>, Vec<ObjectId>) =
-            self.all.into_iter().partition(|id| id.kind == ObjectKind::Namespace);
-        others.extend(namespaces);
-        others
-    }
-}
-
-/// Everything in a namespace.
-fn inside<'a>(model: &'a Model, namespace: &'a str) -> impl Iterator<Item = ObjectId> + 'a {
-    let pods = model.pods.keys().map(|n| (ObjectKind::Pod, n));
-    let services = model.services.keys().map(|n| (ObjectKind::Service, n));
-    let slices = model.endpoint_slices.keys().map(|n| (ObjectKind::EndpointSlice, n));
-    let policies = model.policies.keys().map(|n| (ObjectKind::NetworkPolicy, n));
-    let all = pods.chain(services).chain(slices).chain(policies);
-    all.filter(move |(_, n)| n.namespace == namespace).map(|(kind, n)| ObjectId { kind, name: n.clone() })
 }

@@ -8,10 +8,11 @@
 //! A server of one's own that wants the same port in the pod can't have it while this one does:
 //! `lab up --no-serve NS/POD` leaves a pod's ports alone.
 
+mod connection;
 mod http;
 
-use super::dns::{self, Asked, Frames, Zone};
-use http::{Head, Reading};
+use super::dns::{self, Asked, Zone};
+use connection::Connection;
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -22,7 +23,7 @@ use rustix::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::net::UnixStream,
     sync::{Arc, mpsc},
@@ -213,12 +214,6 @@ impl Drop for Responder {
 const BELL: u64 = 0;
 /// With more connections than this, those that have been silent longest are closed.
 const CONNECTIONS: usize = 4096;
-/// How long a connection may be silent.
-const IDLE: Duration = Duration::from_secs(120);
-/// The same where names are asked for (RFC 7766, 6.2.3).
-const IDLE_DNS: Duration = Duration::from_secs(10);
-/// How long a connection that we have closed is read, so that no reset overtakes the answer.
-const LINGER: Duration = Duration::from_secs(2);
 /// Events, frames or connections handled before others get their turn.
 const BATCH: usize = 64;
 
@@ -233,7 +228,7 @@ impl Source {
     fn port(&self) -> &Port {
         match self {
             Self::Listener(_, port) | Self::Udp(_, port) => port,
-            Self::Connection(c) => &c.port,
+            Self::Connection(c) => c.port(),
         }
     }
 }
@@ -243,36 +238,9 @@ impl AsFd for Source {
         match self {
             Self::Listener(s, _) => s.as_fd(),
             Self::Udp(s, _) => s.as_fd(),
-            Self::Connection(c) => c.stream.as_fd(),
+            Self::Connection(c) => c.as_fd(),
         }
     }
-}
-
-struct Connection {
-    stream: TcpStream,
-    client: SocketAddr,
-    port: Arc<Port>,
-    talk: Talk,
-    answer: Vec<u8>,
-    sent: usize,
-    state: Life,
-    heard: Instant,
-}
-
-/// What is spoken on a connection, and what has come and is not answered yet.
-enum Talk {
-    Http(Reading),
-    Dns(Frames),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
-    /// Requests are read.
-    Open,
-    /// The answer being sent is the last.
-    Last,
-    /// Our side is closed, theirs not yet.
-    Lingering,
 }
 
 struct Server {
@@ -336,7 +304,7 @@ impl Server {
                 }
                 Command::HandOver(ports, done) => {
                     self.sources.retain(|_, source| match source {
-                        Source::Connection(c) => !ports.contains_key(&*c.port),
+                        Source::Connection(c) => !ports.contains_key(c.port()),
                         Source::Listener(_, port) | Source::Udp(_, port) => {
                             if let Some(new) = ports.get(&**port) {
                                 *port = new.clone();
@@ -391,8 +359,7 @@ impl Server {
             }
             Some(Source::Connection(connection)) => match connection.go_on(&self.zone, &mut self.buffer) {
                 Some(interest) => {
-                    let _ =
-                        epoll::modify(&self.epoll, &connection.stream, EventData::new_u64(token), interest);
+                    let _ = epoll::modify(&self.epoll, &*connection, EventData::new_u64(token), interest);
                 }
                 // Closing the descriptor takes it off the list of those waited for.
                 None => drop(self.sources.remove(&token)),
@@ -407,7 +374,7 @@ impl Server {
             .sources
             .iter()
             .filter_map(|(token, s)| match s {
-                Source::Connection(c) => Some((c.heard, *token)),
+                Source::Connection(c) => Some((c.heard(), *token)),
                 _ => None,
             })
             .min();
@@ -452,106 +419,6 @@ fn answer_datagrams(socket: &UdpSocket, port: &Port, zone: &Zone, buffer: &mut [
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
             // An ICMP error for an earlier answer; it does not concern the next datagram.
             Err(_) => {}
-        }
-    }
-}
-
-impl Connection {
-    fn new(stream: TcpStream, client: SocketAddr, port: Arc<Port>) -> Self {
-        let talk = match port.dns {
-            true => Talk::Dns(Frames::default()),
-            false => Talk::Http(Reading::default()),
-        };
-        Self {
-            stream,
-            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
-            port,
-            talk,
-            answer: Vec::new(),
-            sent: 0,
-            state: Life::Open,
-            heard: Instant::now(),
-        }
-    }
-
-    fn is_overdue(&self, now: Instant) -> bool {
-        let limit = match (self.state, &self.talk) {
-            (Life::Lingering, _) => LINGER,
-            (_, Talk::Http(_)) => IDLE,
-            (_, Talk::Dns(_)) => IDLE_DNS,
-        };
-        now.duration_since(self.heard) > limit
-    }
-
-    /// Sends and reads what can be without waiting. What to wait for next; `None`: the connection is done.
-    fn go_on(&mut self, zone: &Zone, buffer: &mut [u8]) -> Option<EventFlags> {
-        for _ in 0..BATCH {
-            if self.sent < self.answer.len() {
-                match self.stream.write(&self.answer[self.sent..]) {
-                    Ok(n) => self.sent += n,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Some(EventFlags::OUT),
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => return None,
-                }
-                continue;
-            }
-            match self.state {
-                Life::Last => {
-                    self.stream.shutdown(Shutdown::Write).ok()?;
-                    self.state = Life::Lingering;
-                }
-                // Requests sent ahead are answered one after the other.
-                Life::Open => {
-                    if self.respond(zone)? {
-                        continue;
-                    }
-                }
-                Life::Lingering => {}
-            }
-            match self.stream.read(buffer) {
-                Ok(0) => return None,
-                Ok(n) => {
-                    if self.state == Life::Open {
-                        self.heard = Instant::now();
-                        match &mut self.talk {
-                            Talk::Http(reading) => reading.push(&buffer[..n]),
-                            Talk::Dns(frames) => frames.push(&buffer[..n]),
-                        }
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Some(EventFlags::IN),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
-        // Others first. What was read already is not reported again, but that there is room for an answer is.
-        Some(EventFlags::IN | EventFlags::OUT)
-    }
-
-    /// Answers the next request, if one is whole; whether it was. `None`: there is nothing to be said to this.
-    fn respond(&mut self, zone: &Zone) -> Option<bool> {
-        match &mut self.talk {
-            Talk::Http(reading) => {
-                let Some(head) = reading.next() else { return Some(false) };
-                self.respond_to(head);
-            }
-            Talk::Dns(frames) => {
-                let Some(message) = frames.next() else { return Some(false) };
-                let answer = dns::answer(zone, &message, &self.port.asked(self.client))?;
-                self.answer = dns::frame(&answer)?;
-                self.sent = 0;
-            }
-        }
-        Some(true)
-    }
-
-    fn respond_to(&mut self, head: Head) {
-        let Identity { namespace, pod, .. } = &*self.port.identity;
-        let body = format!("pod: {pod}\nnamespace: {namespace}\nclient: {}\n", self.client);
-        self.answer = head.answer(&body);
-        self.sent = 0;
-        if !head.keep_alive() {
-            self.state = Life::Last;
         }
     }
 }

@@ -72,6 +72,16 @@ kind: Pod
 metadata: {name: curl, namespace: shop, labels: {app: curl}}
 spec: {containers: [{name: c, image: c}]}
 ---
+apiVersion: v1
+kind: Pod
+metadata: {name: on-node, namespace: shop}
+spec: {hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet, containers: [{name: c, image: c}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: configured, namespace: shop}
+spec: {dnsPolicy: None, dnsConfig: {nameservers: [10.1.1.1], searches: [example.org]}, containers: [{name: c, image: c}]}
+---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: web, namespace: shop}
@@ -244,6 +254,12 @@ fn programs_find_services_and_pods_by_name() {
     let (status, said) = lab.run(host, &format!("getent hosts {}", web[0]));
     assert_eq!(status, Some(0));
     assert!(said.ends_with(" web.shop.svc.cluster.local"), "{said}");
+    let (status, said) = lab.run("shop/on-node", "getent ahosts web");
+    assert!(status == Some(0) && said.contains(&web[0]), "ClusterFirstWithHostNet: {said}");
+    assert_eq!(
+        lab.run("shop/configured", "cat /etc/resolv.conf").1,
+        "search example.org\nnameserver 10.1.1.1"
+    );
     // Whom nobody answers is told at once.
     for other in ["outside", "node/node-1"] {
         assert_eq!(lab.look_up(other, "web.shop.svc.cluster.local"), None, "{other}");
@@ -290,6 +306,13 @@ fn policies_count_for_names_and_changes_do_at_once() {
     assert_eq!(lab.look_up("shop/curl", "new"), Some(address));
     lab.ask(Ask::Delete(by_name("Service", "shop", "new"))).unwrap();
     assert_eq!(lab.look_up("shop/curl", "new"), None);
+    // What a policy says of the DNS itself counts for everybody, also for the lab's own.
+    let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: kube-system}\nspec: {podSelector: {}}\n";
+    assert_eq!(lab.apply(closed), ["added Namespace kube-system", "added NetworkPolicy closed"]);
+    assert_eq!(asks(), [false, false]);
+    lab.ask(Ask::Delete(by_name("Namespace", "", "kube-system"))).unwrap();
+    assert_eq!(asks(), [true, true]);
+
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: late, namespace: late}\nspec: {containers: []}\n";
     lab.apply(pod);
     assert_eq!(lab.look_up("late/late", "web.shop"), Some(lab.addresses("shop/web")));

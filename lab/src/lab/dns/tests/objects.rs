@@ -147,7 +147,7 @@ fn what_manifests_declare_is_theirs() {
     let net = net(&format!("{SHOP}---{OWN}---{NAMES}"));
     let model = net.model();
     let dns = Dns::join(&net).unwrap();
-    assert_eq!(added(&model, &net), [""; 0]);
+    assert_eq!(added(&model, &net), DNS[3..], "nothing reached it");
     let spec = spec(&net, &dns);
     assert!(spec.names.as_ref().unwrap().resolv["shop/web"].contains("nameserver 10.96.0.53\n"));
     let names = spec.endpoints.iter().find(|e| e.name == "kube-system/names-0").unwrap();
@@ -156,12 +156,26 @@ fn what_manifests_declare_is_theirs() {
 }
 
 #[test]
+fn a_policy_about_the_dns_is_the_last_word() {
+    let policy = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: kube-system}
+spec: {podSelector: {}}
+";
+    let net = net(&format!("{SHOP}---{policy}"));
+    let model = net.model();
+    Dns::join(&net).unwrap();
+    assert_eq!(added(&model, &net), DNS[1..3]);
+}
+
+#[test]
 fn a_service_without_pods_is_given_one() {
     let taken = NAMES.replace("names-0", "coredns").replace("app: names", "app: other");
     let net = net(&format!("{SHOP}---{OWN}---{taken}"));
     let model = net.model();
     let dns = Dns::join(&net).unwrap();
-    assert_eq!(added(&model, &net), ["Added Pod kube-system/coredns-1"]);
+    assert_eq!(added(&model, &net), ["Added Pod kube-system/coredns-1", DNS[3]]);
     let spec = spec(&net, &dns);
     let pod = spec.endpoints.iter().find(|e| e.name == "kube-system/coredns-1").unwrap();
     assert_eq!((&pod.serve[..], &pod.dns[..]), (&[(Protocol::Udp, 53)][..], &[(Protocol::Udp, 53)][..]));
