@@ -66,7 +66,9 @@ Service kube-system/kube-dns, with a pod coredns, unless the manifests have one.
     /// Run a command inside a pod, or in the world beyond the uplink
     #[command(after_help = "Examples:
   supernet lab exec shop/web-0 ip addr
-  supernet lab exec outside -- curl -s http://192.168.80.3/")]
+  supernet lab exec shop/web-0 -- curl -s http://db.shop.svc.cluster.local:5432/
+  supernet lab exec outside -- curl -s http://192.168.80.3/
+In a pod, names are looked up as its dnsPolicy says, by default at the lab's DNS.")]
     Exec {
         /// The lab's name
         #[arg(long, default_value = DEFAULT_LAB)]
