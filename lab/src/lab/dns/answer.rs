@@ -68,6 +68,7 @@ fn bare(query: &Query<'_>, rcode: Rcode) -> Option<Vec<u8>> {
     header.set_qr(true);
     header.set_opcode(query.header().opcode());
     header.set_rd(query.header().rd());
+    header.set_ra(true);
     header.set_rcode(rcode);
     Some(builder.finish())
 }
@@ -234,6 +235,8 @@ impl Reply {
         builder.set_push_limit(most - if edns.is_some() { OPT } else { 0 });
         let mut answer = builder.start_answer(query, self.rcode.rcode()).ok()?;
         answer.header_mut().set_aa(self.authoritative);
+        // All that there is to be found is found here.
+        answer.header_mut().set_ra(true);
         let mut push = |record: &(Name, Data)| answer.push((&record.0, self.class, TTL, &record.1));
         let cut = self.answers.iter().any(|record| push(record).is_err());
         answer.header_mut().set_tc(cut);

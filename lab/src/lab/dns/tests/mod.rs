@@ -77,7 +77,7 @@ struct Said {
 fn read(message: &[u8]) -> Said {
     let message = Message::from_octets(message).unwrap();
     let header = message.header();
-    assert!(header.qr() && !header.ra() && !header.z());
+    assert!(header.qr() && header.ra() && !header.z());
     let flags = [("aa", header.aa()), ("tc", header.tc()), ("rd", header.rd())];
     let flags: Vec<&str> = flags.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag).collect();
     let (_, answer, authority, additional) = message.sections().unwrap();
