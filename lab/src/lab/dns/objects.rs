@@ -100,6 +100,14 @@ impl Dns {
         model
     }
 
+    /// The addresses of others.
+    pub(in crate::lab) fn without_own(&self, mut addressing: Addressing) -> Addressing {
+        let is_own = |kind, name: &Name| self.owns(&ObjectId { kind, name: name.clone() });
+        addressing.pods.retain(|name, _| !is_own(ObjectKind::Pod, name));
+        addressing.cluster_ips.retain(|name, _| !is_own(ObjectKind::Service, name));
+        addressing
+    }
+
     /// What the user declared, with what is missing of a DNS. The DNS of that network.
     pub(in crate::lab) fn complete(&self, mut model: Model) -> (Model, Self) {
         let mut own = BTreeSet::new();
@@ -172,6 +180,9 @@ impl Dns {
                 families.push(family);
             }
         }
+        // The ranges may have been changed.
+        let cidrs = &model.supervisor.service_cidrs;
+        let is_there = |a: &&IpAddr| cidrs.iter().any(|cidr| cidr.value.contains(*a));
         let port = |(name, protocol): (&str, Protocol)| ServicePort {
             name: name.to_owned(),
             protocol,
@@ -183,7 +194,7 @@ impl Dns {
             kind: ServiceKind::ClusterIp,
             selector: Some(Labels::from([(LABEL.0.to_owned(), LABEL.1.to_owned())])),
             ports: TRANSPORTS.map(port).to_vec(),
-            cluster_ips: self.asked.iter().map(|a| (*a).into()).collect(),
+            cluster_ips: self.asked.iter().filter(is_there).map(|a| (*a).into()).collect(),
             load_balancer_ip: None,
             families,
             prefer_dual_stack: true,

@@ -17,6 +17,7 @@ pub(super) mod change;
 pub(super) mod client;
 pub(super) mod command;
 mod deletion;
+mod error;
 pub(super) mod network;
 mod refusal;
 pub(super) mod socket;

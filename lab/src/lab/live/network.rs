@@ -12,13 +12,13 @@
 use super::{
     change::{self, Changes, Seen},
     deletion::{Deletion, Missing},
-    refusal::{self, Refusal},
+    error::ChangeError,
+    refusal,
     status::{Samples, Status},
     wire::{self, Answer, Apply, Ask, Delete, File},
 };
 use crate::lab::{
     dns::Dns,
-    error::LabError,
     net::LabNet,
     selftest::Facts,
     spec::{LabSpec, Place},
@@ -33,52 +33,12 @@ use std::{
 use supernet::{
     Running,
     control::{
-        compile::CompileError,
-        manifests::{Errors, Objects, Reader, WorkloadId},
-        model::{Change, Model, ModelError, Object, ObjectId, ObjectKind},
-        network::{Draft, NetworkError},
+        manifests::{Objects, Reader, WorkloadId},
+        model::{Change, Model, Object, ObjectId, ObjectKind},
+        network::Draft,
     },
 };
 use supernet_dataplane::id::PortId;
-
-/// Why a lab was not changed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ChangeError {
-    #[error(transparent)]
-    Manifests(#[from] Errors),
-    #[error("{}", not_found(.0))]
-    NotFound(Vec<String>),
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    #[error(
-        "{} of the lab's own DNS, which stays as long as the lab does: nothing was deleted (`lab up --no-dns` makes a \
-         lab without one; what manifests declare of the same name takes its place)",
-        own(.0)
-    )]
-    OwnDns(Vec<ObjectId>),
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error("{0}; the lab is as it was")]
-    Hosts(LabError),
-    #[error("cannot attach {name}: {source}; the lab is as it was")]
-    Attach { name: String, source: io::Error },
-}
-
-fn not_found(names: &[String]) -> String {
-    format!(
-        "not there, so it can't be deleted: {}; nothing was deleted (--ignore-not-found passes over what is not there)",
-        names.join(", ")
-    )
-}
-
-fn own(ids: &[ObjectId]) -> String {
-    let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    format!("{} {} part", names.join(", "), if names.len() == 1 { "is" } else { "are" })
-}
 
 /// What a lab is to become, its own DNS apart.
 struct Wish<'a> {
@@ -243,7 +203,12 @@ impl LiveNetwork {
         for target in no_serve {
             unserved.insert(spec.without_responder(&self.lab, target).map_err(ChangeError::Hosts)?);
         }
-        let was = refusal::Side { model: &model, addressing: &addressing, spec: &self.spec };
+        // The lab's own DNS may be given other addresses.
+        let others = match &self.dns {
+            Some(dns) => dns.without_own(addressing.clone()),
+            None => addressing.clone(),
+        };
+        let was = refusal::Side { model: &model, addressing: &others, spec: &self.spec };
         let is = refusal::Side { model: draft.model(), addressing: draft.addressing(), spec: &spec };
         refusal::check(&was, &is, self.net.dataplane().pool().longest())?;
         let seen = Seen { model: &was_declared, addressing: &addressing, pods: &before.pods };

@@ -163,3 +163,25 @@ impl AsFd for Connection {
         self.stream.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use supernet_control::model::Protocol;
+
+    #[test]
+    fn who_is_silent_for_too_long_is_overdue() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let identity = Arc::new(Identity::of("shop/web", "shop/web"));
+        let overdue = |dns: bool, after: u64| {
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, client) = listener.accept().unwrap();
+            let port = Port { identity: identity.clone(), protocol: Protocol::Tcp, number: 53, dns };
+            let connection = Connection::new(stream, client, Arc::new(port));
+            connection.is_overdue(connection.heard() + Duration::from_secs(after))
+        };
+        assert!(overdue(true, 11) && !overdue(true, 9));
+        assert!(overdue(false, 121) && !overdue(false, 119));
+    }
+}
