@@ -104,7 +104,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
         what: "start",
         source,
     })?);
-    match net.name(spec).into_iter().next() {
+    match net.serve_names(spec).into_iter().next() {
         Some(failed) => Err(failed),
         None => Ok(net),
     }
@@ -151,10 +151,10 @@ impl LabNet {
     }
 
     /// Has names be those of `spec`: what is answered, and whom hosts ask. What failed.
-    fn name(&self, spec: &LabSpec) -> Vec<LabError> {
+    fn serve_names(&self, spec: &LabSpec) -> Vec<LabError> {
         let Some(names) = &spec.names else { return Vec::new() };
         let system = |source| LabError::System { place: "names".to_owned(), what: "serve them", source };
-        let answered = self.responder.as_ref().map_or(Ok(()), |r| r.name(names.zone.clone()));
+        let answered = self.responder.as_ref().map_or(Ok(()), |r| r.answer_from(names.zone.clone()));
         answered.map_err(system).err().into_iter().chain(self.claim.write_names(names).err()).collect()
     }
 

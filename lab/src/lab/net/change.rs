@@ -164,7 +164,7 @@ impl LabNet {
             None => Ok(()),
         };
         // Before anybody's end is waited for.
-        let names = self.name(to);
+        let names = self.serve_names(to);
         let mut failed = self.remove(&transition.removed, transition.unbound);
         failed.extend(handed_over.err().map(|e| format!("the responder could not hand ports over: {e}")));
         failed.extend(names.iter().map(ToString::to_string));

@@ -183,7 +183,7 @@ impl Responder {
     }
 
     /// Answers with these names from now on.
-    pub(super) fn name(&self, zone: Arc<Zone>) -> io::Result<()> {
+    pub(super) fn answer_from(&self, zone: Arc<Zone>) -> io::Result<()> {
         self.ask(|done| Command::Names(zone, done))
     }
 
