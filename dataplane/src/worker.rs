@@ -558,7 +558,8 @@ mod tests {
             dataplane.detach(PortId(1));
             assert!(!dataplane.is_attached(PortId(1)));
             dataplane.attach(PortId(1), Queues(queues)).unwrap();
-            let again: usize = workers.iter_mut().map(|worker| worker.poll(Instant::from_secs(2)).frames).sum();
+            let again: usize =
+                workers.iter_mut().map(|worker| worker.poll(Instant::from_secs(2)).frames).sum();
             assert_eq!(again, queues, "none of the old ones");
             assert_eq!(workers.iter().map(|worker| worker.receivers.len()).sum::<usize>(), queues + 1);
         }

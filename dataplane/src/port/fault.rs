@@ -212,7 +212,8 @@ impl<P: Port> Port for FaultPort<P> {
         let mut line = |rates, counts: &Arc<Mutex<FaultCounts>>| {
             Line::new(rates, seeds.next(), counts.clone(), pool.clone())
         };
-        let inner: Vec<_> = receivers.into_iter().map(|half| (half, line(receive, &counters.receive))).collect();
+        let inner: Vec<_> =
+            receivers.into_iter().map(|half| (half, line(receive, &counters.receive))).collect();
         let lanes: Vec<_> = senders
             .into_iter()
             .map(|inner| Arc::new(Mutex::new(Lane { inner, line: line(transmit, &counters.transmit) })))
