@@ -5,4 +5,5 @@
 mod attach;
 mod demo;
 mod hosts;
+mod rootless;
 mod uplink;
