@@ -3,10 +3,10 @@
 
 use super::{
     dns::Dns,
-    error::LabError,
+    interface::{self, InterfacePort},
     live::{self, network::LiveNetwork},
     net::Listening,
-    selftest,
+    rootless, selftest,
     spec::{LabSpec, OUTSIDE, Place},
     supervise::{Mode, detach, down, exec, supervise},
 };
@@ -93,6 +93,8 @@ fn up(files: &Files, lab: &str, wanted: &Wanted<'_>, mode: Mode) -> Result<(), B
 /// A lab's network before its hosts are made.
 pub(super) struct Planned {
     net: Supernet,
+    /// Ports of uplinks that are on the machine's own interfaces.
+    interfaces: Vec<(String, InterfacePort)>,
     pub(super) spec: LabSpec,
     unserved: BTreeSet<String>,
     dns: Option<Dns>,
@@ -101,11 +103,10 @@ pub(super) struct Planned {
 impl Planned {
     /// The network of manifests. Warnings are printed.
     pub(super) fn of(files: &Files, lab: &str, wanted: &Wanted<'_>) -> Result<Self, Box<dyn Error>> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(LabError::NotRoot.into());
-        }
         let (read, warnings) = input::read(files)?;
         input::warn(&warnings);
+        rootless::own_namespaces(lab)?;
+        let interfaces = interface::open(&read.model.supervisor)?;
         let ports = read.model.pods.len() + read.model.supervisor.uplinks.len() + usize::from(wanted.dns);
         let net = Supernet::builder()
             .workers(threads(wanted.workers))
@@ -128,7 +129,7 @@ impl Planned {
         for target in wanted.no_serve {
             unserved.insert(spec.without_responder(lab, target)?);
         }
-        Ok(Self { net, spec, unserved, dns })
+        Ok(Self { net, interfaces, spec, unserved, dns })
     }
 
     /// Attaches the hosts and has it run.
@@ -138,6 +139,9 @@ impl Planned {
                 Place::Endpoint(name) => self.net.attach(&name, tap)?,
                 Place::Uplink(name) => self.net.attach_uplink(&name, tap)?,
             }
+        }
+        for (uplink, port) in self.interfaces {
+            self.net.attach_uplink(&uplink, port)?;
         }
         Ok(LiveNetwork::new(lab, self.net.spawn()?, self.spec, self.unserved, self.dns))
     }
