@@ -61,7 +61,7 @@ pub(super) fn zone(
             }
         }
     }
-    zone
+    zone.finish()
 }
 
 fn add_endpoint(zone: &mut Zone, service: &str, endpoint: &Endpoint) {

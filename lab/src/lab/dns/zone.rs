@@ -5,12 +5,13 @@
 //! difference. Names are compared without regard to case.
 
 use domain::{
-    base::{Serial, Ttl, name::ToName},
+    base::{Serial, Ttl},
     rdata::{Aaaa, Cname, Ns, Ptr, Soa, Srv, Txt, ZoneRecordData},
 };
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::HashMap,
+    iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -31,7 +32,8 @@ pub(super) const TTL: u32 = 5;
 /// All names of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::lab) struct Zone {
-    names: BTreeMap<Name, Vec<Data>>,
+    /// By the names' bytes in lower case.
+    names: HashMap<Vec<u8>, Vec<Data>>,
     apexes: Vec<Name>,
 }
 
@@ -116,25 +118,44 @@ impl Zone {
     }
 
     fn insert(&mut self, owner: Name, data: Option<Data>) {
-        let Some(apex) = self.apexes.iter().find(|apex| owner.ends_with(*apex)) else { return };
-        // Names between it and the zone's are there too.
-        let depth = owner.label_count() - apex.label_count();
-        for above in owner.iter_suffixes().take(depth + 1).skip(1) {
-            self.names.entry(above.to_vec()).or_default();
+        let owner = key(&owner);
+        if let Some(records) = self.names.get_mut(&owner) {
+            records.extend(data);
+            return;
         }
-        let records = self.names.entry(owner).or_default();
-        if let Some(data) = data.filter(|data| !records.contains(data)) {
-            records.push(data);
+        let Some(apex) = self.apex(&owner).map(|apex| apex.len()) else { return };
+        // Names between it and the zone's are there too. Those above one that is there are.
+        for above in suffixes(&owner).skip(1).take_while(|above| above.len() >= apex) {
+            if self.names.contains_key(above) {
+                break;
+            }
+            self.names.insert(above.to_vec(), Vec::new());
         }
+        self.names.insert(owner, data.into_iter().collect());
+    }
+
+    /// The zone that a name is in.
+    fn apex(&self, key: &[u8]) -> Option<&Name> {
+        suffixes(key).find_map(|suffix| self.apexes.iter().find(|apex| apex.as_slice() == suffix))
+    }
+
+    /// Has every record be there once.
+    pub(super) fn finish(mut self) -> Self {
+        for records in self.names.values_mut() {
+            records.sort();
+            records.dedup();
+        }
+        self
     }
 
     /// What is known of a name.
     pub(super) fn find(&self, name: &Name) -> Found<'_> {
-        let Some(apex) = self.apexes.iter().find(|apex| name.ends_with(*apex)) else { return Found::Foreign };
-        if let Some(records) = self.names.get(name) {
+        let key = key(name);
+        let Some(apex) = self.apex(&key) else { return Found::Foreign };
+        if let Some(records) = self.names.get(&key) {
             return Found::Here(apex, Cow::Borrowed(records));
         }
-        match self.pod(name) {
+        match self.pod(&key) {
             Some(address) => Found::Here(apex, Cow::Owned(vec![address_data(address)])),
             None => Found::Missing(apex),
         }
@@ -142,25 +163,40 @@ impl Zone {
 
     /// The records of a zone's beginning: those of who is responsible for it.
     pub(super) fn responsible(&self, apex: &Name) -> Option<&Data> {
-        self.names.get(apex)?.iter().find(|data| matches!(data, Data::Soa(_)))
+        self.names.get(apex.as_slice())?.iter().find(|data| matches!(data, Data::Soa(_)))
     }
 
     /// The address that a pod's name says: `10-244-0-5.shop.pod.cluster.local`. As the specification has it, that is
     /// so for every address, whether a pod has it or not; but the namespace must be there.
-    fn pod(&self, name: &Name) -> Option<IpAddr> {
-        let (label, namespace) = name.split_first()?;
-        let namespace: Name = namespace.to_vec();
-        let (_, pods) = namespace.split_first()?;
-        if pods != self::name(&format!("pod.{CLUSTER}"))? || !self.names.contains_key(&namespace) {
+    fn pod(&self, key: &[u8]) -> Option<IpAddr> {
+        let mut above = suffixes(key).skip(1);
+        let (namespace, pods) = (above.next()?, above.next()?);
+        if name(&format!("pod.{CLUSTER}"))?.as_slice() != pods || !self.names.contains_key(namespace) {
             return None;
         }
-        let label = std::str::from_utf8(label.as_slice()).ok()?;
+        let label = std::str::from_utf8(&key[1..key.len() - namespace.len()]).ok()?;
         if label.contains(['.', ':']) {
             return None;
         }
         let v4 = label.replace('-', ".").parse::<Ipv4Addr>().map(IpAddr::V4);
         v4.or_else(|_| label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6)).ok()
     }
+}
+
+/// A name's bytes, in lower case.
+fn key(name: &Name) -> Vec<u8> {
+    name.as_slice().to_ascii_lowercase()
+}
+
+/// A name, and what is left of it when labels are taken away from the front, to the root.
+fn suffixes(key: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(key).filter(|key| !key.is_empty());
+    iter::from_fn(move || {
+        let suffix = rest?;
+        let (length, labels) = suffix.split_first()?;
+        rest = labels.get(usize::from(*length)..).filter(|rest| !rest.is_empty());
+        Some(suffix)
+    })
 }
 
 /// The name that a text without a dot at its end says; `None` if it can't be one.
