@@ -250,7 +250,7 @@ fn namespace(n: usize) -> String {
 fn model(namespaces: usize, all_policies: usize, idle_services: usize) -> Model {
     let mut model = Model { supervisor: supervisor(), ..Model::default() };
     for n in 0..idle_services {
-        let name = Name::new(&namespace(n % namespaces), format!("idle-{n}"));
+        let name = Name::new(namespace(n % namespaces), format!("idle-{n}"));
         let selector = Some(labels("server"));
         model.insert(service(name, ServiceKind::ClusterIp, selector, FRONT_PORT, SERVER_PORT).into());
     }
