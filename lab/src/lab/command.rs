@@ -122,6 +122,8 @@ impl Planned {
         });
         let (model, plan) = (net.model(), net.plan()?);
         let mut spec = LabSpec::of(&model, &net.snapshot(), &plan.pods);
+        // A connection stays with one worker, both ways: its answers come by the queue that it was written to.
+        spec.queues = threads(wanted.workers);
         if let Some(dns) = &dns {
             dns.furnish(&mut spec, &model, &net.addressing(), &plan.pods);
         }

@@ -45,7 +45,7 @@ impl LabSpec {
         let mut endpoints: Vec<EndpointSpec> =
             ports.filter_map(|port| endpoint(model, snapshot, port, &mut hosted)).collect();
         endpoints.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { endpoints, outside: outside(&model.supervisor), names: None }
+        Self { endpoints, outside: outside(&model.supervisor), names: None, queues: 1 }
     }
 }
 

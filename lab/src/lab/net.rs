@@ -91,7 +91,7 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
     allow_many_files();
     net.make(homes)?;
     let mut served = Vec::new();
-    for made in set_up_all(&hosts, &net.homes, progress)? {
+    for made in set_up_all(&hosts, &net.homes, spec.queues, progress)? {
         net.taps.extend(made.taps);
         net.warnings.extend(made.warnings);
         net.listening.extend(made.listening);
@@ -271,7 +271,12 @@ struct Made {
 }
 
 /// Sets all hosts up, a few at a time. The result is in the order of `hosts`.
-fn set_up_all(hosts: &[Host<'_>], homes: &[Home], progress: Progress<'_>) -> Result<Vec<Made>, LabError> {
+fn set_up_all(
+    hosts: &[Host<'_>],
+    homes: &[Home],
+    queues: usize,
+    progress: Progress<'_>,
+) -> Result<Vec<Made>, LabError> {
     let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut made: Vec<Option<Made>> = hosts.iter().map(|_| None).collect();
@@ -285,7 +290,7 @@ fn set_up_all(hosts: &[Host<'_>], homes: &[Home], progress: Progress<'_>) -> Res
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let home = homes.get(i).and_then(|h| h.open.as_ref());
                     let (Some(host), Some(netns)) = (hosts.get(i), home) else { return };
-                    if stop.load(Ordering::Relaxed) || tx.send((i, set_up(host, netns))).is_err() {
+                    if stop.load(Ordering::Relaxed) || tx.send((i, set_up(host, queues, netns))).is_err() {
                         return;
                     }
                 }
@@ -310,7 +315,7 @@ fn set_up_all(hosts: &[Host<'_>], homes: &[Home], progress: Progress<'_>) -> Res
 }
 
 /// Sets one host up. Leaves the calling thread in the host's namespace.
-fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
+fn set_up(host: &Host<'_>, queues: usize, netns: &Netns) -> Result<Made, LabError> {
     let place = host.name();
     netns.enter().map_err(|source| LabError::System {
         place: place.to_owned(),
@@ -323,7 +328,7 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
     let mut commands = vec!["link set dev lo up".to_owned()];
     match host {
         Host::Endpoint(e) => {
-            open_tap(&mut made, place, "eth0", Place::Endpoint(e.name.clone()))?;
+            open_tap(&mut made, place, queues, "eth0", Place::Endpoint(e.name.clone()))?;
             ipv6(place, "eth0", e.addresses.iter().any(|a| a.addr().is_ipv6()))?;
             commands.push(format!("link set dev eth0 address {} mtu {} up", e.mac, e.mtu));
             commands.extend(e.addresses.iter().map(|a| add_address(*a, "eth0")));
@@ -339,7 +344,7 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
         Host::Outside(o) => {
             for (i, uplink) in o.uplinks.iter().enumerate() {
                 let device = uplink_device(i);
-                open_tap(&mut made, place, &device, Place::Uplink(uplink.name.clone()))?;
+                open_tap(&mut made, place, queues, &device, Place::Uplink(uplink.name.clone()))?;
                 ipv6(place, &device, uplink.addresses.iter().any(|a| a.addr().is_ipv6()))?;
                 // Several uplinks: each interface answers for its own address, and replies may come by another.
                 write_setting(place, &format!("ipv4/conf/{device}/arp_ignore"), "1")?;
@@ -364,9 +369,16 @@ fn uplink_device(uplink: usize) -> String {
     format!("up{uplink}")
 }
 
-fn open_tap(made: &mut Made, place: &str, device: &str, attach: Place) -> Result<(), LabError> {
+fn open_tap(
+    made: &mut Made,
+    place: &str,
+    queues: usize,
+    device: &str,
+    attach: Place,
+) -> Result<(), LabError> {
     let tap = tap::Options::new()
         .offloads(true)
+        .queues(queues)
         .open(device)
         .map_err(|source| LabError::Tap { place: place.to_owned(), source })?;
     made.taps.push((attach, tap));

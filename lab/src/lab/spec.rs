@@ -20,6 +20,8 @@ pub(crate) struct LabSpec {
     pub(crate) outside: OutsideSpec,
     /// Names, if the lab has a DNS.
     pub(crate) names: Option<Names>,
+    /// Queues that each TAP has: as many workers can receive from a host.
+    pub(crate) queues: usize,
 }
 
 impl LabSpec {

@@ -195,6 +195,7 @@ impl LiveNetwork {
         let draft = self.net.draft(next)?;
         let (before, after) = (self.net.plan()?, self.net.plan_of(&draft)?);
         let mut spec = LabSpec::of(draft.model(), draft.snapshot(), &after.pods);
+        spec.queues = self.spec.queues;
         if let Some(dns) = &dns {
             dns.furnish(&mut spec, draft.model(), draft.addressing(), &after.pods);
         }

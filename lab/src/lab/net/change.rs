@@ -111,7 +111,7 @@ impl LabNet {
         if !homes.is_empty() {
             self.make(homes)?;
         }
-        let mut all = set_up_all(&new, &self.homes[first..], progress)?;
+        let mut all = set_up_all(&new, &self.homes[first..], to.queues, progress)?;
         for new in &to.endpoints {
             let Some(old) = before.get(&*new.name).filter(|old| **old != new) else { continue };
             all.push(self.adapt_endpoint(transition, old, new)?);

@@ -11,7 +11,7 @@ use std::{fs, net::TcpStream, ops::ControlFlow, process::Command};
 use supernet_control::model::Protocol;
 
 fn spec(endpoints: Vec<EndpointSpec>) -> LabSpec {
-    LabSpec { endpoints, outside: OutsideSpec::default(), names: None }
+    LabSpec { endpoints, outside: OutsideSpec::default(), names: None, queues: 1 }
 }
 
 fn prepare(net: &mut LabNet, from: &LabSpec, to: &LabSpec) -> Result<(), LabError> {

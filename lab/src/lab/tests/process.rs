@@ -24,7 +24,7 @@ fn spec() -> LabSpec {
     let mut host = endpoint("shop/web-0", 1, &["10.0.0.2/28"], &["10.0.0.1"]);
     let serve = vec![(Protocol::Sctp, 3868), (Protocol::Tcp, 9100), (Protocol::Tcp, 80)];
     host.hosted.push(HostedPod { name: "shop/agent".to_owned(), workload: None, serve, dns: Vec::new() });
-    LabSpec { endpoints: vec![host], outside: OutsideSpec::default(), names: None }
+    LabSpec { endpoints: vec![host], outside: OutsideSpec::default(), names: None, queues: 1 }
 }
 
 /// TAPs on no network.
