@@ -195,6 +195,11 @@ impl Capture {
         rows.filter(|(_, count)| *count != Captured::default()).collect()
     }
 
+    /// Ends it: workers tell no more from their next poll on. What waits can still be read.
+    pub fn stop(&self) {
+        self.tap.closed.store(true, Ordering::Relaxed);
+    }
+
     /// How many workers have begun: each does when it is polled next.
     pub fn begun(&self) -> usize {
         self.tap.begun.load(Ordering::Acquire)
@@ -203,7 +208,7 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        self.tap.closed.store(true, Ordering::Relaxed);
+        self.stop();
     }
 }
 
@@ -262,7 +267,7 @@ impl Tap {
 
     /// Takes a record, whose data is `data`, if it is wanted. Never waits.
     pub(crate) fn offer(&self, record: &Record, data: &[u8]) {
-        if !self.wants(record) {
+        if self.is_closed() || !self.wants(record) {
             return;
         }
         let data = &data[..data.len().min(self.filter.snaplen)];

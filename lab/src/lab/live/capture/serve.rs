@@ -1,0 +1,289 @@
+//! The lab's side of captures: each has a thread and a connection of its own.
+
+use super::{
+    stream::{self, Count, End, Interface, Item},
+    words,
+};
+use crate::lab::{
+    error::LabError,
+    live::{socket::Stream, wire},
+    netns,
+    spec::{self, LabSpec, OUTSIDE},
+};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write},
+    os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+use supernet::{
+    Running,
+    capture::{Capture, Filter, Limits, Stage, Stages, UnknownStage},
+};
+use supernet_dataplane::{id::PortId, snapshot::Names};
+
+/// Captures at a time. Each may have [`Limits::default`] of memory.
+const MOST: usize = 8;
+
+/// How long one waits for packets, or for its client to take some, before it looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long it is waited for workers to begin: they sleep at most this long.
+const BEGIN: Duration = Duration::from_millis(200);
+
+/// Bytes that are written at once, about.
+const CHUNK: usize = 256 << 10;
+
+/// Why there is no capture.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::lab) enum CaptureError {
+    #[error(transparent)]
+    Port(#[from] LabError),
+    #[error(transparent)]
+    Stage(#[from] UnknownStage),
+    #[error("{MOST} captures of this lab go on already: end one of them (Ctrl-C) before another is begun")]
+    TooMany,
+}
+
+/// The captures of a lab. Dropping them ends them, and waits for that.
+#[derive(Debug, Default)]
+pub(in crate::lab) struct Captures {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Captures {
+    /// Begins one: what is answered, and what becomes of the connection then.
+    ///
+    /// # Errors
+    /// See [`CaptureError`].
+    pub(in crate::lab) fn begin(
+        &mut self,
+        lab: &str,
+        net: &Running,
+        spec: &LabSpec,
+        ask: &wire::Capture,
+    ) -> Result<(Vec<Interface>, Stream), CaptureError> {
+        self.threads.retain(|thread| !thread.is_finished());
+        if self.threads.len() >= MOST {
+            return Err(CaptureError::TooMany);
+        }
+        let snapshot = net.snapshot();
+        let ports = ports(lab, spec, &snapshot.names, &ask.ports)?;
+        let stages = ask.stages.iter().map(|name| name.parse::<Stage>()).collect::<Result<Stages, _>>()?;
+        let describer = Describer::of(lab, spec);
+        let mut interfaces: Vec<Interface> = match &ports {
+            Some(ports) => ports.keys().map(|name| describer.interface(name)).collect(),
+            None => snapshot.names.ports.values().map(|name| describer.interface(name)).collect(),
+        };
+        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        let filter = Filter {
+            ports: ports.map(|ports| ports.into_values().collect()),
+            drops: ask.drops,
+            stages,
+            snaplen: ask.snaplen.map_or(usize::MAX, |bytes| bytes as usize),
+        };
+        let capture = net.capture(filter, Limits::default());
+        let (deadline, workers) = (Instant::now() + BEGIN, net.dataplane().state().config.workers);
+        while capture.begun() < workers && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let known = interfaces.iter().map(|i| i.name.clone()).collect();
+        let server = Server {
+            capture,
+            origin: net.origin(),
+            describer,
+            known,
+            names: snapshot.names.clone(),
+            stop: self.stop.clone(),
+            chunk: Vec::with_capacity(CHUNK),
+        };
+        // The thread waits for the connection, so that who holds this can wait for the thread.
+        let (give, take) = std::sync::mpsc::channel();
+        let begun = thread::Builder::new().name("capture".to_owned()).spawn(move || {
+            if let Ok(stream) = take.recv() {
+                server.run(stream);
+            }
+        });
+        let thread = begun.map_err(|source| LabError::System {
+            place: format!("lab {lab}"),
+            what: "start a thread for the capture",
+            source,
+        })?;
+        self.threads.push(thread);
+        Ok((interfaces, Box::new(move |stream| _ = give.send(stream))))
+    }
+}
+
+impl Drop for Captures {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The ports that are meant, by name; `None`: all.
+fn ports(
+    lab: &str,
+    spec: &LabSpec,
+    names: &Names,
+    wanted: &[String],
+) -> Result<Option<BTreeMap<String, PortId>>, LabError> {
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let ids: BTreeMap<&str, PortId> = names.ports.iter().map(|(id, name)| (name.as_str(), *id)).collect();
+    // Who can be named, and by which port it is reached.
+    let mut hosts: Vec<(&str, Option<&str>, &str)> = Vec::new();
+    for e in &spec.endpoints {
+        hosts.push((&e.name, e.workload.as_deref(), &e.name));
+        hosts.extend(e.hosted.iter().map(|h| (&*h.name, h.workload.as_deref(), &*e.name)));
+    }
+    hosts.push((OUTSIDE, None, OUTSIDE));
+    let uplinks: Vec<&str> = ids.keys().copied().filter(|name| name.starts_with("uplink/")).collect();
+    hosts.extend(uplinks.iter().map(|name| (*name, None, *name)));
+    let mut found = BTreeMap::new();
+    for target in wanted {
+        let named = hosts.iter().any(|(name, ..)| name == target);
+        let of_workload: Vec<&str> =
+            hosts.iter().filter(|(_, workload, _)| *workload == Some(target)).map(|h| h.2).collect();
+        let ports = if !named && !of_workload.is_empty() {
+            of_workload
+        } else {
+            let at = spec::resolve(lab, hosts.iter().map(|(name, ..)| (*name, None)), target)?;
+            if hosts[at].2 == OUTSIDE { uplinks.clone() } else { vec![hosts[at].2] }
+        };
+        let ports = ports.into_iter().filter_map(|name| Some((name.to_owned(), *ids.get(name)?)));
+        found.extend(ports);
+    }
+    Ok(Some(found))
+}
+
+/// Knows what is on the other side of ports.
+struct Describer {
+    lab: String,
+    /// Names of uplinks, in the order of the outside's devices.
+    uplinks: Vec<String>,
+}
+
+impl Describer {
+    fn of(lab: &str, spec: &LabSpec) -> Self {
+        let uplinks = spec.outside.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        Self { lab: lab.to_owned(), uplinks }
+    }
+
+    fn interface(&self, name: &str) -> Interface {
+        let uplink = name.strip_prefix("uplink/");
+        let uplink = uplink.and_then(|name| self.uplinks.iter().position(|uplink| uplink == name));
+        let (host, device) = match uplink {
+            Some(at) => (OUTSIDE, format!("up{at}")),
+            None => (name, "eth0".to_owned()),
+        };
+        let description = format!("TAP {device} in network namespace {}", netns::name(&self.lab, host));
+        Interface { name: name.to_owned(), description }
+    }
+}
+
+/// Serves one capture.
+struct Server {
+    capture: Capture,
+    origin: SystemTime,
+    describer: Describer,
+    /// Ports that the client knows.
+    known: BTreeSet<String>,
+    /// The newest names that were seen.
+    names: Arc<Names>,
+    stop: Arc<AtomicBool>,
+    chunk: Vec<u8>,
+}
+
+impl Server {
+    /// Until the client has enough, or the lab ends.
+    fn run(mut self, stream: UnixStream) {
+        // Nobody is there to be told what goes wrong but the client, and that is gone then.
+        let _ = self.serve(&stream);
+    }
+
+    fn serve(&mut self, stream: &UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(LOOK))?;
+        loop {
+            if let Some(record) = self.capture.next_within(LOOK) {
+                self.put(&record);
+                self.fill();
+            }
+            self.send(stream)?;
+            let lab_ends = self.stop.load(Ordering::Relaxed);
+            if lab_ends || has_spoken(stream) {
+                self.capture.stop();
+                // What was captured until now.
+                while let Some(record) = self.capture.next() {
+                    self.put(&record);
+                    self.fill();
+                    self.send(stream)?;
+                }
+                let ports = self.counts();
+                stream::write(&Item::End(End { ports, lab_ends }), &[], &mut self.chunk);
+                return self.send(stream);
+            }
+        }
+    }
+
+    /// Takes as many records as are written at once.
+    fn fill(&mut self) {
+        while self.chunk.len() < CHUNK
+            && let Some(record) = self.capture.next()
+        {
+            self.put(&record);
+        }
+    }
+
+    fn put(&mut self, record: &supernet::capture::Record) {
+        let note = words::note(record, self.origin);
+        if !Arc::ptr_eq(&self.names, &record.names) {
+            self.names = record.names.clone();
+        }
+        if !self.known.contains(&note.port) {
+            let interface = self.describer.interface(&note.port);
+            stream::write(&Item::Interface(interface), &[], &mut self.chunk);
+            self.known.insert(note.port.clone());
+        }
+        stream::write(&Item::Packet(note), &record.data, &mut self.chunk);
+    }
+
+    fn counts(&self) -> BTreeMap<String, Count> {
+        let name = |id: PortId| self.names.ports.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"));
+        let count = |c: supernet::capture::Captured| Count { recorded: c.recorded, missed: c.missed };
+        self.capture.counts().into_iter().map(|(id, c)| (name(id), count(c))).collect()
+    }
+
+    /// Writes what there is. A client that does not read is waited for as long as the lab runs.
+    fn send(&mut self, mut stream: &UnixStream) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < self.chunk.len() {
+            match stream.write(&self.chunk[sent..]) {
+                Ok(n) => sent += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !self.stop.load(Ordering::Relaxed) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.chunk.clear();
+        Ok(())
+    }
+}
+
+/// Whether a client has said something, or closed its side: there is nothing to be said but that it has enough.
+fn has_spoken(stream: &UnixStream) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)), Ok(1..))
+}
