@@ -24,7 +24,7 @@ use std::{
 };
 use supernet::{
     Running,
-    capture::{Capture, Filter, Limits, Stage, Stages, UnknownStage},
+    capture::{Capture, Filter, Limits, Record, Stage, Stages, UnknownStage},
 };
 use supernet_dataplane::{id::PortId, snapshot::Names};
 
@@ -39,6 +39,13 @@ const BEGIN: Duration = Duration::from_millis(200);
 
 /// Bytes that are written at once, about.
 const CHUNK: usize = 256 << 10;
+
+/// How long a record waits for older ones: workers tell of theirs one after the other.
+const HOLD: Duration = Duration::from_millis(5);
+
+/// Records that wait so, and bytes of them.
+const HELD: usize = 16 << 10;
+const HELD_BYTES: usize = 16 << 20;
 
 /// Why there is no capture.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +109,8 @@ impl Captures {
             known,
             names: snapshot.names.clone(),
             stop: self.stop.clone(),
+            held: Vec::new(),
+            held_bytes: 0,
             chunk: Vec::with_capacity(CHUNK),
         };
         // The thread waits for the connection, so that who holds this can wait for the thread.
@@ -203,6 +212,9 @@ struct Server {
     /// The newest names that were seen.
     names: Arc<Names>,
     stop: Arc<AtomicBool>,
+    /// In order of time but for those that came last.
+    held: Vec<Record>,
+    held_bytes: usize,
     chunk: Vec<u8>,
 }
 
@@ -217,19 +229,20 @@ impl Server {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(LOOK))?;
         loop {
-            if let Some(record) = self.capture.next_within(LOOK) {
-                self.put(&record);
+            let wait = if self.held.is_empty() { LOOK } else { HOLD };
+            if let Some(record) = self.capture.next_within(wait) {
+                self.hold(record);
                 self.fill();
             }
-            self.send(stream)?;
+            let now = SystemTime::now().duration_since(self.origin).unwrap_or_default();
+            let until = supernet::Instant::ZERO + now.saturating_sub(HOLD);
+            self.release(Some(until), stream)?;
             let lab_ends = self.stop.load(Ordering::Relaxed);
             if lab_ends || has_spoken(stream) {
                 self.capture.stop();
                 // What was captured until now.
-                while let Some(record) = self.capture.next() {
-                    self.put(&record);
-                    self.fill();
-                    self.send(stream)?;
+                while self.fill() {
+                    self.release(None, stream)?;
                 }
                 let ports = self.counts();
                 stream::write(&Item::End(End { ports, lab_ends }), &[], &mut self.chunk);
@@ -238,16 +251,43 @@ impl Server {
         }
     }
 
-    /// Takes as many records as are written at once.
-    fn fill(&mut self) {
-        while self.chunk.len() < CHUNK
-            && let Some(record) = self.capture.next()
-        {
-            self.put(&record);
-        }
+    fn hold(&mut self, record: Record) {
+        self.held_bytes += record.data.len();
+        self.held.push(record);
     }
 
-    fn put(&mut self, record: &supernet::capture::Record) {
+    fn is_full(&self) -> bool {
+        self.held.len() >= HELD || self.held_bytes >= HELD_BYTES
+    }
+
+    /// Takes the records that wait. Whether any are held now.
+    fn fill(&mut self) -> bool {
+        while !self.is_full()
+            && let Some(record) = self.capture.next()
+        {
+            self.hold(record);
+        }
+        !self.held.is_empty()
+    }
+
+    /// Sends records on in order: those until a time, or all if there are too many.
+    fn release(&mut self, until: Option<supernet::Instant>, stream: &UnixStream) -> io::Result<()> {
+        self.held.sort_by_key(|record| record.at);
+        let until = until.filter(|_| !self.is_full());
+        let count = until.map_or(self.held.len(), |until| self.held.partition_point(|r| r.at <= until));
+        let mut held = std::mem::take(&mut self.held);
+        for record in held.drain(..count) {
+            self.held_bytes -= record.data.len();
+            self.put(&record);
+            if self.chunk.len() >= CHUNK {
+                self.send(stream)?;
+            }
+        }
+        self.held = held;
+        self.send(stream)
+    }
+
+    fn put(&mut self, record: &Record) {
         let note = words::note(record, self.origin);
         if !Arc::ptr_eq(&self.names, &record.names) {
             self.names = record.names.clone();

@@ -56,6 +56,9 @@ pub(super) fn note(record: &Record, origin: SystemTime) -> Note {
     note
 }
 
+/// How rules of the Supervisor's posture are called, which decides where no policy does.
+const POSTURE: &str = "posture ";
+
 impl Note {
     /// What became of the packet, in a sentence without end.
     pub(super) fn sentence(&self) -> String {
@@ -68,7 +71,7 @@ impl Note {
             Fate::Dropped => text += &format!("dropped: {because}"),
             Fate::Consumed => text += &format!("consumed: {because}"),
             Fate::Answered => {
-                let by = if self.stages.iter().any(|s| s == "gateway") { "gateway" } else { "segment" };
+                let by = if self.has_stage("gateway") { "gateway" } else { "segment" };
                 text += &format!("answered by the {by}");
             }
             Fate::Held => text += "held until the first fragment of its packet comes",
@@ -77,7 +80,6 @@ impl Note {
                 None => text += "from the network itself",
             },
         }
-        let is_drop = self.meaning.is_some();
         match &self.dropped_at {
             // Where it is seen is where it was dropped.
             Some(at) if *at == self.port => {}
@@ -85,12 +87,18 @@ impl Note {
             Some(at) => _ = write!(text, "; came from {at}"),
             None => {}
         }
-        if !self.rules.is_empty() {
-            let verb = if is_drop { "denied" } else { "allowed" };
-            _ = write!(text, "; {verb} by {}", self.rules.join(" and "));
-        }
-        if let Some(server) = &self.server {
-            _ = write!(text, "; server {server}");
+        if self.reason.is_some() {
+            let rule = |rule: &String| match rule.strip_prefix(POSTURE) {
+                Some(_) => "the Supervisor's posture, as no policy selects it".to_owned(),
+                None => rule.clone(),
+            };
+            list(&mut text, "; denied by ", self.rules.iter().map(rule));
+        } else if self.verdict == Fate::Forwarded && self.has_stage("commit") {
+            text += "; new connection";
+            list(&mut text, ", server ", self.server.iter().cloned());
+            // Most connections meet nothing but postures, on one side at least.
+            let rules = self.rules.iter().filter(|rule| !rule.starts_with(POSTURE));
+            list(&mut text, ", allowed by ", rules.cloned());
         }
         text
     }
@@ -100,17 +108,30 @@ impl Note {
         let mut text = self.sentence();
         if let Some(reason) = &self.reason {
             _ = write!(text, "; reason {reason}");
+        } else {
+            list(&mut text, "; rules ", self.rules.iter().cloned());
         }
-        if !self.stages.is_empty() {
-            _ = write!(text, "; stages {}", self.stages.join(", "));
-        }
+        list(&mut text, "; server ", self.server.iter().cloned());
+        list(&mut text, "; stages ", self.stages.iter().cloned());
         if let Some(bytes) = self.segment_bytes {
             _ = write!(text, "; to be segmented, {bytes} bytes of payload each");
         }
         if self.checksum_undone {
-            text += "; its sender left the checksum undone, here it is computed";
+            text += "; checksum left undone by the sender, and done here";
         }
         text
+    }
+
+    fn has_stage(&self, name: &str) -> bool {
+        self.stages.iter().any(|stage| stage == name)
+    }
+}
+
+/// Appends words and what they are about, unless that is nothing.
+fn list(text: &mut String, words: &str, items: impl Iterator<Item = String>) {
+    let items: Vec<String> = items.collect();
+    if !items.is_empty() {
+        _ = write!(text, "{words}{}", items.join(", "));
     }
 }
 
@@ -128,12 +149,18 @@ mod tests {
     fn a_note_is_a_sentence() {
         let port = || "shop/web".to_owned();
         let mut note = Note { port: port(), to: vec!["shop/db".to_owned()], ..Note::default() };
-        assert_eq!(note.sentence(), "to shop/db");
-        note.rules = vec!["shop/open egress[0]".to_owned(), "shop/db ingress[1]".to_owned()];
+        note.rules = vec!["posture egress".to_owned(), "shop/db ingress[1]".to_owned()];
         note.server = Some("shop/db:80/TCP".to_owned());
+        assert_eq!(note.sentence(), "to shop/db");
+        note.stages = vec!["commit".to_owned()];
         assert_eq!(
             note.sentence(),
-            "to shop/db; allowed by shop/open egress[0] and shop/db ingress[1]; server shop/db:80/TCP"
+            "to shop/db; new connection, server shop/db:80/TCP, allowed by shop/db ingress[1]"
+        );
+        assert!(
+            note.comment().ends_with(
+                "; rules posture egress, shop/db ingress[1]; server shop/db:80/TCP; stages commit"
+            )
         );
         let denied = DropReason::IngressDenied;
         let note = Note {
