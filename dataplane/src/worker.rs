@@ -461,7 +461,7 @@ impl Worker {
                     before = lower(port, frames, offloads);
                 }
                 if let Some(watch) = watch {
-                    watch.leaves(frames);
+                    watch.leaves(port, frames);
                 }
                 if sender.transmit(frames).is_err() {
                     senders[port.index()] = None;

@@ -32,6 +32,7 @@ use crate::{
     snapshot::Names,
     time::{Duration, Instant},
     verdict::DropReason,
+    wire::offload,
 };
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::{
@@ -265,7 +266,16 @@ impl Tap {
         self.filter.snaplen
     }
 
-    /// Takes a record, whose data is `data`, if it is wanted. Never waits.
+    /// Whether it may want what goes on through a port.
+    pub(crate) fn follows(&self, port: PortId) -> bool {
+        !self.filter.drops && self.has(port)
+    }
+
+    fn has(&self, port: PortId) -> bool {
+        self.filter.ports.as_ref().is_none_or(|ports| ports.binary_search(&port).is_ok())
+    }
+
+    /// Takes a record of a frame that begins with `data`, if it is wanted. Never waits.
     pub(crate) fn offer(&self, record: &Record, data: &[u8]) {
         if self.is_closed() || !self.wants(record) {
             return;
@@ -273,7 +283,13 @@ impl Tap {
         let data = &data[..data.len().min(self.filter.snaplen)];
         let row = self.rows.at(record.port.index());
         let waiting = self.waiting.fetch_add(data.len(), Ordering::Relaxed);
-        let record = || Record { data: data.to_vec(), ..record.clone() };
+        let record = || {
+            let mut data = data.to_vec();
+            if let Some(left) = record.offload.filter(|_| data.len() == record.len) {
+                offload::complete(&mut data, left);
+            }
+            Record { data, ..record.clone() }
+        };
         // Not to copy what there is no room for.
         let fits = waiting + data.len() <= self.most_bytes && !self.records.is_full();
         if fits && self.records.try_send(record()).is_ok() {
@@ -285,17 +301,14 @@ impl Tap {
     }
 
     fn wants(&self, record: &Record) -> bool {
-        let Filter { ports, drops, stages, .. } = &self.filter;
+        let Filter { drops, stages, .. } = &self.filter;
         let dropped_at = match record.verdict {
             Verdict::Dropped { at, .. } => at,
             _ if *drops => return false,
             _ => None,
         };
-        let is_of = |ports: &[PortId]| {
-            let has = |port: PortId| ports.binary_search(&port).is_ok();
-            has(record.port) || dropped_at.is_some_and(has)
-        };
-        (stages.is_empty() || record.stages.meets(*stages)) && ports.as_deref().is_none_or(is_of)
+        (stages.is_empty() || record.stages.meets(*stages))
+            && (self.has(record.port) || dropped_at.is_some_and(|at| self.has(at)))
     }
 }
 

@@ -80,9 +80,14 @@ impl Snap {
     fn take(&mut self, frame: &Frame, most: usize) {
         (self.len, self.offload) = (frame.len(), frame.offload());
         self.bytes.clear();
-        self.bytes.extend_from_slice(&frame.bytes()[..frame.len().min(most)]);
-        if let Some(left) = self.offload.filter(|_| self.bytes.len() == self.len) {
-            offload::complete(&mut self.bytes, left);
+        self.go_on(frame, most);
+    }
+
+    /// Copies on from where it ends.
+    fn go_on(&mut self, frame: &Frame, most: usize) {
+        let end = frame.len().min(most);
+        if let Some(rest) = frame.bytes().get(self.bytes.len()..end) {
+            self.bytes.extend_from_slice(rest);
         }
     }
 
@@ -114,6 +119,9 @@ struct Handed {
     copy: Snap,
     known: Known,
 }
+
+/// Bytes from a frame's start on, beyond which nothing is rewritten: headers, and the headers that an ICMP error quotes.
+const REWRITTEN: usize = 256;
 
 /// Where a frame lies.
 fn place(frame: &Frame) -> usize {
@@ -177,9 +185,16 @@ impl Watch {
         self.taps.iter().map(|tap| tap.snaplen()).max().unwrap_or(0)
     }
 
+    /// Whether somebody may want what goes on through one of these ports.
+    fn follows(&self, ports: &[PortId]) -> bool {
+        self.taps.iter().any(|tap| ports.iter().any(|port| tap.follows(*port)))
+    }
+
     fn arrives(&self, frame: &Frame, port: PortId) {
         let mut current = self.current.borrow_mut();
-        current.copy.take(frame, self.most());
+        // Of what is told only if it is dropped, no more need be copied than may be rewritten before.
+        let most = if self.follows(&[port]) { self.most() } else { self.most().min(REWRITTEN) };
+        current.copy.take(frame, most);
         let current = &mut *current;
         (current.port, current.place) = (Some(port), place(frame));
         current.packet = wire::parse(frame.bytes()).ok();
@@ -194,6 +209,7 @@ impl Watch {
             let mut current = self.current.borrow_mut();
             if current.port.is_some() && current.place == place(frame) && current.fate.is_none() {
                 current.fate = Some(Fate::Dropped(reason));
+                current.copy.go_on(frame, self.most());
                 return;
             }
             current.rule
@@ -219,7 +235,7 @@ impl Watch {
 
     fn tell_lost(&self, port: PortId, known: &Known, copy: &Snap, count: u64) {
         let reason = DropReason::NoBuffer;
-        let known = Known { stages: known.stages.with(Stage::of_drop(reason, false)), ..known.clone() };
+        let known = Known { stages: Stages::NONE.with(Stage::of_drop(reason, false)), ..known.clone() };
         for _ in 0..count {
             let verdict = Verdict::Dropped { reason, at: known.from };
             self.emit(port, Direction::Out, verdict, &known, copy, false);
@@ -266,6 +282,10 @@ impl Watch {
             }
         });
         let mut known = Known { from: Some(port), ..Known::default() };
+        if current.fate.is_none() && !self.follows(&[port]) && !self.follows(&to) {
+            self.leaving.borrow_mut().extend(went.into_iter().map(|place| (place, known.clone())));
+            return;
+        }
         let meta = current.packet.as_ref().and_then(|packet| self.session(state, packet, port));
         let key = meta.and_then(|meta| state.tallies.key(meta.tally));
         let verdict = match current.fate {
@@ -459,8 +479,8 @@ impl Watch {
 
     /// A port is about to be handed these frames.
     #[cold]
-    pub(crate) fn leaves(&self, frames: &[Frame]) {
-        let most = self.most();
+    pub(crate) fn leaves(&self, port: PortId, frames: &[Frame]) {
+        let most = if self.follows(&[port]) { self.most() } else { 0 };
         let mut leaving = self.leaving.borrow_mut();
         let handed = frames.iter().map(|frame| Handed {
             copy: Snap::of(frame, most),
@@ -473,17 +493,19 @@ impl Watch {
     #[cold]
     pub(crate) fn left(&self, port: PortId, frames: &[Frame]) {
         if self.handed.borrow().is_empty() {
-            self.leaves(frames);
+            self.leaves(port, frames);
         }
         let mut handed = self.handed.borrow_mut();
         let taken = handed.len().saturating_sub(frames.len());
-        for (n, Handed { copy, mut known }) in handed.drain(..).enumerate() {
-            let verdict = if n < taken {
-                Verdict::Sent { from: known.from }
-            } else {
-                let reason = DropReason::PortFull;
-                known.stages = known.stages.with(Stage::of_drop(reason, false));
-                Verdict::Dropped { reason, at: known.from }
+        for (n, Handed { mut copy, mut known }) in handed.drain(..).enumerate() {
+            let verdict = match n.checked_sub(taken).and_then(|n| frames.get(n)) {
+                None => Verdict::Sent { from: known.from },
+                Some(frame) => {
+                    let reason = DropReason::PortFull;
+                    copy.go_on(frame, self.most());
+                    known.stages = Stages::NONE.with(Stage::of_drop(reason, false));
+                    Verdict::Dropped { reason, at: known.from }
+                }
             };
             self.emit(port, Direction::Out, verdict, &known, &copy, false);
         }

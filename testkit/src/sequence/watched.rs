@@ -1,4 +1,4 @@
-//! A capture that comes and goes while a sequence plays: it must see what counters count, and change nothing.
+//! Captures that come and go while a sequence plays: they must see what counters count, and change nothing.
 
 use super::packets::Frames;
 use std::collections::BTreeMap;
@@ -10,9 +10,22 @@ use supernet_dataplane::{
     worker::Dataplane,
 };
 
-/// How many events it lasts, and how many it is away for.
-const LASTS: usize = 5;
-const IS_AWAY: usize = 2;
+/// The port of which one of them tells alone.
+const PORT: PortId = PortId(1);
+
+/// How many events each of [`Phase`] lasts.
+const LASTS: usize = 3;
+
+/// Which captures go on. Workers do less where only some frames may be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    All,
+    Drops,
+    OfPort,
+    None,
+}
+
+const PHASES: [Phase; 4] = [Phase::All, Phase::Drops, Phase::OfPort, Phase::None];
 
 /// What a capture must come to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -56,28 +69,74 @@ impl Sum {
         counts[at] += 1;
         counts[at + 1] += record.len as u64;
     }
+
+    /// What a capture of this kind can know.
+    fn known_to(&mut self, phase: Phase) {
+        match phase {
+            Phase::Drops => self.ports.clear(),
+            Phase::OfPort => {
+                self.drops.clear();
+                self.ports.retain(|port, _| *port == PORT);
+            }
+            Phase::All | Phase::None => {}
+        }
+    }
 }
 
-/// A capture of one side.
+/// The port on its way from or to which a frame was dropped, if that is known.
+fn dropped_at(record: &Record) -> Option<PortId> {
+    match record.verdict {
+        Verdict::Dropped { at, .. } => at,
+        _ => None,
+    }
+}
+
+/// What is told of a frame, whatever the filter.
+fn told(record: &Record) -> (PortId, Direction, &Verdict, (bool, usize, &[u8])) {
+    (record.port, record.direction, &record.verdict, (record.late, record.len, &record.data))
+}
+
+/// Captures of one side.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
-    capture: Option<(Capture, Counters)>,
-    seen: Sum,
+    going_on: Option<GoingOn>,
     events: usize,
 }
 
+#[derive(Debug)]
+struct GoingOn {
+    phase: Phase,
+    capture: Capture,
+    /// While all is told, each of these must tell its part of it.
+    parts: Vec<(Phase, Capture)>,
+    /// What was counted before.
+    before: Counters,
+    seen: Sum,
+}
+
 impl Watched {
-    /// Before an event: begins or ends.
+    /// Before an event: begins and ends.
     pub(super) fn turn(&mut self, dataplane: &Dataplane) {
-        let at = self.events % (LASTS + IS_AWAY);
-        self.events += 1;
-        if at == 0 {
-            let capture = dataplane.capture(Filter::default(), Limits::default());
-            self.capture = Some((capture, dataplane.counters()));
-            self.seen = Sum::default();
-        } else if at == LASTS {
-            self.capture = None;
+        let phase = PHASES[self.events / LASTS % PHASES.len()];
+        if self.events.is_multiple_of(LASTS) {
+            let capture = |phase| {
+                let filter = match phase {
+                    Phase::All | Phase::None => Filter::default(),
+                    Phase::Drops => Filter { drops: true, ..Filter::default() },
+                    Phase::OfPort => Filter { ports: Some(vec![PORT]), ..Filter::default() },
+                };
+                dataplane.capture(filter, Limits::default())
+            };
+            let parts = if phase == Phase::All { &[Phase::Drops, Phase::OfPort][..] } else { &[] };
+            self.going_on = (phase != Phase::None).then(|| GoingOn {
+                phase,
+                capture: capture(phase),
+                parts: parts.iter().map(|part| (*part, capture(*part))).collect(),
+                before: dataplane.counters(),
+                seen: Sum::default(),
+            });
         }
+        self.events += 1;
     }
 
     /// After an event: compares what was captured with what was counted, what went in and what came out.
@@ -87,10 +146,17 @@ impl Watched {
         came: &Frames,
         left: &Frames,
     ) -> Result<(), String> {
-        let Some((capture, before)) = &self.capture else { return Ok(()) };
+        let Some(GoingOn { phase, capture, parts, before, seen }) = &mut self.going_on else {
+            return Ok(());
+        };
+        let phase = *phase;
+        let records: Vec<Record> = std::iter::from_fn(|| capture.next()).collect();
+        for (part, capture) in parts {
+            is_part(*part, capture, &records)?;
+        }
         let (mut ins, mut outs) = (came.clone(), left.clone());
-        while let Some(record) = capture.next() {
-            self.seen.add(&record);
+        for record in &records {
+            seen.add(record);
             let frame = (record.port.0, record.data.clone());
             let expected = match (record.direction, &record.verdict) {
                 (Direction::In, _) if !record.late => &mut ins,
@@ -99,19 +165,37 @@ impl Watched {
             };
             match expected.iter().position(|one| *one == frame) {
                 Some(at) => drop(expected.swap_remove(at)),
-                None => return Err(format!("captured, but neither came nor left: {record:?}")),
+                None => return Err(format!("captured, but neither came nor left: {:?}", told(record))),
             }
         }
-        if !outs.is_empty() {
+        if !outs.is_empty() && phase == Phase::All {
             return Err(format!("left, but were not captured: {outs:?}"));
         }
         if let Some((port, missed)) = capture.counts().iter().find(|(_, count)| count.missed > 0) {
             return Err(format!("there is room, but {missed:?} of {port:?}"));
         }
-        let counted = Sum::of(&dataplane.counters()).since(before);
-        if self.seen != counted {
-            return Err(format!("captured {:?}, but counted {counted:?}", self.seen));
+        let mut counted = Sum::of(&dataplane.counters()).since(before);
+        counted.known_to(phase);
+        seen.known_to(phase);
+        if *seen != counted {
+            return Err(format!("{phase:?}: captured {seen:?}, but counted {counted:?}"));
         }
         Ok(())
     }
+}
+
+/// Whether a capture has told its part of what was told.
+fn is_part(part: Phase, capture: &Capture, whole: &[Record]) -> Result<(), String> {
+    let is_of_part = |record: &&Record| match part {
+        Phase::Drops => record.dropped().is_some(),
+        _ => record.port == PORT || dropped_at(record) == Some(PORT),
+    };
+    let mut expected = whole.iter().filter(is_of_part);
+    while let Some(record) = capture.next() {
+        let expected = expected.next().map(told);
+        if Some(told(&record)) != expected {
+            return Err(format!("{part:?}: tells {:?}, not {expected:?}", told(&record)));
+        }
+    }
+    expected.next().map_or(Ok(()), |record| Err(format!("{part:?}: does not tell {:?}", told(record))))
 }
