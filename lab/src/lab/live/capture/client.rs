@@ -31,7 +31,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 enum PcapError {
     #[error("lab {lab} ended the capture without a word ({why}); what came before is written")]
     Broken { lab: String, why: io::Error },
-    #[error("{place}: {source}; what came before is there, as far as it could be written")]
+    #[error("can't write {place}: {source}")]
     Write { place: String, source: io::Error },
     #[error("{0}")]
     Sink(String),
