@@ -291,8 +291,8 @@ fn allowed_and_denied_are_in_the_file_with_who_decided() {
     assert_eq!(to(delivered), "10.244.0.3");
     assert!(delivered.comment.starts_with("from shop/db;"), "{}", delivered.comment);
     let denied = file.syns("shop/web", true).into_iter().find(|p| to(p) == "10.244.0.2").unwrap();
-    let why = "dropped: denied by the firewall in front of its destination (shop/db); denied by shop/closed \
-               isolation; reason IngressDenied; stages dfw-ingress";
+    let why =
+        "dropped in front of shop/db by shop/closed isolation; reason IngressDenied; stages dfw-ingress";
     assert!(denied.comment.starts_with(why), "{}", denied.comment);
     // What leaves undone checksums has them done.
     for packet in &file.packets {
@@ -305,8 +305,8 @@ fn allowed_and_denied_are_in_the_file_with_who_decided() {
     }
     // Lines: what was denied, and nothing that was not.
     let lines = text(&ended[1].1);
-    assert!(lines.lines().all(|l| l.contains("dropped: ") || l.contains("consumed: ")), "{lines}");
-    assert!(lines.contains("denied by shop/closed isolation"), "{lines}");
+    assert!(lines.lines().all(|l| l.contains("dropped") || l.contains("consumed: ")), "{lines}");
+    assert!(lines.contains("dropped in front of shop/db by shop/closed isolation"), "{lines}");
     assert!(!lines.contains('\u{1b}'), "no colours in a pipe");
     // JSON: of one port from either side, and what was denied in front of it.
     let json: Vec<Value> =

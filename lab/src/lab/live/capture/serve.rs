@@ -102,9 +102,12 @@ impl Captures {
             thread::sleep(Duration::from_millis(1));
         }
         let known = interfaces.iter().map(|i| i.name.clone()).collect();
+        let (now, origin) = (Instant::now(), net.origin());
+        let uptime = SystemTime::now().duration_since(origin).unwrap_or_default();
         let server = Server {
             capture,
-            origin: net.origin(),
+            origin,
+            began: now.checked_sub(uptime).unwrap_or(now),
             describer,
             known,
             names: snapshot.names.clone(),
@@ -206,6 +209,8 @@ impl Describer {
 struct Server {
     capture: Capture,
     origin: SystemTime,
+    /// The same, by a clock that nobody sets.
+    began: Instant,
     describer: Describer,
     /// Ports that the client knows.
     known: BTreeSet<String>,
@@ -234,8 +239,7 @@ impl Server {
                 self.hold(record);
                 self.fill();
             }
-            let now = SystemTime::now().duration_since(self.origin).unwrap_or_default();
-            let until = supernet::Instant::ZERO + now.saturating_sub(HOLD);
+            let until = supernet::Instant::ZERO + self.began.elapsed().saturating_sub(HOLD);
             self.release(Some(until), stream)?;
             let lab_ends = self.stop.load(Ordering::Relaxed);
             if lab_ends || has_spoken(stream) {

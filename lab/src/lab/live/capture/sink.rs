@@ -164,7 +164,7 @@ impl<W: Write> Pcapng<W> {
         };
         self.writer.packet(&Packet {
             interface,
-            at: Duration::from_nanos(note.time),
+            at: Duration::from_micros(note.time_micros),
             direction: match note.direction {
                 Way::In => Direction::In,
                 Way::Out => Direction::Out,
@@ -222,7 +222,7 @@ fn line(note: &Note, summary: &Summary, width: usize, style: Style) -> String {
         Fate::Forwarded | Fate::Answered => style.green(&sentence),
         Fate::Consumed | Fate::Held | Fate::Sent => style.dim(&sentence),
     };
-    let time = style.dim(&time_of_day(note.time));
+    let time = style.dim(&time_of_day(note.time_micros));
     format!("{time}  {:width$}  {way}  {}  {sentence}\n", note.port, summary.summary)
 }
 
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_line_has_time_port_way_ends_and_verdict() {
         let note = Note {
-            time: 1_790_000_000_123_456_789,
+            time_micros: 1_790_000_000_123_456,
             port: "shop/web".to_owned(),
             to: vec!["shop/db".to_owned()],
             length: 60,

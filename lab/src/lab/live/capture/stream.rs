@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   {"interface":{"name":"shop/web-0","description":"..."}}
-//!   {"packet":{"time":1790000000000000000,"port":"shop/web-0","direction":"in",...,"length":1514,"bytes":96}}
+//!   {"packet":{"timeMicros":1790000000000000,"port":"shop/web-0","direction":"in",...,"length":1514,"bytes":96}}
 //!   ...96 bytes...
 //!   {"end":{"ports":{"shop/web-0":{"recorded":1,"missed":0}},"labEnds":false}}
 //! ```
@@ -41,8 +41,8 @@ pub(crate) struct Interface {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Note {
-    /// Nanoseconds since 1970.
-    pub(super) time: u64,
+    /// Microseconds since 1970.
+    pub(super) time_micros: u64,
     pub(super) port: String,
     pub(super) direction: Way,
     pub(super) verdict: Fate,

@@ -18,7 +18,7 @@ pub(super) fn note(record: &Record, origin: SystemTime) -> Note {
     let rule = |id: &RuleId| names.rules.get(id).map_or_else(|| format!("{id:?}"), |name| format!("{name}"));
     let at = origin + record.at.since(supernet::Instant::ZERO);
     let mut note = Note {
-        time: at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64),
+        time_micros: at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64),
         port: port(&record.port),
         direction: match record.direction {
             Direction::In => Way::In,
@@ -64,10 +64,12 @@ impl Note {
     pub(super) fn sentence(&self) -> String {
         let mut text = if self.late { "came in before; ".to_owned() } else { String::new() };
         let because = self.meaning.as_deref().unwrap_or_default();
+        let denial = self.denial();
         match self.verdict {
             Fate::Forwarded if self.to.is_empty() => text += "lost in pieces",
             Fate::Forwarded => text += &format!("to {}", self.to.join(", ")),
             Fate::Refused => text += &format!("refused: {because}"),
+            Fate::Dropped if denial.is_some() => text += &denial.unwrap_or_default(),
             Fate::Dropped => text += &format!("dropped: {because}"),
             Fate::Consumed => text += &format!("consumed: {because}"),
             Fate::Answered => {
@@ -80,20 +82,10 @@ impl Note {
                 None => text += "from the network itself",
             },
         }
-        match &self.dropped_at {
-            // Where it is seen is where it was dropped.
-            Some(at) if *at == self.port => {}
-            Some(at) if self.direction == Way::In => _ = write!(text, " ({at})"),
-            Some(at) => _ = write!(text, "; came from {at}"),
-            None => {}
+        if let Some(from) = self.dropped_at.as_ref().filter(|_| self.direction == Way::Out) {
+            _ = write!(text, "; came from {from}");
         }
-        if self.reason.is_some() {
-            let rule = |rule: &String| match rule.strip_prefix(POSTURE) {
-                Some(_) => "the Supervisor's posture, as no policy selects it".to_owned(),
-                None => rule.clone(),
-            };
-            list(&mut text, "; denied by ", self.rules.iter().map(rule));
-        } else if self.verdict == Fate::Forwarded && self.has_stage("commit") {
+        if self.verdict == Fate::Forwarded && self.has_stage("commit") {
             text += "; new connection";
             list(&mut text, ", server ", self.server.iter().cloned());
             // Most connections meet nothing but postures, on one side at least.
@@ -101,6 +93,22 @@ impl Note {
             list(&mut text, ", allowed by ", rules.cloned());
         }
         text
+    }
+
+    /// That a firewall's rule denied it, and where.
+    fn denial(&self) -> Option<String> {
+        let at = self.dropped_at.as_deref();
+        let place = match self.reason.as_deref()? {
+            "EgressDenied" => format!("where it leaves {}", at.unwrap_or("its source")),
+            "IngressDenied" => format!("in front of {}", at.unwrap_or("its destination")),
+            _ => return None,
+        };
+        let rule = self.rules.first()?;
+        let rule = match rule.starts_with(POSTURE) {
+            true => "the posture, as no policy selects it",
+            false => rule,
+        };
+        Some(format!("dropped {place} by {rule}"))
     }
 
     /// All that is known of the packet, for a comment in a file.
@@ -136,8 +144,8 @@ fn list(text: &mut String, words: &str, items: impl Iterator<Item = String>) {
 }
 
 /// The time of day, UTC, to a microsecond.
-pub(super) fn time_of_day(nanoseconds: u64) -> String {
-    let (seconds, micros) = (nanoseconds / 1_000_000_000 % 86_400, nanoseconds / 1000 % 1_000_000);
+pub(super) fn time_of_day(micros: u64) -> String {
+    let (seconds, micros) = (micros / 1_000_000 % 86_400, micros % 1_000_000);
     format!("{:02}:{:02}:{:02}.{micros:06}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
@@ -175,10 +183,7 @@ mod tests {
             checksum_undone: true,
             ..Note::default()
         };
-        assert_eq!(
-            note.sentence(),
-            "dropped: denied by the firewall in front of its destination (shop/db); denied by shop/db isolation"
-        );
+        assert_eq!(note.sentence(), "dropped in front of shop/db by shop/db isolation");
         let comment = note.comment();
         assert!(
             comment.contains("; reason IngressDenied; stages dfw-ingress; to be segmented, 1448 "),
@@ -188,7 +193,7 @@ mod tests {
 
     #[test]
     fn times_are_of_the_day() {
-        assert_eq!(time_of_day(1_790_000_000_123_456_789), "14:13:20.123456");
-        assert_eq!(time_of_day(86_399_999_999_999), "23:59:59.999999");
+        assert_eq!(time_of_day(1_790_000_000_123_456), "14:13:20.123456");
+        assert_eq!(time_of_day(86_399_999_999), "23:59:59.999999");
     }
 }
