@@ -63,7 +63,7 @@ impl Port for EchoPort {
         let sender = |_| Box::new(ToUs(outbox.clone())) as Box<dyn Transmit>;
         Ok(Opened {
             senders: (0..senders).map(sender).collect(),
-            receiver: Box::new(FromUs(outbox)),
+            receivers: vec![Box::new(FromUs(outbox))],
             peer: (),
         })
     }

@@ -31,7 +31,7 @@
 //! function called for everything else. Ports come and go in `poll`, so descriptors are to be asked for after it.
 //!
 //! Features: `manifests` (Kubernetes YAML), `redb` (leases in a file), `tap`, `pcap`, `host` (hosts with a real
-//! TCP/IP stack on memory ports). All are on by default.
+//! TCP/IP stack on memory ports) are on by default; `packet` and `xdp` (ports on the machine's own interfaces) are not.
 
 mod builder;
 mod handle;

@@ -72,7 +72,7 @@ impl port::Port for Broken {
     fn open(self, senders: usize, _pool: &Pool) -> io::Result<port::Opened<()>> {
         let sender = || Box::new(Self) as Box<dyn port::Transmit>;
         Ok(port::Opened {
-            receiver: Box::new(Self),
+            receivers: vec![Box::new(Self)],
             senders: (0..senders).map(|_| sender()).collect(),
             peer: (),
         })

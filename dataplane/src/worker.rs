@@ -102,7 +102,7 @@ struct WorkerHandle {
 }
 
 enum Command {
-    Attach { port: PortId, receiver: Option<Box<dyn Receive>>, sender: Box<dyn Transmit> },
+    Attach { port: PortId, receivers: Vec<Box<dyn Receive>>, sender: Box<dyn Transmit> },
     Detach(PortId),
     Waker(Waker),
     Capture(Arc<Tap>),
@@ -162,7 +162,8 @@ impl Dataplane {
         self.shared.snapshots.newest()
     }
 
-    /// Attaches a port and returns its other side. The worker with the fewest ports receives from it.
+    /// Attaches a port and returns its other side. The worker with the fewest ports receives from it; if it has several
+    /// receivers, as many workers as there are.
     ///
     /// # Errors
     /// The port could not be opened, or no worker is left; nothing was attached. A port id that is attached already, or not below
@@ -176,21 +177,27 @@ impl Dataplane {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the port is attached already"));
         }
         let workers = &self.shared.workers;
-        let Opened { receiver, senders, peer } = port.open(workers.len(), &self.shared.pool)?;
+        let Opened { receivers, senders, peer } = port.open(workers.len(), &self.shared.pool)?;
         if senders.len() != workers.len() {
             return Err(io::Error::other("the port did not open a sender for every worker"));
         }
-        let load = |w: usize| owners.iter().filter(|(_, owner)| *owner == w).count();
-        let living = (0..workers.len()).filter(|w| !workers[*w].gone.load(Ordering::SeqCst));
-        let Some(owner) = living.min_by_key(|w| load(*w)) else {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, "every worker was dropped"));
-        };
-        owners.push((id, owner));
-        let mut receiver = Some(receiver);
-        for (index, sender) in senders.into_iter().enumerate() {
-            let receiver = if index == owner { receiver.take() } else { None };
+        if receivers.is_empty() {
+            return Err(io::Error::other("the port did not open a receiver"));
+        }
+        let is_living = |w: &usize| !workers[*w].gone.load(Ordering::SeqCst);
+        let living: Vec<usize> = (0..workers.len()).filter(is_living).collect();
+        let mut shares: Vec<Vec<Box<dyn Receive>>> = workers.iter().map(|_| Vec::new()).collect();
+        for receiver in receivers {
+            let load = |w: usize| (shares[w].len(), owners.iter().filter(|(_, owner)| *owner == w).count());
+            let Some(owner) = living.iter().copied().min_by_key(|w| load(*w)) else {
+                return Err(io::Error::new(io::ErrorKind::NotConnected, "every worker was dropped"));
+            };
+            shares[owner].push(receiver);
+            owners.push((id, owner));
+        }
+        for ((worker, sender), receivers) in workers.iter().zip(senders).zip(shares) {
             // A worker that is gone needs no ports.
-            let _ = workers[index].commands.send(Command::Attach { port: id, receiver, sender });
+            let _ = worker.commands.send(Command::Attach { port: id, receivers, sender });
         }
         drop(owners);
         self.shared.wake_all();
@@ -388,7 +395,7 @@ impl Worker {
     fn take_commands(&mut self, now: Instant) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach { port, receiver, sender } => self.attach(port, receiver, sender),
+                Command::Attach { port, receivers, sender } => self.attach(port, receivers, sender),
                 Command::Detach(port) => {
                     self.receivers.remove(port);
                     self.pipeline.sweep_fragments(now, Some(Scope::port(port)));
@@ -407,12 +414,12 @@ impl Worker {
         }
     }
 
-    fn attach(&mut self, port: PortId, receiver: Option<Box<dyn Receive>>, sender: Box<dyn Transmit>) {
+    fn attach(&mut self, port: PortId, receivers: Vec<Box<dyn Receive>>, sender: Box<dyn Transmit>) {
         if self.senders.len() <= port.index() {
             self.senders.resize_with(port.index() + 1, || None);
         }
         self.senders[port.index()] = Some(sender);
-        if let Some(mut receiver) = receiver {
+        for mut receiver in receivers {
             if let Some(waker) = &self.waker {
                 receiver.set_waker(waker.clone());
             }
@@ -538,6 +545,53 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::port::memory;
+
+    /// A device of several queues, each of which has a frame.
+    struct Queues(usize);
+
+    struct Queue(bool);
+
+    impl Port for Queues {
+        type Peer = ();
+
+        fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<()>> {
+            let receiver = |_| Box::new(Queue(true)) as Box<dyn Receive>;
+            let senders = memory(8).open(senders, pool)?.senders;
+            Ok(Opened { receivers: (0..self.0).map(receiver).collect(), senders, peer: () })
+        }
+    }
+
+    impl Receive for Queue {
+        fn receive(&mut self, into: &mut Vec<Frame>, _: usize, pool: &Pool) -> io::Result<usize> {
+            let frame = if std::mem::take(&mut self.0) { pool.copy(&[0; 60]) } else { None };
+            into.extend(frame);
+            Ok(into.len())
+        }
+    }
+
+    #[test]
+    fn queues_of_a_device_are_dealt_out_to_the_workers() {
+        for (queues, expected) in [(1, [0, 1, 0]), (2, [0, 1, 1]), (3, [1, 1, 1]), (7, [2, 3, 2])] {
+            let config = Config { workers: 3, frames: 64, ..Config::default() };
+            let (dataplane, mut workers) = Dataplane::new(config);
+            // The first has one already.
+            let _guest = dataplane.attach(PortId(0), memory(8)).unwrap();
+            dataplane.attach(PortId(1), Queues(queues)).unwrap();
+            let mut received = workers.iter_mut().map(|worker| worker.poll(Instant::from_secs(1)).frames);
+            assert_eq!(std::array::from_fn(|_| received.next().unwrap()), expected, "{queues} queues");
+            assert_eq!(dataplane.counters().ports[&PortId(1)].received, queues as u64);
+            dataplane.detach(PortId(1));
+            assert!(!dataplane.is_attached(PortId(1)));
+            dataplane.attach(PortId(1), Queues(queues)).unwrap();
+            let again: usize =
+                workers.iter_mut().map(|worker| worker.poll(Instant::from_secs(2)).frames).sum();
+            assert_eq!(again, queues, "none of the old ones");
+            assert_eq!(workers.iter().map(|worker| worker.receivers.len()).sum::<usize>(), queues + 1);
+        }
+        let (dataplane, _workers) = Dataplane::new(Config { workers: 1, frames: 64, ..Config::default() });
+        assert!(dataplane.attach(PortId(1), Queues(0)).is_err());
+        assert!(!dataplane.is_attached(PortId(1)));
+    }
 
     #[test]
     fn a_port_that_fills_every_batch_keeps_none_waiting() {

@@ -225,7 +225,13 @@ impl Port for Replay {
         Ok(Opened {
             senders: (0..senders).map(|_| sender()).collect(),
             peer: Replaying(counts.clone()),
-            receiver: Box::new(ReplayReceiver { replay: self, next: 0, missed: 0, waker: None, counts }),
+            receivers: vec![Box::new(ReplayReceiver {
+                replay: self,
+                next: 0,
+                missed: 0,
+                waker: None,
+                counts,
+            })],
         })
     }
 }
@@ -435,7 +441,9 @@ impl<P: Port> Port for Recorder<P> {
 
     fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<Self::Peer>> {
         let Self { port, recording } = self;
-        let Opened { receiver, senders, peer } = port.open(senders, pool)?;
+        let Opened { receivers, senders, peer } = port.open(senders, pool)?;
+        let receiver =
+            |inner| Box::new(RecordingReceiver { inner, recording: recording.clone() }) as Box<dyn Receive>;
         let sender = |inner| {
             let recording = recording.clone();
             Box::new(RecordingSender { inner, recording, copies: Vec::new(), ends: Vec::new() })
@@ -443,7 +451,7 @@ impl<P: Port> Port for Recorder<P> {
         };
         Ok(Opened {
             senders: senders.into_iter().map(sender).collect(),
-            receiver: Box::new(RecordingReceiver { inner: receiver, recording: recording.clone() }),
+            receivers: receivers.into_iter().map(receiver).collect(),
             peer: Recorded { peer, recording },
         })
     }

@@ -7,39 +7,47 @@
 //! ```
 //!
 //! [`open`] gives one queue of plain Ethernet frames: no packet information header, no virtio header, offloads off, so
-//! that the kernel fills in every checksum before a frame gets here and checks every checksum after. All senders share
-//! the one descriptor: a `write` is one whole frame.
+//! that the kernel fills in every checksum before a frame gets here and checks every checksum after. Senders share
+//! descriptors: a `write` is one whole frame.
 //!
 //! With [`Options::offloads`] a virtio header stands before each frame. Then the kernel leaves checksums undone and, if the
 //! network has buffers for it ([`SUPER_CAPACITY`]), segmentation: a TCP or UDP packet of up to 64 KB is one frame. It
 //! takes such frames from the network as well, and never asks for what was left undone on the way between two hosts of
 //! one machine.
 //!
+//! With [`Options::queues`], several workers receive from one device. The kernel keeps each connection in one queue: the
+//! one that its answers were written to.
+//!
 //! The interface lives as long as the descriptor: dropping the port removes it. A frame costs one system call
 //! in each direction. A device that is down swallows what is sent to it; a device that was deleted is an
 //! error, and the worker detaches the port.
 
+use crate::{
+    descriptor::{Reader, Writer},
+    virtio,
+};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 use supernet_dataplane::{
-    buf::{FRAME_CAPACITY, Frame, Offload, Offloads, Pool, SUPER_CAPACITY, Segmented},
+    buf::{Offloads, Pool, SUPER_CAPACITY},
     port::{Opened, Port, Receive, Transmit},
-    wire::{ethertype, offload},
 };
-use virtio::Header;
 
 /// Where the kernel offers TUN and TAP devices.
 const CLONE_DEVICE: &str = "/dev/net/tun";
 
 /// Bytes an interface name may have: `IFNAMSIZ` without the terminating zero.
 pub const NAME_MAX: usize = 15;
+
+/// Queues a device may have (`MAX_TAP_QUEUES`).
+pub const QUEUES_MAX: usize = 256;
 
 /// Why a TAP device could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -89,15 +97,30 @@ pub enum TapError {
 }
 
 /// How a TAP device is opened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     offloads: bool,
+    queues: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { offloads: false, queues: 1 }
+    }
 }
 
 impl Options {
-    /// Plain Ethernet frames.
+    /// Plain Ethernet frames in one queue.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// How many queues there are: as many workers can receive from the device, and send to it without waiting for each
+    /// other. From 1, the default, to [`QUEUES_MAX`]; what is beyond counts as that.
+    #[must_use]
+    pub fn queues(mut self, queues: usize) -> Self {
+        self.queues = queues.clamp(1, QUEUES_MAX);
+        self
     }
 
     /// Whether checksums and segmentation may be left undone in both directions, for which a virtio header stands before
@@ -113,7 +136,7 @@ impl Options {
     /// # Errors
     /// As of [`open`].
     pub fn open(self, name: &str) -> Result<Tap, TapError> {
-        open_with(name, self.offloads)
+        open_with(name, self)
     }
 }
 
@@ -127,17 +150,17 @@ impl Options {
 /// let pool = Pool::new(256);
 /// let mut port = supernet_drivers::tap::open("net0")?.open(1, &pool)?;
 /// let mut frames = Vec::new();
-/// port.receiver.receive(&mut frames, 32, &pool)?;
+/// port.receivers[0].receive(&mut frames, 32, &pool)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
 /// See [`TapError`]; nothing was made.
 pub fn open(name: &str) -> Result<Tap, TapError> {
-    open_with(name, false)
+    open_with(name, Options::default())
 }
 
-fn open_with(name: &str, virtio: bool) -> Result<Tap, TapError> {
+fn open_with(name: &str, options: Options) -> Result<Tap, TapError> {
     let named = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
     if name.is_empty() || name.len() > NAME_MAX || name.contains(named) || name == "." || name == ".." {
         return Err(TapError::BadName { name: name.to_owned() });
@@ -150,22 +173,31 @@ fn open_with(name: &str, virtio: bool) -> Result<Tap, TapError> {
         Errno::INVAL if call == "TUNSETIFF" => TapError::Busy { name: name.to_owned() },
         e => TapError::System { name: name.to_owned(), call, source: e.into() },
     };
-    let fd = rustix::fs::open(CLONE_DEVICE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| failed("open", e))?;
+    let virtio = options.offloads;
     let header = if virtio { sys::IFF_VNET_HDR } else { 0 };
-    sys::set_interface(&fd, name, header).map_err(|e| failed("TUNSETIFF", e))?;
+    let several = if options.queues > 1 { sys::IFF_MULTI_QUEUE } else { 0 };
+    let queue = |_| {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(CLONE_DEVICE, flags, Mode::empty()).map_err(|e| failed("open", e))?;
+        sys::set_interface(&fd, name, header | several).map_err(|e| failed("TUNSETIFF", e))?;
+        Ok(fd)
+    };
+    let first = queue(0)?;
     if virtio {
-        sys::set_header_len(&fd, virtio::LEN).map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
+        sys::set_header_len(&first, virtio::LEN).map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
     }
     // The mask outlives the descriptor on persistent devices, so it is set even though off is the default.
-    sys::set_offload(&fd, 0).map_err(|e| failed("TUNSETOFFLOAD", e))?;
-    Ok(Tap { fd, name: name.to_owned(), virtio, offloads: virtio })
+    sys::set_offload(&first, 0).map_err(|e| failed("TUNSETOFFLOAD", e))?;
+    let more = (1..options.queues).map(queue).collect::<Result<_, _>>()?;
+    Ok(Tap { first, more, name: name.to_owned(), virtio, offloads: virtio })
 }
 
 /// A TAP device that is not attached yet.
 #[derive(Debug)]
 pub struct Tap {
-    fd: OwnedFd,
+    first: OwnedFd,
+    /// Further queues.
+    more: Vec<OwnedFd>,
     name: String,
     /// A virtio header stands before every frame.
     virtio: bool,
@@ -197,7 +229,7 @@ impl Tap {
             sys::set_header_len(&fd, virtio::LEN).map_err(|e| failed("TUNSETVNETHDRSZ", e))?;
         }
         sys::set_offload(&fd, 0).map_err(|e| failed("TUNSETOFFLOAD", e))?;
-        Ok(Self { fd, name, virtio, offloads: virtio })
+        Ok(Self { first: fd, more: Vec::new(), name, virtio, offloads: virtio })
     }
 
     /// The same, but nothing is left undone in either direction: every frame is as on a wire.
@@ -214,7 +246,7 @@ impl Tap {
 
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.first.as_fd()
     }
 }
 
@@ -222,12 +254,15 @@ impl Port for Tap {
     type Peer = ();
 
     fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<()>> {
-        let offloads = if self.offloads { negotiate(&self.fd, pool)? } else { Offloads::NONE };
-        let (fd, virtio) = (Arc::new(self.fd), self.virtio);
-        let sender = || Box::new(TapSender { fd: fd.clone(), virtio, offloads }) as Box<dyn Transmit>;
+        let offloads = if self.offloads { negotiate(&self.first, pool)? } else { Offloads::NONE };
+        let virtio = self.virtio;
+        let queues: Vec<_> = [self.first].into_iter().chain(self.more).map(Arc::new).collect();
+        let receiver = |fd: &Arc<OwnedFd>| Box::new(Reader::new(fd.clone(), virtio)) as Box<dyn Receive>;
+        let sender =
+            |fd: &Arc<OwnedFd>| Box::new(Writer::new(fd.clone(), virtio, offloads)) as Box<dyn Transmit>;
         Ok(Opened {
-            senders: (0..senders).map(|_| sender()).collect(),
-            receiver: Box::new(TapReceiver { fd, virtio, spare: None, large: None, missed: 0 }),
+            receivers: queues.iter().map(receiver).collect(),
+            senders: queues.iter().cycle().take(senders).map(sender).collect(),
             peer: (),
         })
     }
@@ -253,239 +288,9 @@ fn negotiate(fd: &OwnedFd, pool: &Pool) -> io::Result<Offloads> {
     }
 }
 
-/// Bytes that one visit receives before it lets others have their turn: what is received is sent on while it is still in
-/// the cache.
-const VISIT: usize = 256 << 10;
-
-struct TapReceiver {
-    fd: Arc<OwnedFd>,
-    virtio: bool,
-    /// A buffer that was taken for a frame that did not come: it spares a trip to the pool a poll.
-    spare: Option<Frame>,
-    /// Where the rest of a frame goes that is longer than an ordinary buffer, if the pool has such.
-    large: Option<Frame>,
-    missed: u64,
-}
-
-impl Receive for TapReceiver {
-    fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize> {
-        let (mut received, mut bytes) = (0, 0);
-        let longest = pool.longest();
-        // Who sends nothing but what is refused is left in the end, too.
-        let mut tries = 2 * max;
-        while received < max && bytes < VISIT && tries > 0 {
-            tries -= 1;
-            // Without a buffer the frame waits in the kernel's queue, where it is not lost yet.
-            let Some(mut frame) = self.spare.take().or_else(|| pool.take()) else { break };
-            frame.set_len(FRAME_CAPACITY);
-            let wanted = || (longest > FRAME_CAPACITY).then(|| pool.take_for(longest))?;
-            let mut large = self.large.take().or_else(wanted);
-            let rest = match &mut large {
-                Some(large) => {
-                    large.set_len(longest);
-                    &mut large.bytes_mut()[FRAME_CAPACITY..]
-                }
-                None => &mut [],
-            };
-            let room = FRAME_CAPACITY + rest.len();
-            let mut header = [0; virtio::LEN];
-            let header_len = if self.virtio { virtio::LEN } else { 0 };
-            // The kernel cuts a longer frame short without saying so; the extra byte gives it away.
-            let mut beyond = [0];
-            let mut buffers =
-                [&mut header[..header_len], &mut *frame.bytes_mut(), rest, &mut beyond].map(IoSliceMut::new);
-            match rustix::io::readv(&*self.fd, &mut buffers) {
-                Ok(len) => {
-                    let len = len.saturating_sub(header_len);
-                    let whole = if len <= FRAME_CAPACITY {
-                        self.large = large;
-                        frame.set_len(len);
-                        Some(frame)
-                    } else {
-                        let large = large.filter(|_| len <= room).map(|mut large| {
-                            large.bytes_mut()[..FRAME_CAPACITY].copy_from_slice(frame.bytes());
-                            large.set_len(len);
-                            large
-                        });
-                        self.spare = Some(frame);
-                        large
-                    };
-                    let header = Header::from_bytes(header);
-                    match whole.and_then(|frame| if self.virtio { header.note(frame) } else { Some(frame) }) {
-                        Some(frame) => {
-                            into.push(frame);
-                            (received, bytes) = (received + 1, bytes + len);
-                        }
-                        None => self.missed += 1,
-                    }
-                }
-                Err(errno) => {
-                    (self.spare, self.large) = (Some(frame), large);
-                    match errno {
-                        Errno::INTR => {}
-                        Errno::AGAIN => break,
-                        e => return Err(e.into()),
-                    }
-                }
-            }
-        }
-        // Who has nothing more keeps no buffer of which there are few.
-        self.large = None;
-        Ok(received)
-    }
-
-    fn take_missed(&mut self) -> u64 {
-        std::mem::take(&mut self.missed)
-    }
-
-    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
-    }
-}
-
-struct TapSender {
-    fd: Arc<OwnedFd>,
-    virtio: bool,
-    offloads: Offloads,
-}
-
-impl TapSender {
-    fn write(&self, frame: &mut Frame) -> rustix::io::Result<usize> {
-        if !self.virtio {
-            return rustix::io::write(&*self.fd, frame.bytes());
-        }
-        let left = frame.offload();
-        if let Some(left) = left {
-            offload::prepare(frame.bytes_mut(), left);
-        }
-        let header = Header::of(frame.bytes(), left).to_bytes();
-        rustix::io::writev(&*self.fd, &[IoSlice::new(&header), IoSlice::new(frame.bytes())])
-    }
-}
-
-impl Transmit for TapSender {
-    fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
-        let mut taken = 0;
-        let mut result = Ok(());
-        while let Some(frame) = frames.get_mut(taken) {
-            match self.write(frame) {
-                // EIO: the interface is down, like a cable that is not plugged in. EINVAL: the kernel wants no
-                // such frame (shorter than an Ethernet header). Either way the next one may pass.
-                Ok(_) | Err(Errno::IO | Errno::INVAL) => taken += 1,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => break,
-                Err(e) => {
-                    result = Err(e.into());
-                    break;
-                }
-            }
-        }
-        frames.drain(..taken);
-        result
-    }
-
-    fn offloads(&self) -> Offloads {
-        self.offloads
-    }
-}
-
-/// The header that stands before every frame (`struct virtio_net_hdr`; virtio 1.2, 5.1.6), in the byte order of this
-/// machine, as TUN has it unless it is told otherwise.
-mod virtio {
-    use super::{Frame, Offload, Segmented, ethertype, offload};
-
-    /// Bytes of the header.
-    pub(super) const LEN: usize = 10;
-
-    const NEEDS_CSUM: u8 = 1;
-    const GSO_NONE: u8 = 0;
-    const GSO_TCPV4: u8 = 1;
-    const GSO_TCPV6: u8 = 4;
-    const GSO_UDP_L4: u8 = 5;
-    const GSO_ECN: u8 = 0x80;
-
-    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-    pub(super) struct Header {
-        flags: u8,
-        gso_type: u8,
-        hdr_len: u16,
-        gso_size: u16,
-        csum_start: u16,
-        csum_offset: u16,
-    }
-
-    impl Header {
-        pub(super) fn from_bytes(b: [u8; LEN]) -> Self {
-            let half = |at: usize| u16::from_ne_bytes([b[at], b[at + 1]]);
-            Self {
-                flags: b[0],
-                gso_type: b[1],
-                hdr_len: half(2),
-                gso_size: half(4),
-                csum_start: half(6),
-                csum_offset: half(8),
-            }
-        }
-
-        pub(super) fn to_bytes(self) -> [u8; LEN] {
-            let halves = [self.hdr_len, self.gso_size, self.csum_start, self.csum_offset];
-            let mut b = [0; LEN];
-            (b[0], b[1]) = (self.flags, self.gso_type);
-            for (place, half) in b[2..].as_chunks_mut().0.iter_mut().zip(halves) {
-                *place = half.to_ne_bytes();
-            }
-            b
-        }
-
-        /// What is left to be done to a frame, in words of this header.
-        pub(super) fn of(frame: &[u8], left: Option<Offload>) -> Self {
-            let Some(left) = left else { return Self::default() };
-            let checksum = Self {
-                flags: NEEDS_CSUM,
-                csum_start: left.l4,
-                csum_offset: left.kind.checksum_at(),
-                ..Self::default()
-            };
-            let Some(segments) = offload::Segments::of(frame, left) else { return checksum };
-            let is_v6 = frame[12..14] == ethertype::IPV6.to_be_bytes();
-            let gso_type = match left.kind {
-                Segmented::Tcp if is_v6 => GSO_TCPV6,
-                Segmented::Tcp => GSO_TCPV4,
-                Segmented::Udp => GSO_UDP_L4,
-            };
-            let ecn = if left.cwr { GSO_ECN } else { 0 };
-            let hdr_len = segments.headers() as u16;
-            Self { gso_type: gso_type | ecn, hdr_len, gso_size: left.segment, ..checksum }
-        }
-
-        /// Notes in the frame what was left to be done to it. `None` if that is nothing we can do.
-        pub(super) fn note(self, mut frame: Frame) -> Option<Frame> {
-            let kind = self.gso_type & !GSO_ECN;
-            if self.flags & NEEDS_CSUM == 0 {
-                return (kind == GSO_NONE).then_some(frame);
-            }
-            let Some(plain) = Offload::of_plain(frame.bytes(), self.csum_start, self.csum_offset) else {
-                // Whatever it is the checksum of, it can be computed while nothing has been changed.
-                let done = kind == GSO_NONE
-                    && offload::complete_any(frame.bytes_mut(), self.csum_start, self.csum_offset);
-                return done.then_some(frame);
-            };
-            let is_known = match kind {
-                GSO_NONE => true,
-                GSO_TCPV4 | GSO_TCPV6 => plain.kind == Segmented::Tcp && self.gso_size > 0,
-                GSO_UDP_L4 => plain.kind == Segmented::Udp && self.gso_size > 0,
-                _ => false,
-            };
-            let segment = if kind == GSO_NONE { 0 } else { self.gso_size };
-            frame.set_offload(Some(Offload { segment, cwr: self.gso_type & GSO_ECN != 0, ..plain }));
-            is_known.then_some(frame)
-        }
-    }
-}
-
 /// The ioctls of `linux/if_tun.h` that are needed.
 ///
-/// The one place of this crate with `unsafe`: rustix cannot know what an ioctl reads and writes. The TAP tests
+/// With `unsafe`: rustix cannot know what an ioctl reads and writes. The TAP tests
 /// notice if the layout is wrong: the interface would have another name or kind.
 #[allow(unsafe_code)]
 mod sys {
@@ -497,6 +302,7 @@ mod sys {
 
     pub(super) const IFF_TAP: u16 = 0x0002;
     pub(super) const IFF_NO_PI: u16 = 0x1000;
+    pub(super) const IFF_MULTI_QUEUE: u16 = 0x0100;
     pub(super) const IFF_VNET_HDR: u16 = 0x4000;
 
     /// Checksums; segmentation of TCP over both families, with ECN; and that of UDP.

@@ -235,10 +235,18 @@ fn nodes(plan: &Plan, style: Style) -> String {
 }
 
 fn uplinks(plan: &Plan, style: Style) -> String {
-    let mut table = Listing::new("Uplinks", &["NAME", "ADDRESS", "MAC", ">MTU"], style);
+    let columns = ["NAME", "ADDRESS", "MAC", ">MTU", "INTERFACE"];
+    // Most networks have no use for the last.
+    let is_on_some = plan.uplinks.iter().any(|u| u.interface.is_some());
+    let mut table = Listing::new("Uplinks", if is_on_some { &columns } else { &columns[..4] }, style);
     for uplink in &plan.uplinks {
-        let mtu = uplink.mtu.to_string();
-        table.row([uplink.name.clone(), all(&uplink.addresses), uplink.mac.clone(), mtu]);
+        let on = uplink
+            .interface
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |on| format!("{} ({})", on.name, on.driver));
+        let cells =
+            [uplink.name.clone(), all(&uplink.addresses), uplink.mac.clone(), uplink.mtu.to_string(), on];
+        table.row(cells.into_iter().take(if is_on_some { 5 } else { 4 }));
     }
     table.render()
 }

@@ -315,6 +315,7 @@ fn supervisor() -> Supervisor {
             addresses: nets("100.127.0.1/24", "fd64:4::1/64"),
             mac: None,
             mtu: None,
+            interface: None,
         }],
         static_routes: vec![
             route(ipnet::Ipv4Net::default().into(), Ipv4Addr::new(100, 127, 0, 254).into()),

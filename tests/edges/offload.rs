@@ -57,7 +57,7 @@ impl Port for Bench {
         let Self { queues, offloads } = self;
         let sender = Bench { queues: queues.clone(), offloads };
         Ok(Opened {
-            receiver: Box::new(Bench { queues, offloads }),
+            receivers: vec![Box::new(Bench { queues, offloads })],
             senders: vec![Box::new(sender)],
             peer: (),
         })

@@ -210,6 +210,19 @@ pub struct UplinkPlan {
     pub mac: String,
     /// The largest IP packet that it carries, bytes.
     pub mtu: u16,
+    /// The interface of the machine that it is on, if it is on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<InterfacePlan>,
+}
+
+/// The interface of the machine that an uplink is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfacePlan {
+    /// Its name, as "eth1".
+    pub name: String,
+    /// "packet" or "xdp".
+    pub driver: &'static str,
 }
 
 /// A route of the Tier-0.
@@ -521,6 +534,10 @@ fn uplinks(model: &Model, ports: &Ports<'_>) -> Vec<UplinkPlan> {
         addresses: uplink.addresses.iter().map(|a| a.value).collect(),
         mac: ports.mac(&format!("uplink/{}", uplink.name)),
         mtu: uplink.mtu.unwrap_or(model.supervisor.mtu),
+        interface: uplink
+            .interface
+            .as_ref()
+            .map(|on| InterfacePlan { name: on.name.value.clone(), driver: on.driver.name() }),
     });
     uplinks.collect()
 }

@@ -178,7 +178,7 @@ schemas! {
     SUPERVISOR_SPEC "a Supervisor's spec" ["cliTools" "egressCIDRs" "ingressCIDRs" "ingressPosture" "kubeAPI"
         "mssClamping" "mtu" "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "strictTCP"
         "tier1" "uplinks"];
-    UPLINK "an uplink" ["addresses" "mac" "mtu" "name"];
+    UPLINK "an uplink" ["addresses" "driver" "interface" "mac" "mtu" "name"];
     STATIC_ROUTE "a static route" ["nextHops" "prefix"];
     NEXT_HOP "a next hop" ["address" "mac"];
     DEFAULT_SERVER "a default virtual server" ["address" "backends" "port"];

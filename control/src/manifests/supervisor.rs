@@ -13,8 +13,8 @@ use super::{
     yaml::{Node, Value},
 };
 use crate::model::{
-    At, DefaultServer, IngressPosture, Mac, Name, NextHop, Position, ServerBackend, StaticRoute, Supervisor,
-    Tier1Layout, Uplink,
+    At, DefaultServer, IngressPosture, InterfaceDriver, Mac, Name, NextHop, OnInterface, Position,
+    ServerBackend, StaticRoute, Supervisor, Tier1Layout, Uplink,
 };
 use ipnet::{IpNet, Ipv6Net};
 use std::{
@@ -182,10 +182,18 @@ fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
             let name =
                 r.required(&fields, "name").and_then(|n| r.checked_text(n, "a name", syntax::dns_label));
             let addresses = uplink_addresses(r, &fields);
-            let (mac, mtu) = (mac(r, &fields), mtu(r, &fields));
+            let (mac, mtu, interface) = (mac(r, &fields), mtu(r, &fields), on_interface(r, &fields));
             let Some(name) = name else { continue };
             if s.uplinks.iter().any(|u| u.name == name) {
                 r.invalid(node.place, format!("two uplinks are named `{name}`"), "give each its own name");
+            }
+            let on = |u: &Uplink| u.interface.as_ref().map(|i| i.name.value.clone());
+            if let Some(interface) = &interface
+                && let Some(other) = s.uplinks.iter().find(|u| on(u).as_ref() == Some(&interface.name.value))
+            {
+                let what = format!("uplink {} is on interface {} already", other.name, interface.name.value);
+                let advice = "give each its own; one uplink has an address of each family".to_owned();
+                r.error(interface.name.at.clone(), Problem::Invalid { what, advice });
             }
             for address in &addresses {
                 let has_it = |u: &&Uplink| u.addresses.iter().any(|a| a.value.addr() == address.value.addr());
@@ -196,7 +204,7 @@ fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
                     r.error(address.at.clone(), problem);
                 }
             }
-            s.uplinks.push(Uplink { name: name.to_owned(), addresses, mac, mtu });
+            s.uplinks.push(Uplink { name: name.to_owned(), addresses, mac, mtu, interface });
         }
     }
     if spec.get("staticRoutes").is_some() {
@@ -213,6 +221,20 @@ fn read_uplinks(r: &mut Reading, spec: &Fields<'_>, s: &mut Supervisor) {
             s.static_routes.extend(prefix.map(|prefix| StaticRoute { prefix, next_hops }));
         }
     }
+}
+
+fn on_interface(r: &mut Reading, uplink: &Fields<'_>) -> Option<OnInterface> {
+    let drivers = [("packet", InterfaceDriver::Packet), ("xdp", InterfaceDriver::Xdp)];
+    let driver = uplink.get("driver").and_then(|n| r.word(n, &drivers));
+    let Some(node) = uplink.get("interface") else {
+        if let Some(node) = uplink.get("driver") {
+            let what = "the driver of an interface, but no interface";
+            r.invalid(node.place, what, "name the interface: `interface: eth1`");
+        }
+        return None;
+    };
+    let name = r.checked_text(node, "an interface's name", syntax::interface)?;
+    Some(OnInterface { name: At::new(name.to_owned(), r.at(node.place)), driver: driver.unwrap_or_default() })
 }
 
 fn uplink_addresses(r: &mut Reading, uplink: &Fields<'_>) -> Vec<At<IpNet>> {

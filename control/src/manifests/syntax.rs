@@ -12,6 +12,16 @@ pub(super) fn dns_label(s: &str) -> Result<(), &'static str> {
     }
 }
 
+/// The name of a network interface of Linux.
+pub(super) fn interface(s: &str) -> Result<(), &'static str> {
+    let is_bad = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
+    if s.is_empty() || s.len() > 15 || s.contains(is_bad) || s == "." || s == ".." {
+        Err("use 1 to 15 bytes without `/`, `:`, `%` or white space")
+    } else {
+        Ok(())
+    }
+}
+
 /// A DNS subdomain: names of most objects.
 pub(super) fn dns_subdomain(s: &str) -> Result<(), &'static str> {
     if s.is_empty() || s.len() > 253 {

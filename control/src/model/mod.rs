@@ -21,7 +21,8 @@ pub use service::{
     Endpoint, EndpointPort, EndpointSlice, IpFamily, Service, ServiceKind, ServicePort, TargetPort,
 };
 pub use supervisor::{
-    DefaultServer, IngressPosture, NextHop, ServerBackend, StaticRoute, Supervisor, Tier1Layout, Uplink,
+    DefaultServer, IngressPosture, InterfaceDriver, NextHop, OnInterface, ServerBackend, StaticRoute,
+    Supervisor, Tier1Layout, Uplink,
 };
 pub use workload::{ContainerPort, Namespace, Node, Pod, Snat};
 

@@ -56,6 +56,37 @@ pub struct Uplink {
     pub mac: Option<Mac>,
     /// Its MTU; the Supervisor's when absent.
     pub mtu: Option<u16>,
+    /// The interface of the machine that it is on; absent: whoever runs the network gives it a port.
+    pub interface: Option<OnInterface>,
+}
+
+/// An interface of the machine that an uplink is on, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnInterface {
+    /// "eth1".
+    pub name: At<String>,
+    /// How its frames come and go.
+    pub driver: InterfaceDriver,
+}
+
+/// How the frames of an interface come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InterfaceDriver {
+    /// A packet socket (`AF_PACKET`), beside the kernel's stack.
+    #[default]
+    Packet,
+    /// `AF_XDP` sockets, past the kernel's stack.
+    Xdp,
+}
+
+impl InterfaceDriver {
+    /// "packet", "xdp".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Packet => "packet",
+            Self::Xdp => "xdp",
+        }
+    }
 }
 
 /// A static route of the Tier-0.
@@ -143,6 +174,7 @@ impl Default for Supervisor {
                 addresses: vec![net([192, 168, 100, 1], 24)],
                 mac: None,
                 mtu: None,
+                interface: None,
             }],
             static_routes: vec![StaticRoute {
                 prefix: net([0, 0, 0, 0], 0),

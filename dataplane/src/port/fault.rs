@@ -50,7 +50,7 @@ use std::{
 /// }
 /// let mut frames = Vec::new();
 /// while counters.receive().held() > 0 || frames.is_empty() {
-///     opened.receiver.receive(&mut frames, 512, &pool)?;
+///     opened.receivers[0].receive(&mut frames, 512, &pool)?;
 /// }
 /// assert_eq!(counters.receive().lost, 100 - frames.len() as u64);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -207,12 +207,13 @@ impl<P: Port> Port for FaultPort<P> {
         let Self { port, faults: Faults { seed, receive, transmit }, counters } = self;
         receive.check()?;
         transmit.check()?;
-        let Opened { receiver, senders, peer } = port.open(senders, pool)?;
+        let Opened { receivers, senders, peer } = port.open(senders, pool)?;
         let mut seeds = Random(seed);
         let mut line = |rates, counts: &Arc<Mutex<FaultCounts>>| {
             Line::new(rates, seeds.next(), counts.clone(), pool.clone())
         };
-        let receive = line(receive, &counters.receive);
+        let inner: Vec<_> =
+            receivers.into_iter().map(|half| (half, line(receive, &counters.receive))).collect();
         let lanes: Vec<_> = senders
             .into_iter()
             .map(|inner| Arc::new(Mutex::new(Lane { inner, line: line(transmit, &counters.transmit) })))
@@ -221,17 +222,14 @@ impl<P: Port> Port for FaultPort<P> {
         let sender = |lane: &Arc<Mutex<Lane>>| {
             Box::new(FaultSender { lane: lane.clone(), waker: waker.clone() }) as Box<dyn Transmit>
         };
-        Ok(Opened {
-            senders: lanes.iter().map(sender).collect(),
-            receiver: Box::new(FaultReceiver {
-                inner: receiver,
-                line: receive,
-                lanes,
-                arrived: Vec::new(),
-                waker,
-            }),
-            peer,
-        })
+        let senders = lanes.iter().map(sender).collect();
+        // One of them sees to what the senders hold.
+        let mut lanes = Some(lanes);
+        let receiver = |(inner, line)| {
+            let (lanes, arrived) = (lanes.take().unwrap_or_default(), Vec::new());
+            Box::new(FaultReceiver { inner, line, lanes, arrived, waker: waker.clone() }) as Box<dyn Receive>
+        };
+        Ok(Opened { senders, receivers: inner.into_iter().map(receiver).collect(), peer })
     }
 }
 

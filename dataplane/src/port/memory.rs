@@ -255,7 +255,7 @@ impl Port for MemoryPort {
         let sender = |ring| Box::new(MemorySender { ring, link: link.clone() }) as Box<dyn Transmit>;
         Ok(Opened {
             senders: to_guest.into_iter().map(sender).collect(),
-            receiver: Box::new(MemoryReceiver { ring: from_guest, link: link.clone() }),
+            receivers: vec![Box::new(MemoryReceiver { ring: from_guest, link: link.clone() })],
             peer: MemoryGuest { link, pool: pool.clone() },
         })
     }
@@ -288,7 +288,7 @@ mod tests {
         guest.send(&[2]).unwrap();
         assert_eq!(guest.send(&[3]), Err(SendError::Full));
         let mut batch = Vec::new();
-        assert_eq!(opened.receiver.receive(&mut batch, 8, &pool).unwrap(), 2);
+        assert_eq!(opened.receivers[0].receive(&mut batch, 8, &pool).unwrap(), 2);
         assert_eq!((batch[0].bytes(), batch[1].bytes()), (&[1][..], &[2][..]));
 
         batch.push(pool.copy(&[3]).unwrap());
@@ -312,7 +312,7 @@ mod tests {
             (count, waker)
         };
         let ((net, net_waker), (guest, guest_waker)) = (counting(), counting());
-        opened.receiver.set_waker(net_waker);
+        opened.receivers[0].set_waker(net_waker);
         opened.peer.set_waker(guest_waker);
         opened.peer.send(&[1]).unwrap();
         opened.peer.send(&[2]).unwrap_err();
@@ -328,11 +328,11 @@ mod tests {
         let (pool, bells) = (Pool::new(8), Bells::default());
         let mut opened = memory(1).open(1, &pool).unwrap();
         opened.peer.send(&[1]).unwrap();
-        assert!(opened.receiver.set_bell(bells.bell(5)));
+        assert!(opened.receivers[0].set_bell(bells.bell(5)));
         assert_eq!(bells.take(), 0, "there was no bell yet");
         opened.peer.send(&[2]).unwrap_err();
         assert_eq!(bells.take(), 0, "nothing was queued");
-        assert_eq!(opened.receiver.receive(&mut Vec::new(), 8, &pool).unwrap(), 1);
+        assert_eq!(opened.receivers[0].receive(&mut Vec::new(), 8, &pool).unwrap(), 1);
         opened.peer.send(&[3]).unwrap();
         assert_eq!(bells.take(), 1 << 5);
     }
@@ -365,8 +365,8 @@ mod tests {
         #[test]
         fn a_port_behaves_as_plain_queues_do(depth in 1..9usize, steps in steps()) {
             let pool = Pool::new(64);
-            let Opened { receiver, mut senders, peer: guest } = memory(depth).open(WORKERS, &pool).unwrap();
-            let mut receiver = Some(receiver);
+            let Opened { receivers, mut senders, peer: guest } = memory(depth).open(WORKERS, &pool).unwrap();
+            let mut receiver = receivers.into_iter().next();
             let mut to_net = VecDeque::new();
             let mut to_guest = vec![VecDeque::new(); WORKERS];
             let mut next = 0u64;
@@ -434,7 +434,7 @@ mod tests {
     fn nothing_is_lost_or_comes_twice_between_threads() {
         const EACH: u64 = 20_000;
         let pool = Pool::new(128);
-        let Opened { mut receiver, mut senders, peer: guest } = memory(32).open(2, &pool).unwrap();
+        let Opened { mut receivers, mut senders, peer: guest } = memory(32).open(2, &pool).unwrap();
         let left = AtomicUsize::new(3 * EACH as usize);
         let mark = |source: u64, n: u64| (n << 2 | source).to_le_bytes();
         let (own, back) = (senders.pop().unwrap(), senders.pop().unwrap());
@@ -460,7 +460,7 @@ mod tests {
             scope.spawn(move || {
                 let (mut sender, mut frames, mut done) = (back, Vec::new(), 0);
                 while done < 2 * EACH {
-                    done += receiver.receive(&mut frames, 24, pool).unwrap() as u64;
+                    done += receivers[0].receive(&mut frames, 24, pool).unwrap() as u64;
                     deliver(&mut *sender, &mut frames);
                     thread::yield_now();
                 }
@@ -512,13 +512,13 @@ mod tests {
     fn what_is_sent_while_the_port_goes_comes_home() {
         for _ in 0..200 {
             let pool = Pool::new(16);
-            let Opened { receiver, peer: guest, .. } = memory(8).open(1, &pool).unwrap();
+            let Opened { receivers, peer: guest, .. } = memory(8).open(1, &pool).unwrap();
             thread::scope(|scope| {
                 for _ in 0..2 {
                     let guest = guest.clone();
                     scope.spawn(move || while guest.send(&[1]) != Err(SendError::Detached) {});
                 }
-                scope.spawn(|| drop(receiver));
+                scope.spawn(|| drop(receivers));
             });
             assert_eq!(pool.available(), pool.capacity());
         }

@@ -1,13 +1,13 @@
 //! Where frames come from and go to.
 //!
 //! ```text
-//!            ┌── Receive ──▶ one worker
+//!            ┌── Receive ──▶ one worker, or one for each of its queues
 //!   Port ────┤
 //!            └── Transmit ◀── every worker, one each
 //! ```
 //!
-//! Any worker may have to send to any port, so [`Port::open`] splits a port into one receiver and a sender
-//! for each worker; no sender is ever shared. An embedder's own type is a port by implementing [`Port`].
+//! Any worker may have to send to any port, so [`Port::open`] splits a port into a sender for each worker and
+//! a receiver, or several if it has several queues; none is ever shared. An embedder's own type is a port by implementing [`Port`].
 //!
 //! | port | what it is |
 //! | --- | --- |
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Waker {
     }
 }
 
-/// The receiving half of a port. One worker owns it.
+/// The receiving half of a port, or of one of its queues. One worker owns it.
 pub trait Receive: Send {
     /// Moves at most `max` waiting frames to the end of `into`, taking buffers from `pool`. Never blocks.
     ///
@@ -104,7 +104,7 @@ pub trait Port: Send {
     /// What the other side of the port holds: the guest's end of a memory port, `()` for a device.
     type Peer;
 
-    /// Splits the port into a receiver and `senders` senders.
+    /// Splits the port into `senders` senders and at least one receiver.
     ///
     /// # Errors
     /// The device could not be opened or has too few queues.
@@ -113,8 +113,9 @@ pub trait Port: Send {
 
 /// A port that was split up for the workers.
 pub struct Opened<Peer> {
-    /// The receiving half.
-    pub receiver: Box<dyn Receive>,
+    /// The receiving half. A device with several queues has one for each, and several workers receive from it. The
+    /// device keeps all frames of a connection in one queue, or they overtake each other.
+    pub receivers: Vec<Box<dyn Receive>>,
     /// One sending half a worker.
     pub senders: Vec<Box<dyn Transmit>>,
     /// The other side.

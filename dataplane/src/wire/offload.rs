@@ -29,11 +29,13 @@ impl Offload {
     /// is the checksum of a plain TCP or UDP packet (untagged, no extension headers, no fragment), whose headers are
     /// all there.
     pub fn of_plain(frame: &[u8], checksum_from: u16, checksum_at: u16) -> Option<Self> {
-        let kind = match checksum_at {
-            16 => Segmented::Tcp,
-            6 => Segmented::Udp,
-            _ => return None,
-        };
+        let all = Self::of_any_plain(frame)?;
+        (all.l4 == checksum_from && all.kind.checksum_at() == checksum_at).then_some(all)
+    }
+
+    /// The checksum of a plain TCP or UDP packet, as [`Offload::of_plain`], of whose checksum it is not known whether it was
+    /// left undone.
+    pub fn of_any_plain(frame: &[u8]) -> Option<Self> {
         let (l4, proto) = match be16(frame.get(..ETHERNET + 20)?, 12) {
             ethertype::IPV4 if be16(frame, ETHERNET + 6) & 0x3fff == 0 => {
                 (ETHERNET + usize::from(frame[ETHERNET] & 15) * 4, frame[ETHERNET + 9])
@@ -41,9 +43,9 @@ impl Offload {
             ethertype::IPV6 => (ETHERNET + 40, frame[ETHERNET + 6]),
             _ => return None,
         };
+        let kind = [Segmented::Tcp, Segmented::Udp].into_iter().find(|kind| kind.proto().0 == proto)?;
         let offload = Self { l4: l4 as u16, segment: 0, kind, cwr: false };
-        let is_it = l4 == usize::from(checksum_from) && proto == kind.proto().0;
-        ends(frame, offload).filter(|_| is_it).map(|_| offload)
+        ends(frame, offload).map(|_| offload)
     }
 
     /// Whether it can be of this packet.

@@ -85,11 +85,12 @@ impl Receivers {
         self.changes
     }
 
-    /// Removes the receiver of a port.
+    /// Removes the receivers of a port.
     pub(super) fn remove(&mut self, port: PortId) {
-        let place = self.iter_mut().find(|(_, (p, _))| *p == port).map(|(at, _)| at);
-        if let Some(at) = place {
-            self.clear(at);
+        for at in 0..self.places.len() {
+            if self.places[at].as_ref().is_some_and(|(p, _)| *p == port) {
+                self.clear(at);
+            }
         }
     }
 
@@ -288,7 +289,7 @@ mod tests {
         type Peer = ();
 
         fn open(self, _: usize, _: &Pool) -> io::Result<crate::port::Opened<()>> {
-            Ok(crate::port::Opened { receiver: Box::new(self), senders: Vec::new(), peer: () })
+            Ok(crate::port::Opened { receivers: vec![Box::new(self)], senders: Vec::new(), peer: () })
         }
     }
 
@@ -302,7 +303,7 @@ mod tests {
         let faults = fault::Faults { seed: 1, receive: late, transmit: fault::Rates::default() };
         let port = fault::wrap(Described(end, std::fs::File::open("/dev/null").unwrap()), faults);
         receivers.watch();
-        receivers.add(PortId(0), port.open(0, &pool).unwrap().receiver);
+        receivers.add(PortId(0), port.open(0, &pool).unwrap().receivers.remove(0));
         queue.0.lock().unwrap().0.push_back(7);
         let token = receivers.descriptors().map(|(token, _)| token).next().unwrap();
         receivers.ready(token);

@@ -28,8 +28,8 @@ fn pcapng(lens: &[usize]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.pcapng");
     let pool = Pool::new(8);
-    let opened = record(memory(8), &path, || Duration::from_secs(1)).unwrap().open(1, &pool).unwrap();
-    let mut receiver = opened.receiver;
+    let mut opened = record(memory(8), &path, || Duration::from_secs(1)).unwrap().open(1, &pool).unwrap();
+    let receiver = &mut opened.receivers[0];
     for (n, len) in lens.iter().enumerate() {
         opened.peer.peer.send(&vec![n as u8; *len]).unwrap();
         receiver.receive(&mut Vec::new(), 8, &pool).unwrap();
@@ -48,15 +48,15 @@ fn frames_are_replayed_in_order_and_what_is_sent_is_counted() {
         let pool = Pool::new(2);
         let mut opened = parse(&file).unwrap().open(2, &pool).unwrap();
         let mut frames = Vec::new();
-        assert_eq!(opened.receiver.receive(&mut frames, 8, &pool).unwrap(), 2, "the pool has no more");
+        assert_eq!(opened.receivers[0].receive(&mut frames, 8, &pool).unwrap(), 2, "the pool has no more");
         assert_eq!(opened.peer.waiting(), 1);
         assert_eq!((frames[0].bytes(), frames[1].bytes()), (&[0; 60][..], &[1; 61][..]));
         opened.senders[1].transmit(&mut frames).unwrap();
         assert_eq!((opened.peer.discarded(), frames.len()), (2, 0));
-        assert_eq!(opened.receiver.receive(&mut frames, 8, &pool).unwrap(), 1);
+        assert_eq!(opened.receivers[0].receive(&mut frames, 8, &pool).unwrap(), 1);
         assert_eq!(frames[0].bytes(), [2; 62]);
-        assert_eq!(opened.receiver.receive(&mut frames, 8, &pool).unwrap(), 0, "over, but not gone");
-        assert_eq!(opened.receiver.take_missed(), 0);
+        assert_eq!(opened.receivers[0].receive(&mut frames, 8, &pool).unwrap(), 0, "over, but not gone");
+        assert_eq!(opened.receivers[0].take_missed(), 0);
     }
 }
 
@@ -66,9 +66,9 @@ fn a_frame_that_is_too_long_is_missed() {
     let file = pcap(&[FRAME_CAPACITY + 1, FRAME_CAPACITY], DataLink::ETHERNET);
     let mut opened = parse(&file).unwrap().open(1, &pool).unwrap();
     let mut frames = Vec::new();
-    assert_eq!(opened.receiver.receive(&mut frames, 8, &pool).unwrap(), 1);
+    assert_eq!(opened.receivers[0].receive(&mut frames, 8, &pool).unwrap(), 1);
     assert_eq!(frames[0].bytes()[0], 1);
-    assert_eq!((opened.receiver.take_missed(), opened.receiver.take_missed()), (1, 0));
+    assert_eq!((opened.receivers[0].take_missed(), opened.receivers[0].take_missed()), (1, 0));
 }
 
 #[test]
@@ -77,12 +77,12 @@ fn the_worker_is_woken_while_frames_wait() {
     let mut opened = parse(&pcap(&[60, 60], DataLink::ETHERNET)).unwrap().open(1, &pool).unwrap();
     let woken = Arc::new(AtomicU64::new(0));
     let count = woken.clone();
-    opened.receiver.set_waker(Waker::new(move || {
+    opened.receivers[0].set_waker(Waker::new(move || {
         count.fetch_add(1, Ordering::Relaxed);
     }));
     let mut frames = Vec::new();
-    opened.receiver.receive(&mut frames, 1, &pool).unwrap();
-    opened.receiver.receive(&mut frames, 1, &pool).unwrap();
+    opened.receivers[0].receive(&mut frames, 1, &pool).unwrap();
+    opened.receivers[0].receive(&mut frames, 1, &pool).unwrap();
     assert_eq!(woken.load(Ordering::Relaxed), 2, "at first, and when one was left");
 }
 
@@ -118,8 +118,8 @@ fn both_directions_are_recorded_but_not_what_the_port_left() {
     let mut opened = record(memory(1), &path, clock).unwrap().open(1, &pool).unwrap();
     opened.peer.peer.send(&[1; 60]).unwrap();
     let mut frames = Vec::new();
-    assert_eq!(opened.receiver.receive(&mut frames, 8, &pool).unwrap(), 1);
-    assert_eq!(opened.receiver.receive(&mut frames, 8, &pool).unwrap(), 0);
+    assert_eq!(opened.receivers[0].receive(&mut frames, 8, &pool).unwrap(), 1);
+    assert_eq!(opened.receivers[0].receive(&mut frames, 8, &pool).unwrap(), 0);
     frames.push(pool.copy(&[2; 60]).unwrap());
     opened.senders[0].transmit(&mut frames).unwrap();
     assert_eq!(frames.len(), 1, "the port had room for one");
@@ -213,7 +213,7 @@ fn a_full_disk_ends_the_recording_and_not_the_traffic() {
     let mut opened = record(memory(8), "/dev/full", Duration::default).unwrap().open(1, &pool).unwrap();
     opened.peer.peer.send(&[1; 60]).unwrap();
     let mut frames = Vec::new();
-    assert_eq!(opened.receiver.receive(&mut frames, 8, &pool).unwrap(), 1);
+    assert_eq!(opened.receivers[0].receive(&mut frames, 8, &pool).unwrap(), 1);
     let error = opened.peer.recording.flush().unwrap_err();
     assert!(matches!(&error, PcapError::Write { .. }), "{error}");
     opened.senders[0].transmit(&mut frames).unwrap();

@@ -25,11 +25,12 @@ impl<P: Port<Peer = ()>> Port for Known<P> {
     type Peer = ();
 
     fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<()>> {
-        let Opened { receiver, senders, peer } = self.port.open(senders, pool)?;
+        let Opened { receivers, senders, peer } = self.port.open(senders, pool)?;
         let mac = self.mac;
+        let receiver = |inner| Box::new(Receiver { inner, mac }) as Box<dyn Receive>;
         let sender = |inner| Box::new(Sender { inner, mac }) as Box<dyn Transmit>;
         Ok(Opened {
-            receiver: Box::new(Receiver { inner: receiver, mac }),
+            receivers: receivers.into_iter().map(receiver).collect(),
             senders: senders.into_iter().map(sender).collect(),
             peer,
         })

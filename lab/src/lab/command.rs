@@ -3,6 +3,7 @@
 
 use super::{
     error::LabError,
+    interface::{self, InterfacePort},
     live::{self, network::LiveNetwork},
     net::Listening,
     selftest,
@@ -82,6 +83,8 @@ fn up(
 /// A lab's network before its hosts are made.
 pub(super) struct Planned {
     net: Supernet,
+    /// Ports of uplinks that are on the machine's own interfaces.
+    interfaces: Vec<(String, InterfacePort)>,
     pub(super) spec: LabSpec,
     unserved: BTreeSet<String>,
 }
@@ -99,6 +102,7 @@ impl Planned {
         }
         let (read, warnings) = input::read(files)?;
         input::warn(&warnings);
+        let interfaces = interface::open(&read.model.supervisor)?;
         let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
         let net = Supernet::builder()
             .workers(threads(workers))
@@ -111,7 +115,7 @@ impl Planned {
         for target in no_serve {
             unserved.insert(spec.without_responder(lab, target)?);
         }
-        Ok(Self { net, spec, unserved })
+        Ok(Self { net, interfaces, spec, unserved })
     }
 
     /// Attaches the hosts and has it run.
@@ -121,6 +125,9 @@ impl Planned {
                 Place::Endpoint(name) => self.net.attach(&name, tap)?,
                 Place::Uplink(name) => self.net.attach_uplink(&name, tap)?,
             }
+        }
+        for (uplink, port) in self.interfaces {
+            self.net.attach_uplink(&uplink, port)?;
         }
         Ok(LiveNetwork::new(lab, self.net.spawn()?, self.spec, self.unserved))
     }

@@ -1,7 +1,8 @@
 //! What can go wrong with a lab, and what to do about it.
 
-use std::{io, path::PathBuf};
-use supernet_drivers::tap::TapError;
+use std::{io, net::IpAddr, path::PathBuf};
+use supernet_control::model::Position;
+use supernet_drivers::{interface::InterfaceError, tap::TapError};
 
 /// Why a lab could not be started, entered or ended.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,24 @@ pub(crate) enum LabError {
     NamespaceTaken { netns: String },
     #[error("{place}: {source}")]
     Tap { place: String, source: TapError },
+    #[error("{at}: uplink {uplink}: {source}")]
+    Interface { at: Position, uplink: String, source: InterfaceError },
+    #[error(
+        "{at}: uplink {uplink} carries packets of {wanted} bytes, and interface {interface} of {mtu}: give the uplink \
+         `mtu: {mtu}`, or the interface more with `ip link set dev {interface} mtu {wanted}`"
+    )]
+    InterfaceMtu { at: Position, uplink: String, interface: String, wanted: u16, mtu: u32 },
+    #[error(
+        "{at}: interface {interface} has the address {address} of uplink {uplink} itself, so that both would answer: take \
+         it away with `ip address del`, or give the uplink another one"
+    )]
+    InterfaceAddress { at: Position, uplink: String, interface: String, address: IpAddr },
+    #[error(
+        "{at}: this machine has the address {address} on interface {interface}, and would hear nothing there any more: with \
+         the driver `xdp` the interface is the network's alone; take its addresses away, choose another interface, or \
+         the driver `packet`"
+    )]
+    InterfaceInUse { at: Position, interface: String, address: IpAddr },
     #[error("{place}: `ip {command}` failed: {message}")]
     Ip { place: String, command: String, message: String },
     #[error("{place}: can't {what}: {source}")]

@@ -112,21 +112,23 @@ fn gateways(endpoint: &EndpointPort, segment: &Segment) -> Vec<IpAddr> {
 }
 
 fn outside(supervisor: &Supervisor) -> OutsideSpec {
-    let addresses = || supervisor.uplinks.iter().flat_map(|u| &u.addresses).map(|a| a.value);
+    // Beyond an interface of the machine, there is a world already.
+    let uplinks: Vec<&Uplink> = supervisor.uplinks.iter().filter(|u| u.interface.is_none()).collect();
+    let addresses = || uplinks.iter().flat_map(|u| &u.addresses).map(|a| a.value);
     let has = |v4: bool| addresses().any(|a| a.addr().is_ipv4() == v4);
     let owned =
         [&supervisor.pod_cidrs, &supervisor.node_cidrs, &supervisor.ingress_cidrs, &supervisor.egress_cidrs];
     let owned: BTreeSet<IpNet> = owned.into_iter().flatten().map(|c| c.value.trunc()).collect();
     let route = |prefix: IpNet| {
         let family = |a: &IpAddr| a.is_ipv4() == prefix.addr().is_ipv4();
-        let own =
-            supervisor.uplinks.iter().enumerate().flat_map(|(uplink, u)| {
-                u.addresses.iter().map(move |a| Via { uplink, address: a.value.addr() })
-            });
+        let own = uplinks
+            .iter()
+            .enumerate()
+            .flat_map(|(uplink, u)| u.addresses.iter().map(move |a| Via { uplink, address: a.value.addr() }));
         OutsideRoute { prefix, via: own.filter(|v| family(&v.address)).collect() }
     };
     OutsideSpec {
-        uplinks: supervisor.uplinks.iter().map(|u| far_side(supervisor, u)).collect(),
+        uplinks: uplinks.iter().map(|u| far_side(supervisor, u)).collect(),
         addresses: WORLD.into_iter().filter(|a| has(a.is_ipv4())).collect(),
         routes: owned.into_iter().map(route).filter(|r| !r.via.is_empty()).collect(),
         serve: Vec::new(),

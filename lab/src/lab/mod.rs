@@ -17,6 +17,7 @@
 mod command;
 mod error;
 mod from_network;
+mod interface;
 mod live;
 mod net;
 mod netns;

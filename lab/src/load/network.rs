@@ -305,6 +305,7 @@ fn supervisor() -> Supervisor {
             addresses: nets([192, 168, 100, 1], 24, [0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1], 64),
             mac: None,
             mtu: None,
+            interface: None,
         }],
         static_routes: defaults.into_iter().zip(via).map(|(prefix, via)| route(prefix, via)).collect(),
         ingress_posture: IngressPosture::Deny,

@@ -26,8 +26,8 @@ fn all_fields() {
   nodeCIDRs: [10.5.0.0/24]
   nodes: 7
   uplinks:
-  - {name: leaf-a, addresses: [10.6.0.1/31, "fd00:6::1/64"], mac: "02:00:00:00:00:0a"}
-  - {name: leaf-b, addresses: [10.7.0.1/24], mtu: 9000}
+  - {name: leaf-a, addresses: [10.6.0.1/31, "fd00:6::1/64"], mac: "02:00:00:00:00:0a", interface: eth1}
+  - {name: leaf-b, addresses: [10.7.0.1/24], mtu: 9000, interface: enp1s0f1np1, driver: xdp}
   staticRoutes:
   - prefix: 0.0.0.0/0
     nextHops: [10.6.0.0, {address: 10.7.0.254, mac: "02:00:00:00:00:0b"}]
@@ -56,6 +56,8 @@ fn all_fields() {
     assert_eq!(s.uplinks[0].mac.map(|m| m.0), Some([2, 0, 0, 0, 0, 10]));
     assert!(s.mss_clamping && s.strict_tcp);
     assert_eq!((s.uplinks[0].mtu, s.uplinks[1].mtu), (None, Some(9000)));
+    let on = |n: usize| s.uplinks[n].interface.as_ref().map(|on| (on.name.value.as_str(), on.driver.name()));
+    assert_eq!((on(0), on(1)), (Some(("eth1", "packet")), Some(("enp1s0f1np1", "xdp"))));
     let hops = &s.static_routes[0].next_hops;
     assert_eq!((hops[0].mac, hops[1].mac.map(|m| m.0[5])), (None, Some(11)));
     assert_eq!((s.tier1, s.ingress_posture), (Tier1Layout::PerNamespace, IngressPosture::AllowCluster));
@@ -214,6 +216,23 @@ fn what_cannot_be() {
     check(
         "  uplinks: [{name: a, addresses: [10.6.0.1/24], mac: \"01:00:00:00:00:01\"}]\n",
         "5:54: `01:00:00:00:00:01` is not the MAC address of one interface; write one like 02:00:00:00:00:01",
+    );
+    check(
+        "  uplinks: [{name: a, addresses: [10.6.0.1/24], interface: eth 1}]\n",
+        "5:60: `eth 1` cannot be an interface's name; use 1 to 15 bytes without `/`, `:`, `%` or white space",
+    );
+    check(
+        "  uplinks: [{name: a, addresses: [10.6.0.1/24], interface: eth1, driver: dpdk}]\n",
+        "5:74: `dpdk` is not known here; use packet or xdp",
+    );
+    check(
+        "  uplinks: [{name: a, addresses: [10.6.0.1/24], driver: xdp}]\n",
+        "5:57: the driver of an interface, but no interface; name the interface: `interface: eth1`",
+    );
+    check(
+        "  uplinks:\n  - {name: a, addresses: [10.6.0.1/24], interface: eth1}\n  - {name: b, addresses: [10.7.0.1/24], \
+         interface: eth1}\n",
+        "7:52: uplink a is on interface eth1 already; give each its own; one uplink has an address of each family",
     );
     check(
         "  kubeAPI: {backends: [10.0.0.1]}\n",

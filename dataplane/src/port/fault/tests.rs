@@ -47,7 +47,7 @@ impl Rig {
     /// A visit that wants up to `max` frames.
     fn visit(&mut self, max: usize) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let count = self.opened.receiver.receive(&mut frames, max, &self.pool).unwrap();
+        let count = self.opened.receivers[0].receive(&mut frames, max, &self.pool).unwrap();
         assert_eq!(frames.len(), count);
         assert!(count <= max);
         frames

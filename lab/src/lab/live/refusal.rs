@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use supernet_control::{
     ipam::Addressing,
-    model::{At, Model, Name, Position, Uplink},
+    model::{At, Model, Name, Position, Supervisor, Uplink},
 };
 use supernet_dataplane::wire::ETHERNET;
 
@@ -50,7 +50,7 @@ pub(super) struct Side<'a> {
 /// Whether a lab can go from one to the other while it runs. Its buffers hold frames of `longest` bytes.
 pub(super) fn check(was: &Side<'_>, is: &Side<'_>, longest: usize) -> Result<(), Refusal> {
     let at = &is.model.supervisor.at;
-    check_uplinks(&was.model.supervisor.uplinks, &is.model.supervisor.uplinks, at)?;
+    check_uplinks(&was.model.supervisor, &is.model.supervisor)?;
     let far = |side: &Side<'_>| -> Vec<OutsideUplink> {
         // Their MTU is that of the uplink, which may change.
         side.spec.outside.uplinks.iter().map(|u| OutsideUplink { mtu: 0, ..u.clone() }).collect()
@@ -65,9 +65,11 @@ pub(super) fn check(was: &Side<'_>, is: &Side<'_>, longest: usize) -> Result<(),
     check_pools(was, is)
 }
 
-fn check_uplinks(was: &[Uplink], is: &[Uplink], at: &Position) -> Result<(), Refusal> {
-    let refused =
-        |uplink: &Uplink, how| Err(Refusal::Uplink { at: at.clone(), uplink: uplink.name.clone(), how });
+fn check_uplinks(before: &Supervisor, after: &Supervisor) -> Result<(), Refusal> {
+    let refused = |uplink: &Uplink, how| {
+        Err(Refusal::Uplink { at: after.at.clone(), uplink: uplink.name.clone(), how })
+    };
+    let (was, is) = (&before.uplinks, &after.uplinks);
     if let Some(gone) = was.iter().find(|u| !is.iter().any(|i| i.name == u.name)) {
         return refused(gone, "would be gone");
     }
@@ -80,6 +82,17 @@ fn check_uplinks(was: &[Uplink], is: &[Uplink], at: &Position) -> Result<(), Ref
                 }
                 if w.mac != uplink.mac {
                     return refused(uplink, "would have another MAC");
+                }
+                let on = |u: &Uplink| u.interface.as_ref().map(|on| (on.name.value.clone(), on.driver));
+                if on(w) != on(uplink) {
+                    return refused(uplink, "would be on another interface");
+                }
+                let (had, has) = (w.mtu.unwrap_or(before.mtu), uplink.mtu.unwrap_or(after.mtu));
+                if uplink.interface.is_some() && had != has {
+                    return refused(
+                        uplink,
+                        "would have another MTU, on an interface that was opened for this one",
+                    );
                 }
             }
             _ => return refused(uplink, "would stand in another place among the uplinks"),

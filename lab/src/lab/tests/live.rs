@@ -341,8 +341,10 @@ fn a_dry_run_and_what_is_refused_change_nothing() {
 
     let supervisor = SHOP.split("---").next().unwrap();
     let uplink = "uplinks: [{name: other, addresses: [192.168.100.1/24]}], ingressPosture";
+    let on_one = "uplinks: [{name: uplink-1, addresses: [192.168.100.1/24, 'fd00:cafe:4::1/64'], interface: eth7}], ingressPosture";
     let cases = [
         (supervisor.replace("ingressPosture", uplink), "change.yaml:2:1: uplink uplink-1 would be gone"),
+        (supervisor.replace("ingressPosture", on_one), "uplink-1 would be on another interface"),
         (
             supervisor.replace("ingressPosture", "strictTCP: true, ingressPosture"),
             "change.yaml:2:1: strictTCP is decided",

@@ -96,7 +96,7 @@ impl Cable {
         let pool = Pool::new(256);
         let split = |tap: Tap| {
             let opened = tap.open(1, &pool).unwrap();
-            (opened.receiver, opened.senders.into_iter().next().unwrap())
+            (opened.receivers.into_iter().next().unwrap(), opened.senders.into_iter().next().unwrap())
         };
         let ((mut rx_a, mut tx_a), (mut rx_b, mut tx_b)) = (split(a), split(b));
         let thread = thread::spawn(move || {

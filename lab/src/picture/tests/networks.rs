@@ -88,6 +88,7 @@ impl Network {
                 addresses,
                 mac: mac(),
                 mtu: 1500,
+                interface: None,
             });
         }
         for n in 0..self.routes {

@@ -23,7 +23,7 @@ fn a_visit_gives_no_more_than_it_is_asked_for() {
     let faults = Rates { duplication: 1.0, ..Rates::default() };
     let mut rig = Rig::new(1, faults);
     let (waker, woken) = counting();
-    rig.opened.receiver.set_waker(waker);
+    rig.opened.receivers[0].set_waker(waker);
     woken();
     numbered(4).iter().for_each(|frame| rig.opened.peer.send(frame).unwrap());
     assert_eq!(woken(), 4);
@@ -49,8 +49,8 @@ fn who_holds_something_back_is_visited_again() {
     for way in WAYS {
         let mut rig = Rig::new(1, late);
         let (waker, woken) = counting();
-        assert!(!rig.opened.receiver.set_bell(Bells::default().bell(0)), "it is asked every time");
-        rig.opened.receiver.set_waker(waker);
+        assert!(!rig.opened.receivers[0].set_bell(Bells::default().bell(0)), "it is asked every time");
+        rig.opened.receivers[0].set_waker(waker);
         assert_eq!(woken(), 1, "whatever was held back before");
         rig.visit(8);
         assert_eq!(woken(), 0, "nothing is held");
@@ -69,7 +69,7 @@ fn who_holds_something_back_is_visited_again() {
     // Held for more than a visit, it wakes each time.
     let mut rig = Rig::new(1, Rates { reordering: 1.0, visits: 3, ..Rates::default() });
     let (waker, woken) = counting();
-    rig.opened.receiver.set_waker(waker);
+    rig.opened.receivers[0].set_waker(waker);
     rig.send(0, &[&[1; 60]]);
     woken();
     assert_eq!([0; 4].map(|_| (rig.visit(8).len(), woken()).1), [1, 1, 0, 0]);
@@ -77,7 +77,7 @@ fn who_holds_something_back_is_visited_again() {
     // What is not held back wakes nobody.
     let mut rig = Rig::new(1, Rates::default());
     let (waker, woken) = counting();
-    rig.opened.receiver.set_waker(waker);
+    rig.opened.receivers[0].set_waker(waker);
     woken();
     rig.send(0, &[&[1; 60]]);
     rig.visit(8);
@@ -86,7 +86,7 @@ fn who_holds_something_back_is_visited_again() {
     // All that filled the batch was lost: there may be more.
     let mut rig = Rig::new(1, Rates { loss: 1.0, ..Rates::default() });
     let (waker, woken) = counting();
-    rig.opened.receiver.set_waker(waker);
+    rig.opened.receivers[0].set_waker(waker);
     (0..9).for_each(|n| rig.opened.peer.send(&[n]).unwrap());
     woken();
     assert_eq!([0; 3].map(|_| (rig.visit(4).len(), woken())), [(0, 1), (0, 1), (0, 0)]);
@@ -140,8 +140,8 @@ fn what_is_held_when_the_port_goes_comes_home() {
     rig.visit(1);
     rig.send(0, &[&[1; 60], &[2; 60]]);
     assert_eq!(rig.pool.available(), rig.pool.capacity() - 6);
-    let Rig { pool, opened: Opened { receiver, senders, .. }, counters } = rig;
-    drop(receiver);
+    let Rig { pool, opened: Opened { receivers, senders, .. }, counters } = rig;
+    drop(receivers);
     assert_eq!((counters.receive().held(), counters.receive().refused), (0, 2));
     drop(senders);
     assert_eq!((counters.transmit().held(), counters.transmit().refused), (0, 4));
@@ -167,7 +167,7 @@ impl Port for Dying {
         let half = || Box::new(Dying(self.0.try_clone().unwrap(), self.1));
         Ok(Opened {
             senders: (0..senders).map(|_| half() as Box<dyn Transmit>).collect(),
-            receiver: half(),
+            receivers: vec![half()],
             peer: "the peer",
         })
     }
@@ -205,10 +205,10 @@ fn a_port_that_is_gone_says_so_through_the_line() {
     };
     let (counters, mut opened) = open(GONE, Rates::default());
     assert_eq!(opened.peer, "the peer");
-    assert!(opened.receiver.as_fd().is_some());
-    assert_eq!(opened.receiver.take_missed(), 1);
+    assert!(opened.receivers[0].as_fd().is_some());
+    assert_eq!(opened.receivers[0].take_missed(), 1);
     let mut frames = Vec::new();
-    assert!(opened.receiver.receive(&mut frames, 8, &pool).is_err());
+    assert!(opened.receivers[0].receive(&mut frames, 8, &pool).is_err());
     assert_eq!((frames.len(), counters.receive().passed), (1, 1), "what it gave before");
     frames.push(pool.copy(&[2]).unwrap());
     assert!(opened.senders[0].transmit(&mut frames).is_err());
@@ -219,7 +219,7 @@ fn a_port_that_is_gone_says_so_through_the_line() {
     let (counters, mut opened) = open(io::ErrorKind::Other, late);
     frames.push(pool.copy(&[3]).unwrap());
     assert!(opened.senders[0].transmit(&mut frames).is_ok() && frames.is_empty());
-    assert!(opened.receiver.receive(&mut frames, 8, &pool).is_err());
+    assert!(opened.receivers[0].receive(&mut frames, 8, &pool).is_err());
     assert_eq!((frames.len(), counters.transmit().passed, counters.transmit().refused), (1, 1, 1));
     frames.clear();
     assert_eq!(pool.available(), pool.capacity());

@@ -1,7 +1,5 @@
 //! The demo tells its story to the end, and every check of it holds.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use std::process::Command;
 
 #[test]

@@ -1,11 +1,9 @@
 //! `lab attach`, as another harness uses it: it makes TAPs, we move them into hosts of our own, and packets pass.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
+use crate::hosts::{Hosts, as_root};
 use std::{
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Child, Command, Stdio},
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -35,97 +33,12 @@ const TOPOLOGY: &str = r#"{
   "comment": "left out"
 }"#;
 
-/// Namespaces of this test, removed when dropped.
-struct Hosts(String);
-
-impl Hosts {
-    fn name(&self, host: &str) -> String {
-        format!("{}-{host}", self.0)
-    }
-
-    fn ip(&self, host: &str, commands: &[&str]) {
-        for command in commands {
-            let done =
-                Command::new("ip").args(["-n", &self.name(host)]).args(command.split(' ')).output().unwrap();
-            assert!(done.status.success(), "{host}: ip {command}: {}", String::from_utf8_lossy(&done.stderr));
-        }
-    }
-
-    fn command(&self, host: &str, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name(host), program]).args(args);
-        command
-    }
-
-    /// A server that tells every caller who it seems to be.
-    fn serve(&self, host: &str, port: u16) -> Server {
-        let program = format!(
-            "import socket\ns = socket.create_server(('0.0.0.0', {port}))\nprint('ready', flush=True)\n\
-             while True:\n c, a = s.accept()\n c.sendall(('{host} ' + a[0]).encode())\n c.close()\n"
-        );
-        let mut child =
-            self.command(host, "python3", &["-c", &program]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "ready");
-        Server(child)
-    }
-
-    /// What a server answers, or why not.
-    fn ask(&self, host: &str, to: &str, port: u16) -> String {
-        let program = format!(
-            "import socket\ntry:\n s = socket.create_connection(('{to}', {port}), timeout=1.5)\n \
-             print(s.recv(100).decode())\nexcept Exception as e:\n print(type(e).__name__)\n"
-        );
-        let output = self.command(host, "python3", &["-c", &program]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for host in ["net", "a", "b", "c", "d"] {
-            let _ = Command::new("ip").args(["netns", "delete", &self.name(host)]).output();
-        }
-    }
-}
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Whether the test may go on. Loud when not, and a failure in CI.
-fn as_root() -> bool {
-    let has_namespaces =
-        Command::new("ip").args(["netns", "list"]).output().is_ok_and(|o| o.status.success());
-    let is_root = rustix::process::geteuid().is_root();
-    let may = Path::new("/dev/net/tun").exists() && has_namespaces && is_root;
-    assert!(
-        may || std::env::var_os("CI").is_none(),
-        "this test can't run in CI without root, TUN and iproute2"
-    );
-    if !may {
-        let _ =
-            writeln!(std::io::stderr(), "\n*** SKIPPED: root, /dev/net/tun and iproute2 are needed ***\n");
-    }
-    may
-}
-
 #[test]
 fn hosts_of_another_harness_reach_each_other_as_the_file_says() {
     if !as_root() {
         return;
     }
-    let hosts = Hosts(format!("snat{}", std::process::id()));
-    for host in ["net", "a", "b", "c", "d"] {
-        let done = Command::new("ip").args(["netns", "add", &hosts.name(host)]).status().unwrap();
-        assert!(done.success());
-    }
+    let hosts = Hosts::new("snat", &["net", "a", "b", "c", "d"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("net.json");
     std::fs::write(&file, TOPOLOGY).unwrap();

@@ -1,0 +1,222 @@
+//! Frames over a descriptor that carries one a read and one a write: a TAP device's queue, a packet socket.
+//!
+//! If both sides have agreed on it, a [`virtio`] header stands before each frame and tells what was left undone.
+
+use crate::virtio::{self, Header};
+use rustix::io::Errno;
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+use supernet_dataplane::{
+    buf::{FRAME_CAPACITY, Frame, Offloads, Pool},
+    port::{Receive, Transmit},
+    wire::offload,
+};
+
+/// Bytes that one visit receives before it lets others have their turn: what is received is sent on while it is still in
+/// the cache.
+const VISIT: usize = 256 << 10;
+
+/// What an error means that the descriptor gave.
+pub(crate) enum Meaning {
+    /// Nothing is to be had now, or nothing can be taken.
+    Later,
+    /// This frame is lost, as on a cable that is not plugged in; the next one may pass.
+    Lost,
+    /// The device is gone for good.
+    Gone,
+}
+
+/// A device behind a descriptor.
+pub(crate) trait Device: Send + Sync {
+    /// Its descriptor, which does not block.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// What an error of a read means; [`Meaning::Lost`] is one that says nothing about frames.
+    fn read_error(&self, errno: Errno) -> Meaning;
+
+    /// What an error of a write means.
+    fn write_error(&self, errno: Errno) -> Meaning;
+
+    /// Frames that the kernel had and dropped since this was last asked. Asked when many are waiting.
+    fn overflowed(&self) -> u64 {
+        0
+    }
+}
+
+impl Device for OwnedFd {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn read_error(&self, errno: Errno) -> Meaning {
+        match errno {
+            Errno::AGAIN => Meaning::Later,
+            _ => Meaning::Gone,
+        }
+    }
+
+    fn write_error(&self, errno: Errno) -> Meaning {
+        match errno {
+            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => Meaning::Later,
+            // EIO: the interface is down. EINVAL: the kernel wants no such frame (shorter than an Ethernet header).
+            Errno::IO | Errno::INVAL => Meaning::Lost,
+            _ => Meaning::Gone,
+        }
+    }
+}
+
+/// The receiving half.
+pub(crate) struct Reader<D> {
+    device: Arc<D>,
+    virtio: bool,
+    /// A buffer that was taken for a frame that did not come: it spares a trip to the pool a poll.
+    spare: Option<Frame>,
+    /// Where the rest of a frame goes that is longer than an ordinary buffer, if the pool has such.
+    large: Option<Frame>,
+    missed: u64,
+}
+
+impl<D> Reader<D> {
+    /// Reads from `device`; `virtio` if a header stands before every frame.
+    pub(crate) fn new(device: Arc<D>, virtio: bool) -> Self {
+        Self { device, virtio, spare: None, large: None, missed: 0 }
+    }
+}
+
+impl<D: Device> Receive for Reader<D> {
+    fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize> {
+        let (mut received, mut bytes) = (0, 0);
+        let longest = pool.longest();
+        // Who sends nothing but what is refused is left in the end, too.
+        let mut tries = 2 * max;
+        while received < max && bytes < VISIT && tries > 0 {
+            tries -= 1;
+            // Without a buffer the frame waits in the kernel's queue, where it is not lost yet.
+            let Some(mut frame) = self.spare.take().or_else(|| pool.take()) else { break };
+            frame.set_len(FRAME_CAPACITY);
+            let wanted = || (longest > FRAME_CAPACITY).then(|| pool.take_for(longest))?;
+            let mut large = self.large.take().or_else(wanted);
+            let rest = match &mut large {
+                Some(large) => {
+                    large.set_len(longest);
+                    &mut large.bytes_mut()[FRAME_CAPACITY..]
+                }
+                None => &mut [],
+            };
+            let room = FRAME_CAPACITY + rest.len();
+            let mut header = [0; virtio::LEN];
+            let header_len = if self.virtio { virtio::LEN } else { 0 };
+            // The kernel cuts a longer frame short without saying so; the extra byte gives it away.
+            let mut beyond = [0];
+            let mut buffers =
+                [&mut header[..header_len], &mut *frame.bytes_mut(), rest, &mut beyond].map(IoSliceMut::new);
+            match rustix::io::readv(self.device.fd(), &mut buffers) {
+                Ok(len) => {
+                    let len = len.saturating_sub(header_len);
+                    let whole = if len <= FRAME_CAPACITY {
+                        self.large = large;
+                        frame.set_len(len);
+                        Some(frame)
+                    } else {
+                        let large = large.filter(|_| len <= room).map(|mut large| {
+                            large.bytes_mut()[..FRAME_CAPACITY].copy_from_slice(frame.bytes());
+                            large.set_len(len);
+                            large
+                        });
+                        self.spare = Some(frame);
+                        large
+                    };
+                    let header = Header::from_bytes(header);
+                    match whole.and_then(|frame| if self.virtio { header.note(frame) } else { Some(frame) }) {
+                        Some(frame) => {
+                            into.push(frame);
+                            (received, bytes) = (received + 1, bytes + len);
+                        }
+                        None => self.missed += 1,
+                    }
+                }
+                Err(errno) => {
+                    (self.spare, self.large) = (Some(frame), large);
+                    if errno == Errno::INTR {
+                        continue;
+                    }
+                    match self.device.read_error(errno) {
+                        Meaning::Later => break,
+                        Meaning::Lost => {}
+                        Meaning::Gone => return Err(errno.into()),
+                    }
+                }
+            }
+        }
+        if received == max {
+            self.missed += self.device.overflowed();
+        }
+        // Who has nothing more keeps no buffer of which there are few.
+        self.large = None;
+        Ok(received)
+    }
+
+    fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.fd())
+    }
+}
+
+/// A sending half. Several share the descriptor: a write is one whole frame.
+pub(crate) struct Writer<D> {
+    device: Arc<D>,
+    virtio: bool,
+    offloads: Offloads,
+}
+
+impl<D: Device> Writer<D> {
+    /// Writes to `device`; `virtio` if a header stands before every frame, which `offloads` need.
+    pub(crate) fn new(device: Arc<D>, virtio: bool, offloads: Offloads) -> Self {
+        Self { device, virtio, offloads }
+    }
+
+    fn write(&self, frame: &mut Frame) -> rustix::io::Result<usize> {
+        if !self.virtio {
+            return rustix::io::write(self.device.fd(), frame.bytes());
+        }
+        let left = frame.offload();
+        if let Some(left) = left {
+            offload::prepare(frame.bytes_mut(), left);
+        }
+        let header = Header::of(frame.bytes(), left).to_bytes();
+        rustix::io::writev(self.device.fd(), &[IoSlice::new(&header), IoSlice::new(frame.bytes())])
+    }
+}
+
+impl<D: Device> Transmit for Writer<D> {
+    fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
+        let mut taken = 0;
+        let mut result = Ok(());
+        while let Some(frame) = frames.get_mut(taken) {
+            match self.write(frame) {
+                Ok(_) => taken += 1,
+                Err(Errno::INTR) => {}
+                Err(errno) => match self.device.write_error(errno) {
+                    Meaning::Later => break,
+                    Meaning::Lost => taken += 1,
+                    Meaning::Gone => {
+                        result = Err(errno.into());
+                        break;
+                    }
+                },
+            }
+        }
+        frames.drain(..taken);
+        result
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+}

@@ -1,0 +1,254 @@
+//! One AF_XDP socket: a queue of an interface, with memory of its own that it shares with the kernel.
+//!
+//! Frames are copied between that memory and the network's pool: a frame that is received here leaves through any port,
+//! and the kernel takes memory of one pool only.
+//!
+//! With `unsafe`: the crate `xdp` asks for a promise that no packet outlives its memory. Here none leaves [`Socket`], which
+//! holds both.
+
+use rustix::{io::Errno, net::SendFlags};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+use supernet_dataplane::buf::{FRAME_CAPACITY, Frame, Offload, Pool};
+use xdp::{
+    CompletionRing, FillRing, Packet, RingConfigBuilder, RxRing, TxRing, Umem,
+    nic::NicIndex,
+    slab::Slab,
+    socket::{SocketError, XdpSocket, XdpSocketBuilder},
+    umem::{FrameSize, UmemCfgBuilder},
+};
+
+/// Frames of each direction that may be under way.
+const RING: u32 = 2048;
+
+/// Frames that the kernel sends in one call, in copy mode.
+const KERNEL_BATCH: usize = 32;
+
+/// Frames that are taken from the ring in one go.
+const CHUNK: usize = 16;
+
+/// What the kernel keeps of a buffer for itself (`XDP_PACKET_HEADROOM`).
+const HEADROOM: usize = 256;
+
+/// Bytes of the longest frame.
+pub(super) const LONGEST: usize = 4096 - HEADROOM;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSocket {
+    #[error("{0}")]
+    Memory(#[from] io::Error),
+    #[error("{0}")]
+    Config(#[from] xdp::error::Error),
+    #[error("{0}")]
+    Socket(#[from] SocketError),
+    #[error("the kernel gave no rings")]
+    NoRings,
+}
+
+impl NoSocket {
+    /// What the kernel said, if it was the kernel.
+    pub(super) fn errno(&self) -> Option<Errno> {
+        let error = match self {
+            Self::Memory(e) => e,
+            Self::Socket(
+                SocketError::SocketCreation(e)
+                | SocketError::Bind(e)
+                | SocketError::SetSockOpt { inner: e, .. }
+                | SocketError::GetSockOpt { inner: e, .. }
+                | SocketError::RingMap { inner: e, .. },
+            ) => e,
+            _ => return None,
+        };
+        Errno::from_io_error(error)
+    }
+}
+
+/// A socket. Fields are dropped in this order: the memory last.
+pub(super) struct Socket {
+    socket: XdpSocket,
+    rx: RxRing,
+    tx: TxRing,
+    fill: FillRing,
+    completion: CompletionRing,
+    /// Empty between calls.
+    batch: Batch,
+    /// Likewise: buffers for what is about to be received.
+    buffers: Vec<Frame>,
+    umem: Umem,
+    /// Frames that the kernel had dropped when that was last asked.
+    dropped: u64,
+    /// Whether any checksum may have been left undone by who sent it.
+    undone: bool,
+}
+
+/// Packets on their way between a ring and the pool, first come, first served.
+#[derive(Default)]
+struct Batch {
+    packets: VecDeque<Packet>,
+    room: usize,
+}
+
+// SAFETY: the socket and its rings are descriptors and memory that the kernel shares with this process, not with a
+// thread, and nothing else in the process refers to them. All ways to them are by `&mut`.
+#[allow(unsafe_code)]
+unsafe impl Send for Socket {}
+
+impl Socket {
+    /// A socket on a queue, for frames of up to `longest` bytes. `undone` if checksums of what it receives may never have
+    /// been computed.
+    pub(super) fn open(index: u32, queue: u32, longest: usize, undone: bool) -> Result<Self, NoSocket> {
+        let frame_size = if longest > 2048 - HEADROOM { FrameSize::FourK } else { FrameSize::TwoK };
+        let config = UmemCfgBuilder { frame_size, frame_count: 2 * RING, ..UmemCfgBuilder::default() };
+        let mut umem = Umem::map(config.build()?)?;
+        let mut builder = XdpSocketBuilder::new()?;
+        let rings =
+            RingConfigBuilder { rx_count: RING, tx_count: RING, fill_count: RING, completion_count: RING };
+        let (rings, flags) = builder.build_rings(&umem, rings.build()?)?;
+        let (Some(rx), Some(tx)) = (rings.rx_ring, rings.tx_ring) else { return Err(NoSocket::NoRings) };
+        let mut fill = rings.fill_ring;
+        let socket = builder.bind(NicIndex::new(index), queue, flags)?;
+        // SAFETY: `umem` lives as long as the socket: both are dropped with this value, it after the socket.
+        #[allow(unsafe_code)]
+        unsafe {
+            fill.enqueue(&mut umem, RING as usize)
+        };
+        let (completion, batch, buffers) = (rings.completion_ring, Batch::default(), Vec::new());
+        Ok(Self { socket, rx, tx, fill, completion, batch, buffers, umem, dropped: 0, undone })
+    }
+
+    /// Its descriptor.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is the socket's own, which outlives the borrow.
+        #[allow(unsafe_code)]
+        unsafe {
+            BorrowedFd::borrow_raw(self.socket.as_raw_fd())
+        }
+    }
+
+    /// Receives at most `max` frames. How many could not be, for want of a buffer that is long enough.
+    pub(super) fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> u64 {
+        let (mut left, mut missed) = (max, 0);
+        while left > 0 {
+            // What has no buffer waits in the ring.
+            while self.buffers.len() < left.min(CHUNK)
+                && let Some(frame) = pool.take()
+            {
+                self.buffers.push(frame);
+            }
+            self.batch.room = self.buffers.len();
+            // SAFETY: the packets are given back to `umem` below.
+            #[allow(unsafe_code)]
+            let received = unsafe { self.rx.recv(&self.umem, &mut self.batch) };
+            let is_last = received < self.buffers.len() || received == 0;
+            while let Some(packet) = self.batch.packets.pop_front() {
+                let is_long = packet.len() > FRAME_CAPACITY;
+                let buffer = if is_long { pool.take_for(packet.len()) } else { self.buffers.pop() };
+                match buffer.and_then(|mut frame| frame.fill(&packet).then_some(frame)) {
+                    Some(mut frame) => {
+                        if self.undone {
+                            let undone = Offload::of_any_plain(frame.bytes());
+                            frame.set_offload(undone);
+                        }
+                        into.push(frame);
+                    }
+                    None => missed += 1,
+                }
+                self.umem.free_packet(packet);
+            }
+            // SAFETY: as in `open`.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.fill.enqueue(&mut self.umem, received)
+            };
+            left -= received;
+            if is_last {
+                break;
+            }
+        }
+        self.buffers.clear();
+        missed
+    }
+
+    /// Sends frames from the front of `frames`: how many the kernel has taken, or lost as a line that is not plugged in
+    /// does.
+    pub(super) fn transmit(&mut self, frames: &[Frame]) -> io::Result<usize> {
+        self.completion.dequeue(&mut self.umem, RING as usize);
+        let mut taken = 0;
+        for frame in frames {
+            // SAFETY: the packet goes to the kernel, which gives it back to `umem`, or back to it below.
+            #[allow(unsafe_code)]
+            let Some(mut packet) = (unsafe { self.umem.alloc() }) else { break };
+            taken += 1;
+            if packet.append(frame.bytes()).is_ok() {
+                self.batch.packets.push_back(packet);
+            } else {
+                // Longer than the interface's MTU: nobody could receive it.
+                self.umem.free_packet(packet);
+            }
+        }
+        let wanted = self.batch.packets.len();
+        self.batch.packets.make_contiguous().reverse();
+        // SAFETY: as in `open`.
+        #[allow(unsafe_code)]
+        let queued = unsafe { self.tx.send(&mut self.batch) };
+        for packet in self.batch.packets.drain(..) {
+            // The ring has no room for all of them; it takes all or none.
+            self.umem.free_packet(packet);
+        }
+        if queued < wanted {
+            return Ok(0);
+        }
+        self.kick(queued).map(|()| taken)
+    }
+
+    /// Has the kernel send what is queued.
+    fn kick(&self, queued: usize) -> io::Result<()> {
+        for _ in 0..=queued / KERNEL_BATCH {
+            match rustix::net::send(self.fd(), &[], SendFlags::DONTWAIT) {
+                Ok(_) => return Ok(()),
+                // It has sent a part.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                // It sends later, with what comes then; or the interface is down, like a cable that is not plugged in.
+                Err(Errno::BUSY | Errno::NOBUFS | Errno::NETDOWN) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Frames that the kernel had and dropped since this was last asked.
+    pub(super) fn overflowed(&mut self) -> u64 {
+        let Ok(now) = self.socket.statistics() else { return 0 };
+        let all = now.rx_dropped + now.rx_ring_full;
+        let new = all.saturating_sub(self.dropped);
+        self.dropped = all;
+        new
+    }
+}
+
+impl Slab for Batch {
+    fn available(&self) -> usize {
+        self.room.saturating_sub(self.packets.len())
+    }
+
+    fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    fn push_front(&mut self, packet: Packet) -> Option<Packet> {
+        self.packets.push_back(packet);
+        None
+    }
+
+    fn pop_back(&mut self) -> Option<Packet> {
+        self.packets.pop_back()
+    }
+}

@@ -1,0 +1,313 @@
+//! Packet sockets and AF_XDP on one end of a veth; the kernel has the other.
+
+use super::{KERNEL_MAC, Netns, OUR_MAC, Up, answers, arp, ethernet, ip, ping, settle, sum};
+use std::{net::UdpSocket, process::Command, time::Duration};
+use supernet_dataplane::{
+    buf::{Large, Offloads, Pool},
+    port::{Opened, Port},
+    wire::{Mac, offload},
+};
+use supernet_drivers::{
+    interface::{Interface, InterfaceError},
+    packet, xdp,
+};
+
+/// A driver of interfaces.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Driver {
+    Packet,
+    Xdp,
+}
+
+use Driver::{Packet, Xdp};
+
+impl Driver {
+    fn open(self, name: &str) -> Result<Attachable, InterfaceError> {
+        let interface = Interface::find(name)?;
+        match self {
+            Packet => packet::open(&interface).map(Attachable::Packet),
+            Xdp => xdp::open(&interface).map(Attachable::Xdp),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Attachable {
+    Packet(packet::Packet),
+    Xdp(xdp::Xdp),
+}
+
+impl Port for Attachable {
+    type Peer = ();
+
+    fn open(self, senders: usize, pool: &Pool) -> std::io::Result<Opened<()>> {
+        match self {
+            Self::Packet(port) => port.open(senders, pool),
+            Self::Xdp(port) => port.open(senders, pool),
+        }
+    }
+}
+
+/// A veth: the port's end `eth1`, without addresses, and the kernel's, `peer`.
+fn veth(options: &str) {
+    ip(format!("link add eth1{options} type veth peer name peer{options}").trim());
+    std::fs::write("/proc/sys/net/ipv6/conf/eth1/disable_ipv6", "1").unwrap();
+    ip("link set dev eth1 address 02:00:00:00:00:77 up");
+    settle("peer");
+    ip("neighbor replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev peer");
+}
+
+fn up(driver: Driver) -> Up {
+    Up::open(driver.open("eth1").unwrap(), Pool::with_large(64, 8, Large::Super))
+}
+
+/// For each driver, in a namespace of its own.
+fn each(test: impl Fn(Driver)) {
+    for driver in [Packet, Xdp] {
+        let Some(_netns) = Netns::enter() else { return };
+        veth("");
+        test(driver);
+    }
+}
+
+/// A UDP datagram from 10.0.0.1 port 7 to 10.0.0.2 `port`, whose checksum is left undone.
+fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+    let len = (8 + payload.len() as u16).to_be_bytes();
+    let total = (28 + payload.len() as u16).to_be_bytes();
+    let mut header = [0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    let check = sum(&header);
+    header[10..12].copy_from_slice(&check);
+    let udp = [&[0, 7], &port.to_be_bytes()[..], &len, &[0xba, 0xad], payload].concat();
+    ethernet(KERNEL_MAC, 0x0800, &[&header[..], &udp].concat())
+}
+
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("10.0.0.2:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+#[test]
+fn the_kernel_answers_arp_and_echo() {
+    each(|driver| {
+        let mut port = up(driver);
+        assert!(port.receiver.as_fd().is_some());
+        answers(&mut port);
+    });
+}
+
+#[test]
+fn interfaces_are_described() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth(" mtu 1400");
+    let peer = Interface::find("peer").unwrap();
+    assert_eq!((peer.name(), peer.mac(), peer.mtu(), peer.driver()), ("peer", Mac(KERNEL_MAC), 1400, "veth"));
+    assert_eq!(peer.addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.2"]);
+    assert_ne!(peer.index(), Interface::find("eth1").unwrap().index());
+}
+
+/// What one veth's end leaves undone, nobody may take for done.
+#[test]
+fn checksums_that_were_left_undone_are_known() {
+    each(|driver| {
+        let mut port = up(driver);
+        socket().send_to(b"some payload", "10.0.0.1:99").unwrap();
+        let mut frame = port.recv(0x0800);
+        let undone = frame.offload().expect("the kernel leaves checksums to a veth");
+        offload::complete(frame.bytes_mut(), undone);
+        let bytes = frame.bytes();
+        let pseudo = [&bytes[26..34], &[0, 17], &bytes[38..40], &bytes[34..]].concat();
+        assert_eq!(sum(&pseudo), [0, 0], "{driver:?}");
+        // The echo reply of a kernel is whole.
+        port.send(&ping(b"whole"));
+        assert_eq!(port.recv(0x0800).offload(), None, "{driver:?}");
+    });
+}
+
+#[test]
+fn what_is_left_undone_is_done_on_the_way_out() {
+    each(|driver| {
+        let mut port = up(driver);
+        let (socket, mut bytes) = (socket(), [0; 100]);
+        let frame = datagram(socket.local_addr().unwrap().port(), b"undone");
+        let mut frames = vec![port.pool.copy(&frame).unwrap()];
+        let undone = offload_of(&frame);
+        frames[0].set_offload(undone);
+        offload::lower(&mut frames, port.sender.offloads(), &port.pool);
+        assert_eq!(frames[0].offload().is_some(), driver == Packet, "the kernel does it, or we do");
+        port.sender.transmit(&mut frames).unwrap();
+        let (len, from) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!((&bytes[..len], from.to_string().as_str()), (&b"undone"[..], "10.0.0.1:7"));
+        assert_eq!(up_offloads(driver).checksum, driver == Packet);
+    });
+}
+
+fn offload_of(frame: &[u8]) -> Option<supernet_dataplane::buf::Offload> {
+    supernet_dataplane::buf::Offload::of_any_plain(frame)
+}
+
+fn up_offloads(driver: Driver) -> Offloads {
+    // On a socket of its own; XDP's is taken.
+    if driver == Xdp { Offloads::NONE } else { up(driver).sender.offloads() }
+}
+
+/// More than the kernel sends in one call, and more than a ring holds in all.
+#[test]
+fn bursts_arrive_in_order() {
+    each(|driver| {
+        let mut port = up(driver);
+        let (socket, mut bytes) = (socket(), [0; 100]);
+        let to = socket.local_addr().unwrap().port();
+        for burst in 0..60u16 {
+            let numbers = (0..60).map(|n| burst * 60 + n);
+            let mut frames: Vec<_> = numbers
+                .clone()
+                .map(|n| {
+                    let mut frame = port.pool.copy(&datagram(to, &n.to_be_bytes())).unwrap();
+                    offload::complete(
+                        frame.bytes_mut(),
+                        offload_of(&datagram(to, &n.to_be_bytes())).unwrap(),
+                    );
+                    frame
+                })
+                .collect();
+            port.sender.transmit(&mut frames).unwrap();
+            assert!(frames.is_empty(), "{driver:?} took {} of burst {burst}", 60 - frames.len());
+            for n in numbers {
+                assert_eq!(socket.recv(&mut bytes).unwrap(), 2);
+                assert_eq!(bytes[..2], n.to_be_bytes(), "{driver:?}");
+            }
+        }
+        // And the other way.
+        for burst in 0..60u16 {
+            let numbers = (0..60).map(|n| burst * 60 + n);
+            numbers
+                .clone()
+                .for_each(|n| assert_eq!(socket.send_to(&n.to_be_bytes(), "10.0.0.1:99").unwrap(), 2));
+            for n in numbers {
+                assert_eq!(port.recv(0x0800).bytes()[42..44], n.to_be_bytes(), "{driver:?}");
+            }
+        }
+        assert_eq!(port.receiver.take_missed(), 0);
+        assert_eq!(port.pool.available(), port.pool.capacity());
+    });
+}
+
+#[test]
+fn without_buffers_frames_wait_in_the_kernel() {
+    each(|driver| {
+        let mut port = up(driver);
+        let all: Vec<_> = std::iter::from_fn(|| port.pool.take()).collect();
+        socket().send_to(b"wait", "10.0.0.1:99").unwrap();
+        let mut frames = Vec::new();
+        assert_eq!(port.receiver.receive(&mut frames, 8, &port.pool).unwrap(), 0);
+        drop(all);
+        assert_eq!(&port.recv(0x0800).bytes()[42..46], b"wait", "{driver:?}");
+        assert_eq!(port.receiver.take_missed(), 0);
+    });
+}
+
+/// An interface that is down swallows frames and comes back; one that is gone is an error.
+#[test]
+fn interfaces_go_down_and_away() {
+    each(|driver| {
+        let mut port = up(driver);
+        ip("link set dev eth1 down");
+        port.send(&arp(1, [0xff; 6]));
+        assert_eq!(port.receiver.receive(&mut Vec::new(), 8, &port.pool).unwrap(), 0, "{driver:?}");
+        ip("link set dev eth1 up");
+        ip("neighbor replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev peer");
+        answers(&mut port);
+        ip("link del dev eth1");
+        let mut frames = vec![port.pool.copy(&arp(1, [0xff; 6])).unwrap()];
+        let is_gone = port.sender.transmit(&mut frames).is_err();
+        let is_gone_for_good = port.receiver.receive(&mut Vec::new(), 8, &port.pool).is_err();
+        assert!(is_gone || is_gone_for_good, "{driver:?}");
+    });
+}
+
+#[test]
+fn a_packet_socket_hears_neither_this_machine_nor_tagged_frames() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth("");
+    let mut port = up(Packet);
+    // From this machine, through the port's own interface.
+    ip("address add 10.9.0.1/24 dev eth1");
+    ip("neighbor replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev eth1");
+    UdpSocket::bind("10.9.0.1:0").unwrap().send_to(b"outgoing", "10.9.0.2:9").unwrap();
+    // Tagged, by a packet socket on the other end.
+    let other = packet::open(&Interface::find("peer").unwrap()).unwrap();
+    let mut other = Up::open(other, Pool::new(16));
+    other.send(&ethernet(OUR_MAC, 0x8100, &[&[0, 5, 8, 0], &[0x45; 46][..]].concat()));
+    other.send(&ethernet(OUR_MAC, 0x88b5, &[7; 46]));
+    let mut frames = Vec::new();
+    while frames.is_empty() {
+        port.receiver.receive(&mut frames, 8, &port.pool).unwrap();
+    }
+    assert_eq!((frames.len(), &frames[0].bytes()[12..16]), (1, &[0x88, 0xb5, 7, 7][..]));
+}
+
+#[test]
+fn nothing_is_left_of_xdp_when_the_port_is_dropped() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth("");
+    let link = || {
+        String::from_utf8(Command::new("ip").args(["-d", "link", "show", "eth1"]).output().unwrap().stdout)
+    };
+    let port = up(Xdp);
+    assert!(link().unwrap().contains("xdp"), "{}", link().unwrap());
+    assert!(matches!(Xdp.open("eth1"), Err(InterfaceError::Taken { .. })));
+    drop(port);
+    assert!(!link().unwrap().contains("xdp"), "{}", link().unwrap());
+    answers(&mut up(Xdp));
+}
+
+/// An interface of several queues: every frame comes by one of them, and all that are sent leave.
+#[test]
+fn every_queue_of_an_interface_has_a_socket() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth(" numrxqueues 3 numtxqueues 3");
+    let port = xdp::open(&Interface::find("eth1").unwrap()).unwrap();
+    assert_eq!(port.queues(), 3);
+    let pool = Pool::new(64);
+    let mut opened = port.open(5, &pool).unwrap();
+    assert_eq!((opened.receivers.len(), opened.senders.len()), (3, 5));
+    let (socket, mut bytes) = (socket(), [0; 100]);
+    let to = socket.local_addr().unwrap().port();
+    for (n, sender) in opened.senders.iter_mut().enumerate() {
+        let mut frame = pool.copy(&datagram(to, &[n as u8])).unwrap();
+        let undone = offload_of(frame.bytes()).unwrap();
+        offload::complete(frame.bytes_mut(), undone);
+        sender.transmit(&mut vec![frame]).unwrap();
+        assert_eq!((socket.recv(&mut bytes).unwrap(), bytes[0]), (1, n as u8));
+    }
+    // Of many connections, some are in each queue.
+    let mut received = [0; 3];
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while received.contains(&0) && std::time::Instant::now() < deadline {
+        UdpSocket::bind("10.0.0.2:0").unwrap().send_to(b"hello", "10.0.0.1:99").unwrap();
+        for (receiver, count) in opened.receivers.iter_mut().zip(&mut received) {
+            let mut frames = Vec::new();
+            *count += receiver.receive(&mut frames, 8, &pool).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!received.contains(&0), "{received:?}");
+}
+
+#[test]
+fn what_a_port_cannot_be_on_is_said() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth("");
+    let error = |driver: Driver, name: &str| driver.open(name).unwrap_err();
+    ip("link set dev lo up");
+    assert!(matches!(error(Packet, "lo"), InterfaceError::NotEthernet { .. }));
+    let missing = error(Packet, "eth7");
+    assert_eq!(missing.to_string().split("; ").next(), Some("there is no interface eth7"));
+    assert!(matches!(&missing, InterfaceError::Missing { known, .. } if known.contains(&"eth1".to_owned())));
+    ip("link set dev eth1 down");
+    assert!(matches!(error(Xdp, "eth1"), InterfaceError::Down { .. }));
+    ip("link set dev eth1 mtu 9000 up");
+    let error = error(Xdp, "eth1");
+    assert!(matches!(error, InterfaceError::TooLong { mtu: 9000, .. }), "{error}");
+}

@@ -1,0 +1,8 @@
+//! The command as its users run it: the program itself, in namespaces of the test's own where it needs some.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod attach;
+mod demo;
+mod hosts;
+mod uplink;
