@@ -247,21 +247,29 @@ impl Watch {
     }
 
     /// The frame that is on its way is answered.
+    #[cold]
+    #[inline(never)]
     pub(super) fn answered(&self, stage: Stage) {
         self.current.borrow_mut().fate = Some(Fate::Answered(stage));
     }
 
     /// The frame that is on its way waits.
+    #[cold]
+    #[inline(never)]
     pub(super) fn held(&self) {
         self.current.borrow_mut().fate = Some(Fate::Held);
     }
 
     /// A rule denies what is on its way.
+    #[cold]
+    #[inline(never)]
     pub(super) fn denied(&self, rule: Option<RuleId>) {
         self.current.borrow_mut().rule = rule;
     }
 
     /// The packet that is on its way has opened a connection.
+    #[cold]
+    #[inline(never)]
     pub(super) fn opened(&self) {
         self.current.borrow_mut().opened = true;
     }

@@ -183,7 +183,7 @@ fn what_is_written_is_read_and_interfaces_may_come_late() {
             }
             Block::InterfaceStatistics(s) => {
                 // The halves of the time, as they stand in the file.
-                let time = (s.timestamp << 32 | s.timestamp >> 32, at.as_nanos() as u64);
+                let time = (s.timestamp.rotate_left(32), at.as_nanos() as u64);
                 assert_eq!(time.0, time.1);
                 statistics.push((s.interface_id, s.options));
             }

@@ -18,6 +18,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
@@ -25,6 +26,7 @@ use std::{
 use supernet::{
     Running,
     capture::{Capture, Filter, Limits, Record, Stage, Stages, UnknownStage},
+    model::Model,
 };
 use supernet_dataplane::{id::PortId, snapshot::Names};
 
@@ -46,6 +48,9 @@ const HOLD: Duration = Duration::from_millis(5);
 /// Records that wait so, and bytes of them.
 const HELD: usize = 16 << 10;
 const HELD_BYTES: usize = 16 << 20;
+
+/// How names of uplinks' ports begin.
+const UPLINK: &str = "uplink/";
 
 /// Why there is no capture.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +89,7 @@ impl Captures {
         let snapshot = net.snapshot();
         let ports = ports(lab, spec, &snapshot.names, &ask.ports)?;
         let stages = ask.stages.iter().map(|name| name.parse::<Stage>()).collect::<Result<Stages, _>>()?;
-        let describer = Describer::of(lab, spec);
+        let describer = Describer::of(lab, spec, &net.model());
         let mut interfaces: Vec<Interface> = match &ports {
             Some(ports) => ports.keys().map(|name| describer.interface(name)).collect(),
             None => snapshot.names.ports.values().map(|name| describer.interface(name)).collect(),
@@ -116,11 +121,16 @@ impl Captures {
             held_bytes: 0,
             chunk: Vec::with_capacity(CHUNK),
         };
-        // The thread waits for the connection, so that who holds this can wait for the thread.
-        let (give, take) = std::sync::mpsc::channel();
+        // The thread waits for its connection, so that who holds this can wait for the thread.
+        let (give, take) = mpsc::channel();
         let begun = thread::Builder::new().name("capture".to_owned()).spawn(move || {
-            if let Ok(stream) = take.recv() {
-                server.run(stream);
+            while !server.stop.load(Ordering::Relaxed) {
+                match take.recv_timeout(LOOK) {
+                    Ok(stream) => return server.run(stream),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    // It has gone before it was answered.
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
         });
         let thread = begun.map_err(|source| LabError::System {
@@ -160,8 +170,10 @@ fn ports(
         hosts.push((&e.name, e.workload.as_deref(), &e.name));
         hosts.extend(e.hosted.iter().map(|h| (&*h.name, h.workload.as_deref(), &*e.name)));
     }
-    hosts.push((OUTSIDE, None, OUTSIDE));
-    let uplinks: Vec<&str> = ids.keys().copied().filter(|name| name.starts_with("uplink/")).collect();
+    let uplinks: Vec<&str> = ids.keys().copied().filter(|name| name.starts_with(UPLINK)).collect();
+    if !uplinks.is_empty() {
+        hosts.push((OUTSIDE, None, OUTSIDE));
+    }
     hosts.extend(uplinks.iter().map(|name| (*name, None, *name)));
     let mut found = BTreeMap::new();
     for target in wanted {
@@ -185,16 +197,26 @@ struct Describer {
     lab: String,
     /// Names of uplinks, in the order of the outside's devices.
     uplinks: Vec<String>,
+    /// Uplinks on interfaces of the machine, and those.
+    interfaces: BTreeMap<String, String>,
 }
 
 impl Describer {
-    fn of(lab: &str, spec: &LabSpec) -> Self {
+    fn of(lab: &str, spec: &LabSpec, model: &Model) -> Self {
         let uplinks = spec.outside.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
-        Self { lab: lab.to_owned(), uplinks }
+        let on_machine = model.supervisor.uplinks.iter().filter_map(|uplink| {
+            let interface = uplink.interface.as_ref()?;
+            Some((uplink.name.clone(), interface.name.value.clone()))
+        });
+        Self { lab: lab.to_owned(), uplinks, interfaces: on_machine.collect() }
     }
 
     fn interface(&self, name: &str) -> Interface {
-        let uplink = name.strip_prefix("uplink/");
+        let uplink = name.strip_prefix(UPLINK);
+        if let Some(interface) = uplink.and_then(|uplink| self.interfaces.get(uplink)) {
+            let description = format!("interface {interface} of the machine");
+            return Interface { name: name.to_owned(), description };
+        }
         let uplink = uplink.and_then(|name| self.uplinks.iter().position(|uplink| uplink == name));
         let (host, device) = match uplink {
             Some(at) => (OUTSIDE, format!("up{at}")),
