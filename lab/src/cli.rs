@@ -23,7 +23,7 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Show who reaches whom, on which ports
     Reach(ReachArgs),
-    /// Run manifests as network namespaces on TAP devices (as root)
+    /// Run manifests as network namespaces on TAP devices
     #[command(subcommand)]
     Lab(LabCommand),
     /// Measure the pipeline in memory

@@ -2,11 +2,10 @@
 //! [`live::command`].
 
 use super::{
-    error::LabError,
     interface::{self, InterfacePort},
     live::{self, network::LiveNetwork},
     net::Listening,
-    selftest,
+    rootless, selftest,
     spec::{LabSpec, OUTSIDE, Place},
     supervise::{Mode, detach, down, exec, supervise},
 };
@@ -97,11 +96,9 @@ impl Planned {
         no_serve: &[String],
         workers: Option<u16>,
     ) -> Result<Self, Box<dyn Error>> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(LabError::NotRoot.into());
-        }
         let (read, warnings) = input::read(files)?;
         input::warn(&warnings);
+        rootless::own_namespaces(lab)?;
         let interfaces = interface::open(&read.model.supervisor)?;
         let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
         let net = Supernet::builder()

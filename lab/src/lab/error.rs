@@ -7,8 +7,10 @@ use supernet_drivers::{interface::InterfaceError, tap::TapError};
 /// Why a lab could not be started, entered or ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LabError {
-    #[error("a lab makes network namespaces and TAP devices, which only root may: run it with sudo")]
-    NotRoot,
+    #[error("lab {name} is root's: run this with sudo")]
+    Roots { name: String },
+    #[error("this system lets only root have a lab ({source}): run it with sudo, or {advice}")]
+    Rootless { source: io::Error, advice: &'static str },
     #[error(
         "`ip` is not installed: install it with `apt-get install iproute2` (or your system's package manager)"
     )]
@@ -36,6 +38,11 @@ pub(crate) enum LabError {
     Tap { place: String, source: TapError },
     #[error("{at}: uplink {uplink}: {source}")]
     Interface { at: Position, uplink: String, source: InterfaceError },
+    #[error(
+        "{at}: uplink {uplink} is on interface {interface}, which only root may open: run this with sudo, or leave \
+         `interface` out"
+    )]
+    InterfaceOfRoot { at: Position, uplink: String, interface: String },
     #[error(
         "{at}: uplink {uplink} carries packets of {wanted} bytes, and interface {interface} of {mtu}: give the uplink \
          `mtu: {mtu}`, or the interface more with `ip link set dev {interface} mtu {wanted}`"

@@ -1,7 +1,7 @@
 //! Uplinks on interfaces that the machine has: opened before anything else of a lab is made, since what they need is not
 //! the lab's to give.
 
-use super::error::LabError;
+use super::{error::LabError, rootless};
 use std::{io, net::IpAddr};
 use supernet_control::model::{InterfaceDriver, OnInterface, Supervisor, Uplink};
 use supernet_dataplane::{
@@ -40,6 +40,10 @@ impl Port for InterfacePort {
 /// One can't be opened, or does not fit its uplink; the interfaces are as they were.
 pub(super) fn open(supervisor: &Supervisor) -> Result<Vec<(String, InterfacePort)>, LabError> {
     let on_some = supervisor.uplinks.iter().filter_map(|u| Some((u, u.interface.as_ref()?)));
+    if let Some((uplink, on)) = on_some.clone().next().filter(|_| rootless::token().is_some()) {
+        let (at, uplink) = (on.name.at.clone(), uplink.name.clone());
+        return Err(LabError::InterfaceOfRoot { at, uplink, interface: on.name.value.clone() });
+    }
     // All are looked at before one is opened.
     let found: Vec<_> = on_some
         .map(|(uplink, on)| find(supervisor, uplink, on).map(|interface| (uplink, on, interface)))

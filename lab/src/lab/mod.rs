@@ -22,6 +22,7 @@ mod live;
 mod net;
 mod netns;
 mod responder;
+mod rootless;
 mod selftest;
 mod spec;
 mod state;

@@ -17,6 +17,7 @@ use super::{
     error::LabError,
     netns::{self, Netns},
     responder::{self, Identity, Responder, Served},
+    rootless,
     spec::{EndpointSpec, LabSpec, OUTSIDE, OutsideRoute, OutsideSpec, Place, Via},
     state::{Claim, Entry, State},
 };
@@ -74,9 +75,6 @@ pub(crate) type Listening = BTreeMap<String, Vec<(Protocol, u16)>>;
 /// # Errors
 /// See [`LabError`]; nothing is left of the lab then.
 pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Result<LabNet, LabError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(LabError::NotRoot);
-    }
     let claim = Claim::take(lab)?;
     let mut net = LabNet {
         homes: Vec::new(),
@@ -194,7 +192,7 @@ fn state_of(lab: &str, spec: &LabSpec) -> State {
             netns: netns.clone(),
         }));
     }
-    State { pid: std::process::id() as i32, endpoints }
+    State { pid: std::process::id() as i32, token: rootless::token(), endpoints }
 }
 
 fn remove_devices(homes: &[Home]) {

@@ -117,7 +117,8 @@ pub(super) fn show_own_devices() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
     // What is mounted outside later is seen here too, and not the other way round.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    unmount("/sys", UnmountFlags::DETACH)?;
+    // In an ordinary user's lab it can't be taken away, but covered.
+    let _ = unmount("/sys", UnmountFlags::DETACH);
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
     Ok(mount("sysfs", "/sys", "sysfs", flags, None)?)
 }
@@ -164,14 +165,21 @@ fn run_ip(place: &str, commands: &[String], stdout: Stdio) -> Result<(), LabErro
 /// Ends every process in the namespaces but this one: SIGTERM, and SIGKILL for what is still there later.
 pub(super) fn end_processes<'a>(namespaces: impl IntoIterator<Item = &'a Netns>) {
     let identities: HashSet<(u64, u64)> = namespaces.into_iter().map(|n| n.identity).collect();
-    if identities.is_empty() {
-        return;
+    let inside = |pid: i32| {
+        fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| identities.contains(&(m.dev(), m.ino())))
+    };
+    if !identities.is_empty() {
+        end_all(inside);
     }
+}
+
+/// Ends every process that is `one_of` them, but this one.
+pub(super) fn end_all(one_of: impl Fn(i32) -> bool) {
     for signal in [Signal::TERM, Signal::KILL] {
         let deadline = Instant::now() + PATIENCE;
         // Looked up anew each time: a process may start others while it ends.
         loop {
-            let found = processes_in(&identities);
+            let found = processes(&one_of);
             if found.is_empty() {
                 return;
             }
@@ -212,20 +220,17 @@ pub(super) fn wait_for_end(process: &OwnedFd, deadline: Instant) -> bool {
     }
 }
 
-/// The processes in any of the namespaces, by descriptors that can't come to mean another process.
-fn processes_in(identities: &HashSet<(u64, u64)>) -> Vec<OwnedFd> {
+/// The other processes that are `one_of` some, by descriptors that can't come to mean another process.
+fn processes(one_of: &impl Fn(i32) -> bool) -> Vec<OwnedFd> {
     let own = std::process::id() as i32;
-    let inside = |pid: i32| {
-        fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| identities.contains(&(m.dev(), m.ino())))
-    };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|&pid| pid != own && inside(pid))
+        .filter(|&pid| pid != own && one_of(pid))
         .filter_map(|pid| {
             let fd = rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
             // The number may have been given to another process since.
-            inside(pid).then_some(fd)
+            one_of(pid).then_some(fd)
         })
         .collect()
 }

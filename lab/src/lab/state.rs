@@ -1,4 +1,4 @@
-//! A lab's folder, `/run/supernet/NAME`: what makes a lab findable, and removable after a `kill -9`.
+//! A lab's folder, `/run/supernet/NAME` (of ordinary users: [`rootless`]): what makes a lab findable, and removable after a `kill -9`.
 //!
 //! The supervisor holds a lock on the folder as long as it lives; the kernel drops the lock with the process
 //! (and with the `ip` that makes its namespaces, which goes on for a moment after a `kill -9`), so a folder without a lock is what a killed lab left. `state.json` names the process and every network
@@ -7,7 +7,7 @@
 use super::{
     error::LabError,
     netns::{self, Netns},
-    spec,
+    rootless, spec,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -19,8 +19,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-const ROOT: &str = "/run/supernet";
-
 /// How long someone who looks which labs there are may hold a lock.
 const GLANCE: Duration = Duration::from_millis(300);
 /// How long a killed supervisor's lock may outlive it: an `ip` that makes namespaces holds it as well.
@@ -31,6 +29,9 @@ pub(super) const AFTERMATH: Duration = Duration::from_secs(30);
 pub(super) struct State {
     /// The supervisor's process id.
     pub(super) pid: i32,
+    /// What its processes are known by, if it is not root's.
+    #[serde(default)]
+    pub(super) token: Option<String>,
     /// Everything that can be entered, `outside` among it.
     pub(super) endpoints: Vec<Entry>,
 }
@@ -128,11 +129,17 @@ impl Claim {
             Err(LabError::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         };
-        let found: Vec<Netns> = state.endpoints.iter().filter_map(|e| Netns::open(&e.netns).ok()).collect();
-        netns::end_processes(&found);
-        for entry in &state.endpoints {
-            netns::remove(&entry.netns)
-                .map_err(|source| LabError::State { path: netns::path(&entry.netns), source })?;
+        if let Some(token) = &state.token {
+            // Its namespaces have no names outside of it: they go with the last process.
+            netns::end_all(|pid| rootless::is_marked(pid, token));
+        } else {
+            let found: Vec<Netns> =
+                state.endpoints.iter().filter_map(|e| Netns::open(&e.netns).ok()).collect();
+            netns::end_processes(&found);
+            for entry in &state.endpoints {
+                netns::remove(&entry.netns)
+                    .map_err(|source| LabError::State { path: netns::path(&entry.netns), source })?;
+            }
         }
         let path = self.path.join("state.json");
         fs::remove_file(&path).map_err(|source| LabError::State { path, source })
@@ -192,7 +199,7 @@ pub(super) fn presence(lab: &str) -> Result<Presence, LabError> {
 
 /// The names of all labs that run.
 pub(super) fn running() -> Vec<String> {
-    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let entries = fs::read_dir(rootless::folder()).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|e| e.file_name().into_string().ok())
         .filter(|name| matches!(presence(name), Ok(Presence::Running)))
@@ -201,13 +208,23 @@ pub(super) fn running() -> Vec<String> {
     names
 }
 
+/// What there is to say of a lab that is not there.
+pub(super) fn absent(lab: &str) -> LabError {
+    let name = lab.to_owned();
+    if rootless::is_roots(lab) {
+        LabError::Roots { name }
+    } else {
+        LabError::NotUp { name, running: running() }
+    }
+}
+
 /// Where a lab listens for requests.
 pub(super) fn socket(lab: &str) -> PathBuf {
     folder(lab).join("socket")
 }
 
 fn folder(lab: &str) -> PathBuf {
-    Path::new(ROOT).join(lab)
+    rootless::folder().join(lab)
 }
 
 fn same_folder(open: &File, path: &Path) -> bool {

@@ -12,6 +12,7 @@ use super::{
     live::socket::{Reply, Service, Socket},
     net::{self, LabNet, Listening},
     netns::{self, Netns},
+    rootless,
     spec::{LabSpec, Place},
     state::{self, Claim, Presence, State},
 };
@@ -183,10 +184,12 @@ pub(crate) fn detach(lab: &str) -> Result<u8, LabError> {
 pub(crate) fn exec(lab: &str, target: &str, command: &[OsString]) -> Result<Infallible, LabError> {
     let state = running_state(lab)?;
     let entry = state.resolve(lab, target)?;
+    rootless::join(lab, &state)?;
     let enter = || Netns::open(&entry.netns)?.enter();
-    enter().map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => LabError::NotRoot,
-        _ => LabError::System { place: entry.name.clone(), what: "enter its network namespace", source },
+    enter().map_err(|source| LabError::System {
+        place: entry.name.clone(),
+        what: "enter its network namespace",
+        source,
     })?;
     // Without it most programs do as well.
     let _ = netns::show_own_devices();
@@ -198,19 +201,14 @@ pub(crate) fn exec(lab: &str, target: &str, command: &[OsString]) -> Result<Infa
 /// Ends lab `lab`, by force if it is not to be asked, and returns when nothing is left of it. What was done, in a
 /// sentence.
 pub(crate) fn down(lab: &str, force: bool) -> Result<String, LabError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(LabError::NotRoot);
-    }
     let mut text = format!("lab {lab} is down");
     let killed = || format!("lab {lab} had been killed; what it left is removed");
     let (state, running) = match state::presence(lab)? {
-        Presence::Absent => {
-            return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
-        }
+        Presence::Absent => return Err(state::absent(lab)),
         Presence::Running => (running_state(lab)?, true),
         Presence::Stale => {
             text = killed();
-            (State::read(lab).unwrap_or(State { pid: 0, endpoints: Vec::new() }), false)
+            (State::read(lab).unwrap_or(State { pid: 0, token: None, endpoints: Vec::new() }), false)
         }
     };
     if running && netns::has_ended(state.pid) {
@@ -229,22 +227,21 @@ pub(crate) fn down(lab: &str, force: bool) -> Result<String, LabError> {
     if state::presence(lab)? == Presence::Stale {
         drop(Claim::take(lab)?);
     }
-    let left: BTreeSet<String> =
-        state.endpoints.into_iter().map(|e| e.netns).filter(|n| netns::path(n).exists()).collect();
+    // Of an ordinary user's lab, they had no names here.
+    let named = state.endpoints.into_iter().filter(|_| state.token.is_none()).map(|e| e.netns);
+    let left: BTreeSet<String> = named.filter(|n| netns::path(n).exists()).collect();
     let left = Vec::from_iter(left);
     if left.is_empty() { Ok(text) } else { Err(LabError::Leftovers { name: lab.to_owned(), left }) }
 }
 
 /// The state of a lab that is up.
-fn running_state(lab: &str) -> Result<State, LabError> {
+pub(super) fn running_state(lab: &str) -> Result<State, LabError> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match state::presence(lab)? {
             Presence::Running => {}
             Presence::Stale => return Err(LabError::Died { name: lab.to_owned() }),
-            Presence::Absent => {
-                return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() });
-            }
+            Presence::Absent => return Err(state::absent(lab)),
         }
         match State::read(lab) {
             // It has just started.

@@ -5,4 +5,6 @@
 mod attach;
 mod demo;
 mod hosts;
+mod pcap;
+mod rootless;
 mod uplink;

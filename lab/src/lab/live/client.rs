@@ -62,15 +62,10 @@ pub(crate) fn ask(lab: &str, ask: &Ask) -> Result<Answer, ClientError> {
 /// # Errors
 /// See [`ClientError`].
 pub(super) fn begin(lab: &str, ask: &Ask) -> Result<(Answer, BufReader<UnixStream>), ClientError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(LabError::NotRoot.into());
-    }
     match state::presence(lab)? {
         Presence::Running => {}
         Presence::Stale => return Err(LabError::Died { name: lab.to_owned() }.into()),
-        Presence::Absent => {
-            return Err(LabError::NotUp { name: lab.to_owned(), running: state::running() }.into());
-        }
+        Presence::Absent => return Err(state::absent(lab).into()),
     }
     let wire = |source| ClientError::Wire { lab: lab.to_owned(), source };
     let silent = |source| ClientError::Silent { lab: lab.to_owned(), source };

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cli::{ApplyArgs, DEFAULT_LAB, DeleteArgs, Format, StatusArgs},
     input,
-    lab::{error::LabError, state, supervise::Signals},
+    lab::{state, supervise::Signals},
     output::{self, Listing, OutputError, Style},
 };
 use serde::Serialize;
@@ -59,7 +59,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<u8, Box<dyn Error>> {
         (Some(name), _) => name.clone(),
         (None, [one]) => one.clone(),
         (None, []) => {
-            return Err(LabError::NotUp { name: DEFAULT_LAB.to_owned(), running: Vec::new() }.into());
+            return Err(state::absent(DEFAULT_LAB).into());
         }
         (None, several) => {
             output::print(&Labs::of(several), args.output, Labs::tables)?;

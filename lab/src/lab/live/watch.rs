@@ -47,9 +47,6 @@ pub(super) fn run(
     request: impl Fn(Vec<File>) -> Ask,
     format: Format,
 ) -> Result<u8, WatchError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(LabError::NotRoot.into());
-    }
     if !folder.is_dir() {
         return Err(WatchError::NoFolder(folder.to_owned()));
     }

@@ -12,7 +12,7 @@
 
 use super::{
     Home, Host, LabError, LabNet, Listening, Made, Netns, Progress, add_address, add_route, check_free, ipv6,
-    netns, remove_devices, responder, serve, set_up_all, state_of, uplink_device,
+    netns, remove_devices, responder, rootless, serve, set_up_all, state_of, uplink_device,
 };
 use crate::lab::{
     responder::Identity,
@@ -218,7 +218,8 @@ impl LabNet {
     /// What is to be written down where there are hosts of several specs, and perhaps others.
     fn state(&self, specs: &[&LabSpec]) -> State {
         let lab = self.claim.name();
-        let mut state = State { pid: std::process::id() as i32, endpoints: Vec::new() };
+        let mut state =
+            State { pid: std::process::id() as i32, token: rootless::token(), endpoints: Vec::new() };
         let all = specs.iter().flat_map(|spec| state_of(lab, spec).endpoints);
         let homes = self.homes.iter().map(|home| Entry {
             name: home.host.clone(),

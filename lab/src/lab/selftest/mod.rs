@@ -31,6 +31,7 @@ use super::{
     net::{self, allow_many_files},
     netns::{self, Netns},
     responder::{self, Identity, Responder},
+    rootless,
     spec::OUTSIDE,
     supervise::{self, Signals},
 };
@@ -88,6 +89,7 @@ pub(super) fn tested(args: &SelftestArgs) -> Result<Report, Box<dyn Error>> {
     let how = How::of(args);
     match (&args.name, args.files.is_empty()) {
         (Some(lab), true) => {
+            rootless::join(lab, &supervise::running_state(lab)?)?;
             let mut ask = |ask: Ask| client::ask(lab, &ask);
             Ok(test(lab, &how, &mut ask, &signals)?)
         }

@@ -1,8 +1,7 @@
 //! `lab pcap`, as a user has it: files, pipes and lines of a lab's traffic, allowed and denied, while labs change, end and
 //! die, and readers stall.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
+use crate::hosts::as_root;
 use pcap_file::pcapng::{
     Block, PcapNgParser,
     blocks::{
@@ -16,7 +15,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -59,15 +58,6 @@ spec: {containers: [{name: c, image: c}]}
 
 /// A reader that does not come to an end within this time never will.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn as_root() -> bool {
-    let ready = rustix::process::geteuid().is_root() && Path::new("/dev/net/tun").exists();
-    assert!(ready || std::env::var_os("CI").is_none(), "these tests can't run in CI without root and TUN");
-    if !ready {
-        let _ = writeln!(std::io::stderr(), "\n*** SKIPPED: needs root and /dev/net/tun ***\n");
-    }
-    ready
-}
 
 /// A lab, ended when dropped.
 struct Lab {
