@@ -39,6 +39,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long it is waited for workers to begin: they sleep at most this long.
 const BEGIN: Duration = Duration::from_millis(200);
 
+/// How long a client has to take the rest when the lab ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Bytes that are written at once, about.
 const CHUNK: usize = 256 << 10;
 
@@ -115,8 +118,9 @@ impl Captures {
             began: now.checked_sub(uptime).unwrap_or(now),
             describer,
             known,
-            names: snapshot.names.clone(),
+            names: snapshot.names.ports.iter().map(|(id, name)| (*id, name.clone())).collect(),
             stop: self.stop.clone(),
+            patience: None,
             held: Vec::new(),
             held_bytes: 0,
             chunk: Vec::with_capacity(CHUNK),
@@ -236,9 +240,11 @@ struct Server {
     describer: Describer,
     /// Ports that the client knows.
     known: BTreeSet<String>,
-    /// The newest names that were seen.
-    names: Arc<Names>,
+    /// What ports were called when they were seen last, and when it began.
+    names: BTreeMap<PortId, String>,
     stop: Arc<AtomicBool>,
+    /// Until when a client that does not read is waited for, once the lab ends.
+    patience: Option<Instant>,
     /// In order of time but for those that came last.
     held: Vec<Record>,
     held_bytes: usize,
@@ -315,10 +321,8 @@ impl Server {
 
     fn put(&mut self, record: &Record) {
         let note = words::note(record, self.origin);
-        if !Arc::ptr_eq(&self.names, &record.names) {
-            self.names = record.names.clone();
-        }
         if !self.known.contains(&note.port) {
+            self.names.insert(record.port, note.port.clone());
             let interface = self.describer.interface(&note.port);
             stream::write(&Item::Interface(interface), &[], &mut self.chunk);
             self.known.insert(note.port.clone());
@@ -327,24 +331,29 @@ impl Server {
     }
 
     fn counts(&self) -> BTreeMap<String, Count> {
-        let name = |id: PortId| self.names.ports.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"));
+        let name = |id: PortId| self.names.get(&id).cloned().unwrap_or_else(|| format!("{id:?}"));
         let count = |c: supernet::capture::Captured| Count { recorded: c.recorded, missed: c.missed };
         self.capture.counts().into_iter().map(|(id, c)| (name(id), count(c))).collect()
     }
 
-    /// Writes what there is. A client that does not read is waited for as long as the lab runs.
+    /// Writes what there is. A client that does not read is waited for as long as the lab runs, and a little longer.
     fn send(&mut self, mut stream: &UnixStream) -> io::Result<()> {
         let mut sent = 0;
         while sent < self.chunk.len() {
             match stream.write(&self.chunk[sent..]) {
                 Ok(n) => sent += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !self.stop.load(Ordering::Relaxed) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.is_patient() => {}
                 Err(e) => return Err(e),
             }
         }
         self.chunk.clear();
         Ok(())
+    }
+
+    fn is_patient(&mut self) -> bool {
+        let now = Instant::now();
+        !self.stop.load(Ordering::Relaxed) || now < *self.patience.get_or_insert(now + FAREWELL)
     }
 }
 
