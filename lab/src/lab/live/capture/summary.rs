@@ -29,7 +29,11 @@ impl Summary {
         whole.resize(usize::try_from(length).unwrap_or(data.len()).max(data.len()), 0);
         match wire::parse(&whole) {
             Ok(packet) => Self::of_packet(&whole, &packet),
-            Err(e) => Self { protocol: "?".to_owned(), summary: e.to_string(), ..Self::default() },
+            Err(e) => {
+                let is_cut = whole.len() > data.len();
+                let summary = if is_cut { format!("{length} bytes") } else { e.to_string() };
+                Self { protocol: "?".to_owned(), summary, ..Self::default() }
+            }
         }
     }
 
@@ -109,4 +113,47 @@ fn icmp(p: &Packet) -> String {
         _ => return format!(" type {kind} code {code}"),
     };
     format!(" {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use supernet_testkit::packet::Probe;
+
+    fn said(data: &[u8], length: usize) -> String {
+        Summary::of(data, length as u32).summary
+    }
+
+    #[test]
+    fn headers_are_told_in_a_line_however_little_is_kept() {
+        let tcp = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.0.0.3:80").frame();
+        assert_eq!(said(&tcp, tcp.len()), "10.0.0.2:4000 > 10.0.0.3:80 TCP [S] 10");
+        assert_eq!(said(&tcp[..54], tcp.len()), "10.0.0.2:4000 > 10.0.0.3:80 TCP [S] 10");
+        assert_eq!(said(&tcp[..20], tcp.len()), "64 bytes");
+        let udp = Probe::new(0, Proto::UDP, "[fd00::2]:4000", "[fd00::3]:53").frame();
+        assert_eq!(said(&udp, udp.len()), "[fd00::2]:4000 > [fd00::3]:53 UDP 10");
+        let echo = Probe::new(0, Proto::ICMP, "10.0.0.2:77", "10.0.0.3:0").frame();
+        assert_eq!(said(&echo, echo.len()), "10.0.0.2 > 10.0.0.3 ICMP echo request 77");
+        assert_eq!(said(&[1; 5], 5), "the frame ends inside a header");
+        let later = supernet_testkit::fragments::cut(
+            &Probe { payload: 100, ..Probe::new(0, Proto::UDP, "10.0.0.2:1", "10.0.0.3:2") }.frame(),
+            &[40],
+            9,
+        );
+        assert_eq!(said(&later[0], later[0].len()), "10.0.0.2:1 > 10.0.0.3:2 UDP 32 first fragment");
+        assert_eq!(said(&later[1], later[1].len()), "10.0.0.2 > 10.0.0.3 UDP later fragment");
+    }
+
+    #[test]
+    fn no_bytes_are_too_odd_to_be_told() {
+        let mut frame = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.0.0.3:80").frame();
+        for at in 0..frame.len() {
+            let was = frame[at];
+            for value in [0, 1, 0x7f, 0xff] {
+                frame[at] = value;
+                (0..frame.len()).for_each(|end| drop(said(&frame[..end], frame.len())));
+            }
+            frame[at] = was;
+        }
+    }
 }

@@ -66,7 +66,7 @@ impl Note {
         let because = self.meaning.as_deref().unwrap_or_default();
         let denial = self.denial();
         match self.verdict {
-            Fate::Forwarded if self.to.is_empty() => text += "lost in pieces",
+            Fate::Forwarded if self.to.is_empty() => text += "cut into pieces that were all lost",
             Fate::Forwarded => text += &format!("to {}", self.to.join(", ")),
             Fate::Refused => text += &format!("refused: {because}"),
             Fate::Dropped if denial.is_some() => text += &denial.unwrap_or_default(),
