@@ -41,6 +41,8 @@ pub(crate) struct Watch {
     leaving: RefCell<HashMap<usize, Known>>,
     /// What a port is being handed, in order.
     handed: RefCell<Vec<Handed>>,
+    /// What came of one frame. It is empty between batches, and keeps its room.
+    own: RefCell<Output>,
 }
 
 /// The frame that goes through the pipeline.
@@ -134,7 +136,8 @@ pub(super) fn process(
     now: Instant,
     out: &mut Output,
 ) {
-    let (mut one, mut own) = (Vec::with_capacity(1), Output::default());
+    let mut one = Vec::with_capacity(1);
+    let mut own = pipeline.watch.as_ref().map(|watch| watch.own.take()).unwrap_or_default();
     for (frame, port) in frames.drain(..).zip(ports) {
         if let Some(watch) = &pipeline.watch {
             watch.arrives(&frame, *port);
@@ -145,6 +148,9 @@ pub(super) fn process(
             Some(watch) => watch.departs(&pipeline.state, &mut own, out),
             None => own.drain(|port, frames| frames.drain(..).for_each(|frame| out.push(port, frame))),
         }
+    }
+    if let Some(watch) = &pipeline.watch {
+        watch.own.replace(own);
     }
 }
 
@@ -157,6 +163,7 @@ impl Watch {
             current: RefCell::default(),
             leaving: RefCell::new(HashMap::new()),
             handed: RefCell::default(),
+            own: RefCell::default(),
         }
     }
 

@@ -46,13 +46,13 @@ pub(in crate::lab) fn run(args: &PcapArgs) -> Result<u8, Box<dyn Error>> {
         stages: args.stages.iter().map(|stage| stage.name().to_owned()).collect(),
         snaplen: args.snaplen,
     });
-    let sink = Sink::check(args).map_err(PcapError::Sink)?;
+    Sink::check(args).map_err(PcapError::Sink)?;
     let (interfaces, connection) = match client::begin(&args.name, &ask)? {
         (Answer::Capturing(interfaces), connection) => (interfaces, connection),
         _ => return Err(ClientError::Unexpected { lab: args.name.clone() }.into()),
     };
     let failed = |source| PcapError::Write { place: args.place(), source };
-    let mut sink = sink.open(args).map_err(failed)?;
+    let mut sink = Sink::open(args).map_err(failed)?;
     for interface in &interfaces {
         sink.interface(interface).map_err(failed)?;
     }

@@ -20,9 +20,6 @@ use std::{
 };
 use supernet_drivers::pcap::{Direction, Packet, Writer};
 
-/// What is to be written, once packets come.
-pub(super) struct Checked(());
-
 /// What packets are written to.
 pub(super) enum Sink {
     File(Pcapng<File>),
@@ -36,7 +33,7 @@ impl Sink {
     ///
     /// # Errors
     /// A sentence.
-    pub(super) fn check(args: &PcapArgs) -> Result<Checked, String> {
+    pub(super) fn check(args: &PcapArgs) -> Result<(), String> {
         if args.write.as_deref() == Some(Path::new("-")) && io::stdout().is_terminal() {
             return Err(
                 "standard output is a terminal, and pcapng is not for reading: pipe it, as in `supernet lab \
@@ -44,27 +41,23 @@ impl Sink {
                     .to_owned(),
             );
         }
-        Ok(Checked(()))
+        Ok(())
     }
-}
 
-impl Checked {
     /// Opens it.
     ///
     /// # Errors
     /// What the system said.
-    pub(super) fn open(self, args: &PcapArgs) -> io::Result<Sink> {
+    pub(super) fn open(args: &PcapArgs) -> io::Result<Self> {
         let out = || io::stdout().lock();
         Ok(match (args.write.as_deref(), args.output) {
-            (Some(path), _) if path == Path::new("-") => Sink::Pipe(Pcapng::new(out(), args)?),
-            (Some(path), _) => Sink::File(Pcapng::new(File::create(path)?, args)?),
-            (None, PcapFormat::Json) => Sink::Json(BufWriter::new(out())),
-            (None, PcapFormat::Text) => Sink::Lines(Lines::new(out())),
+            (Some(path), _) if path == Path::new("-") => Self::Pipe(Pcapng::new(out(), args)?),
+            (Some(path), _) => Self::File(Pcapng::new(File::create(path)?, args)?),
+            (None, PcapFormat::Json) => Self::Json(BufWriter::new(out())),
+            (None, PcapFormat::Text) => Self::Lines(Lines::new(out())),
         })
     }
-}
 
-impl Sink {
     /// A port.
     pub(super) fn interface(&mut self, interface: &Interface) -> io::Result<()> {
         match self {
