@@ -21,7 +21,17 @@ const BATCHES: usize = 8;
 
 /// A lane with open connections, every entry of which was hit before, and a filled ring.
 fn established(family: Family) -> Lane {
-    let load = Load::new(Scenario::FullChain, family, FLOWS, 1).unwrap();
+    open(Spec::new(Scenario::FullChain, family, FLOWS))
+}
+
+/// The same, in a network of many policies and Services.
+fn among_many(policies: usize, idle_services: usize) -> Lane {
+    let spec = Spec::new(Scenario::FullChain, Family::Ipv4, FLOWS);
+    open(Spec { policies: Some(policies), idle_services, ..spec })
+}
+
+fn open(spec: Spec) -> Lane {
+    let load = Load::build(spec).unwrap();
     let mut lane = load.established(|_| {}).unwrap().remove(0);
     for _ in 0..2 {
         lane.refill();
@@ -35,8 +45,9 @@ fn established(family: Family) -> Lane {
 }
 
 /// A lane whose packets each open a connection, with a filled ring of which half has been sent.
-fn unopened(policies: usize) -> Lane {
-    let spec = Spec { policies: Some(policies), ..Spec::new(Scenario::FullChain, Family::Ipv4, 1024) };
+fn unopened(policies: usize, idle_services: usize) -> Lane {
+    let spec = Spec::new(Scenario::FullChain, Family::Ipv4, 1024);
+    let spec = Spec { policies: Some(policies), idle_services, ..spec };
     let mut lane = Load::build(spec).unwrap().unopened().unwrap().remove(0);
     lane.refill_once();
     run(&mut lane);
@@ -68,14 +79,16 @@ fn parse(mut lane: Lane) -> Lane {
 #[library_benchmark]
 #[bench::ipv4(established(Family::Ipv4))]
 #[bench::ipv6(established(Family::Ipv6))]
+#[bench::policies_10000_services_5000(among_many(10_000, 5_000))]
 fn hit(mut lane: Lane) -> Lane {
     black_box(run(&mut lane));
     lane
 }
 
 #[library_benchmark]
-#[bench::policies_10(unopened(10))]
-#[bench::policies_10000(unopened(10_000))]
+#[bench::policies_10(unopened(10, 0))]
+#[bench::policies_10000(unopened(10_000, 0))]
+#[bench::policies_10000_services_5000(unopened(10_000, 5_000))]
 fn new_connection(mut lane: Lane) -> Lane {
     black_box(run(&mut lane));
     lane

@@ -41,8 +41,6 @@ pub(crate) struct File {
     /// Destinations that are never translated for.
     #[serde(default, deserialize_with = "nets")]
     pub(crate) snat_exempt: Vec<IpNet>,
-    #[serde(flatten)]
-    unknown: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,16 +143,22 @@ impl From<Verdict> for Action {
 }
 
 impl File {
-    /// Reads a topology; with the names of fields that are left out.
+    /// Reads a topology; with the names of fields that are left out, as "rules.3.dports".
     ///
     /// # Errors
     /// See [`FileError`].
     pub(crate) fn read(path: &Path) -> Result<(Self, Vec<String>), FileError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| FileError::Unreadable { path: path.to_owned(), source })?;
-        let file: Self = serde_json::from_str(&text)
-            .map_err(|source| FileError::Malformed { path: path.to_owned(), source })?;
-        let unknown = file.unknown.keys().cloned().collect();
+        let malformed = |source| FileError::Malformed { path: path.to_owned(), source };
+        let mut json = serde_json::Deserializer::from_str(&text);
+        let mut unknown = Vec::new();
+        let file = serde_ignored::deserialize(&mut json, |field| {
+            // A question mark stands for what may be null.
+            unknown.push(field.to_string().replace(".?", ""));
+        });
+        let file = file.map_err(malformed)?;
+        json.end().map_err(malformed)?;
         Ok((file, unknown))
     }
 }

@@ -8,9 +8,14 @@ use std::{io::Write, net::IpAddr};
 use supernet_dataplane::{snapshot::PortRole, table::classifier::Action, wire::Proto};
 
 fn read(text: &str) -> Result<File, FileError> {
+    read_all(text).map(|(file, _)| file)
+}
+
+/// With what is left out.
+fn read_all(text: &str) -> Result<(File, Vec<String>), FileError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
-    File::read(file.path()).map(|(file, _)| file)
+    File::read(file.path())
 }
 
 fn topology(segments: &str, ports: &str, more: &str) -> String {
@@ -38,6 +43,18 @@ fn what_cannot_be_understood_has_its_place() {
         assert!(told.contains(error), "{told}");
         assert!(told.contains(":1:"), "{told}");
     }
+}
+
+#[test]
+fn what_is_not_known_is_told_wherever_it_stands() {
+    let more = r#", "comment": {"by": "me"}, "rules": [{"src": "any", "dport": 80}, {"dports": 81}]"#;
+    let port = PORT.replace("}", r#", "speed": 10}"#);
+    let (file, unknown) = read_all(&topology(SEGMENT, &port, more)).unwrap();
+    assert_eq!(unknown, ["ports.0.speed", "comment", "rules.1.dports"]);
+    assert_eq!((file.ports.len(), file.rules.len()), (1, 2));
+    let (_, unknown) = read_all(&topology(SEGMENT, PORT, "")).unwrap();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert!(read(&format!("{} more", topology(SEGMENT, PORT, ""))).is_err());
 }
 
 #[test]

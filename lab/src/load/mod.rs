@@ -103,6 +103,8 @@ pub struct Spec {
     pub workers: usize,
     /// NetworkPolicies in the whole network; `None` for the five a namespace that the connections need.
     pub policies: Option<usize>,
+    /// Services that no connection takes, on top of those that some do.
+    pub idle_services: usize,
     /// Frame buffers for ports; lanes have their own.
     pub frames: usize,
 }
@@ -110,7 +112,7 @@ pub struct Spec {
 impl Spec {
     /// A load of one worker, without ports.
     pub fn new(scenario: Scenario, family: Family, flows: usize) -> Self {
-        Self { scenario, family, flows, fresh: 0, workers: 1, policies: None, frames: 1 }
+        Self { scenario, family, flows, fresh: 0, workers: 1, policies: None, idle_services: 0, frames: 1 }
     }
 }
 

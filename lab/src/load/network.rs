@@ -130,7 +130,7 @@ pub(super) fn build(spec: &Spec) -> Result<(Handle, Vec<Worker>, Plan), LoadErro
     let half_open =
         HalfOpenLimits { per_port: flows.div_ceil(namespaces).max(64), total: Some(flows.max(64)) };
     let builder = Supernet::builder().workers(spec.workers).sessions(flows.max(1024)).frames(spec.frames);
-    let model = model(namespaces, spec.policies.unwrap_or(namespaces * POLICIES));
+    let model = model(namespaces, spec.policies.unwrap_or(namespaces * POLICIES), spec.idle_services);
     let (net, workers) = builder.timeouts(timeouts).half_open(half_open).seed(1).build(model)?.into_parts();
     let plan = Plan::of(spec.scenario, spec.family, namespaces, &net.snapshot())?;
     Ok((net, workers, plan))
@@ -247,8 +247,13 @@ fn namespace(n: usize) -> String {
     format!("ns-{n}")
 }
 
-fn model(namespaces: usize, all_policies: usize) -> Model {
+fn model(namespaces: usize, all_policies: usize, idle_services: usize) -> Model {
     let mut model = Model { supervisor: supervisor(), ..Model::default() };
+    for n in 0..idle_services {
+        let name = Name::new(namespace(n % namespaces), format!("idle-{n}"));
+        let selector = Some(labels("server"));
+        model.insert(service(name, ServiceKind::ClusterIp, selector, FRONT_PORT, SERVER_PORT).into());
+    }
     for n in 0..all_policies.saturating_sub(namespaces * POLICIES) {
         model.insert(another_policy(&namespace(n % namespaces), n / namespaces).into());
     }
