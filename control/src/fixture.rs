@@ -81,6 +81,7 @@ impl Cluster {
             families: vec![IpFamily::V4],
             prefer_dual_stack: false,
             publish_not_ready: false,
+            external_name: None,
             client_affinity: false,
             at: Position::new("svc.yaml", 7, 1),
         };

@@ -84,6 +84,7 @@ pub(crate) fn shop() -> Shop {
         families: vec![IpFamily::V4],
         prefer_dual_stack: false,
         publish_not_ready: false,
+        external_name: None,
         client_affinity: false,
         at: Position::default(),
     };

@@ -213,6 +213,7 @@ fn slice(endpoints: &[(&str, bool, bool, bool)], ports: &[(&str, Option<u16>)]) 
             .iter()
             .map(|(addr, ready, serving, terminating)| Endpoint {
                 addresses: vec![ip(addr).into()],
+                hostname: None,
                 ready: *ready,
                 serving: *serving,
                 terminating: *terminating,

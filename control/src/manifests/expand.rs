@@ -53,7 +53,9 @@ pub(super) fn expand(workload: &Workload, nodes: &[Place], taken: &mut BTreeSet<
                 labels.insert("statefulset.kubernetes.io/pod-name".to_owned(), pod_name.clone());
                 labels.insert("apps.kubernetes.io/pod-index".to_owned(), i.to_string());
                 labels.insert("controller-revision-hash".to_owned(), format!("{name}-{hash}"));
-                pods.push(pod(workload, pod_name, labels));
+                let mut pod = pod(workload, pod_name.clone(), labels);
+                pod.dns.hostname = Some(pod_name);
+                pods.push(pod);
             }
         }
         (Count::EveryNode, _) => {
@@ -87,7 +89,11 @@ pub(super) fn expand(workload: &Workload, nodes: &[Place], taken: &mut BTreeSet<
                     labels.insert("batch.kubernetes.io/job-completion-index".to_owned(), i.to_string());
                     prefix = format!("{job}-{i}");
                 }
-                pods.push(pod(workload, draw(workload, &prefix, i, taken), labels));
+                let mut pod = pod(workload, draw(workload, &prefix, i, taken), labels);
+                if *indexed {
+                    pod.dns.hostname = Some(prefix);
+                }
+                pods.push(pod);
             }
         }
     }

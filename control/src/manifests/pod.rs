@@ -8,7 +8,7 @@ use super::{
     syntax, workload,
     yaml::Node,
 };
-use crate::model::{At, ContainerPort, Labels, Name, Pod};
+use crate::model::{At, ContainerPort, DnsPolicy, Labels, Name, Pod, PodDns};
 use std::net::IpAddr;
 
 pub(super) fn read(r: &mut Reading, node: &Node, declared: &mut Declared) {
@@ -84,6 +84,7 @@ pub(super) struct PodSpec {
     pub(super) node_selector: Labels,
     host_network: bool,
     ports: Vec<ContainerPort>,
+    dns: PodDns,
 }
 
 /// Reads the `spec` below a pod or template; `owner` names it for warnings.
@@ -107,7 +108,53 @@ pub(super) fn read_spec(r: &mut Reading, object: &Fields<'_>, owner: &str) -> Po
             read_ports(r, &fields, owner, host_network, &mut ports);
         }
     }
-    PodSpec { node, node_selector, host_network, ports }
+    let dns = read_dns(r, &spec);
+    PodSpec { node, node_selector, host_network, ports, dns }
+}
+
+/// What a pod is called among names, and how it looks names up.
+fn read_dns(r: &mut Reading, spec: &Fields<'_>) -> PodDns {
+    let policies = [
+        ("ClusterFirst", DnsPolicy::ClusterFirst),
+        ("ClusterFirstWithHostNet", DnsPolicy::ClusterFirstWithHostNet),
+        ("Default", DnsPolicy::Default),
+        ("None", DnsPolicy::None),
+    ];
+    let mut label = |field, what| {
+        let node = spec.filled(field)?;
+        r.checked_text(node, what, syntax::dns_label).map(str::to_owned)
+    };
+    let (hostname, subdomain) =
+        (label("hostname", "a pod's hostname"), label("subdomain", "a pod's subdomain"));
+    let policy = spec.filled("dnsPolicy");
+    let place = policy.map(|n| n.place);
+    let policy = policy.and_then(|n| r.word(n, &policies)).unwrap_or_default();
+    let config = r.sub(spec, "dnsConfig", &schema::DNS_CONFIG);
+    let mut dns = PodDns { hostname, subdomain, policy, ..PodDns::default() };
+    for node in r.short_list(&config, "nameservers", 3) {
+        dns.nameservers.extend(r.address(node).map(|a| a.value));
+    }
+    for node in r.short_list(&config, "searches", 32) {
+        let is_name = |s: &str| match s {
+            // The root.
+            "." => Ok(()),
+            s => syntax::search_domain(s.strip_suffix('.').unwrap_or(s)),
+        };
+        dns.searches.extend(r.checked_text(node, "a search domain", is_name).map(str::to_owned));
+    }
+    for node in r.list(&config, "options") {
+        let fields = r.fields(node, &schema::DNS_OPTION);
+        let name = r.required(&fields, "name");
+        let name = name.and_then(|n| r.checked_text(n, "an option of resolvers", syntax::word));
+        let value = fields.filled("value");
+        let value =
+            value.and_then(|n| r.checked_text(n, "the value of an option of resolvers", syntax::word));
+        dns.options.extend(name.map(|name| (name.to_owned(), value.map(str::to_owned))));
+    }
+    if let (DnsPolicy::None, true, Some(place)) = (dns.policy, dns.nameservers.is_empty(), place) {
+        r.invalid(place, "dnsPolicy None without nameservers", "name at least one in dnsConfig.nameservers");
+    }
+    dns
 }
 
 fn read_ports(
@@ -151,6 +198,7 @@ impl PodSpec {
         pod.node = self.node;
         pod.host_network = self.host_network;
         pod.ports = self.ports;
+        pod.dns = self.dns;
         if let Some(node) = meta.annotation(IP_ANNOTATION) {
             if self.host_network {
                 let what =

@@ -84,6 +84,8 @@ schemas! {
         "securityContext" "serviceAccount" "serviceAccountName" "setHostnameAsFQDN" "shareProcessNamespace"
         "subdomain" "terminationGracePeriodSeconds" "tolerations" "topologySpreadConstraints" "volumes"
         "workloadRef"];
+    DNS_CONFIG "a pod's dnsConfig" ["nameservers" "options" "searches"];
+    DNS_OPTION "an option of dnsConfig" ["name" "value"];
     CONTAINER "a container" ["args" "command" "env" "envFrom" "image" "imagePullPolicy" "lifecycle"
         "livenessProbe" "name" "ports" "readinessProbe" "resizePolicy" "resources" "restartPolicy"
         "restartPolicyRules" "securityContext" "startupProbe" "stdin" "stdinOnce" "terminationMessagePath"

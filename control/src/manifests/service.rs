@@ -32,6 +32,7 @@ pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared
     let kind = spec.filled("type").map_or(Some(ServiceKind::ClusterIp), |n| r.word(n, &kinds));
     let (cluster_ips, headless) = cluster_ips(r, &spec);
     let kind = kind.map(|kind| checked_kind(r, &spec, kind, headless));
+    let external_name = (kind == Some(ServiceKind::ExternalName)).then(|| external_name(r, &spec)).flatten();
     let ports = ports(r, &spec, kind, &named);
     let (families, policy) = families(r, &spec, &cluster_ips);
     let load_balancer_ip = load_balancer_ip(r, &spec, kind, &named);
@@ -55,6 +56,7 @@ pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared
         families,
         prefer_dual_stack: policy == FamilyPolicy::Prefer,
         publish_not_ready,
+        external_name,
         client_affinity,
         at,
     };
@@ -64,10 +66,6 @@ pub(super) fn read_service(r: &mut Reading, node: &Node, declared: &mut Declared
 fn checked_kind(r: &mut Reading, spec: &Fields<'_>, kind: ServiceKind, headless: bool) -> ServiceKind {
     let place = spec.get("clusterIP").map_or(spec.place, |n| n.place);
     match (kind, headless) {
-        (ServiceKind::ExternalName, _) => {
-            r.required(spec, "externalName").and_then(|n| r.text(n));
-            kind
-        }
         (ServiceKind::ClusterIp, true) => ServiceKind::Headless,
         (ServiceKind::NodePort | ServiceKind::LoadBalancer, true) => {
             r.invalid(place, "clusterIP None with a type that needs an address", "use type ClusterIP");
@@ -75,6 +73,14 @@ fn checked_kind(r: &mut Reading, spec: &Fields<'_>, kind: ServiceKind, headless:
         }
         _ => kind,
     }
+}
+
+/// The name that an ExternalName Service stands for, without a dot at its end.
+fn external_name(r: &mut Reading, spec: &Fields<'_>) -> Option<String> {
+    let node = r.required(spec, "externalName")?;
+    let is_name = |s: &str| syntax::dns_subdomain(s.strip_suffix('.').unwrap_or(s));
+    let name = r.checked_text(node, "an externalName", is_name)?;
+    Some(name.strip_suffix('.').unwrap_or(name).to_owned())
 }
 
 /// The addresses of `clusterIP` and `clusterIPs`, and whether they say `None`.
@@ -346,11 +352,14 @@ fn endpoint(r: &mut Reading, node: &Node, family: IpFamily) -> Option<Endpoint> 
     if list.is_empty() && fields.get("addresses").is_some() {
         r.invalid(node.place, "an endpoint without addresses", "give it one, or remove it");
     }
+    let hostname = fields.filled("hostname");
+    let hostname = hostname.and_then(|n| r.checked_text(n, "an endpoint's hostname", syntax::dns_label));
+    let hostname = hostname.map(str::to_owned);
     let conditions = r.sub(&fields, "conditions", &schema::ENDPOINT_CONDITIONS);
     let ready = r.bool_of(&conditions, "ready").unwrap_or(true);
     let serving = r.bool_of(&conditions, "serving").unwrap_or(ready);
     let terminating = r.bool_of(&conditions, "terminating").unwrap_or(false);
-    (!addresses.is_empty()).then_some(Endpoint { addresses, ready, serving, terminating })
+    (!addresses.is_empty()).then_some(Endpoint { addresses, hostname, ready, serving, terminating })
 }
 
 fn endpoint_port(r: &mut Reading, node: &Node) -> Option<EndpointPort> {

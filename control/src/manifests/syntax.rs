@@ -36,6 +36,17 @@ pub(super) fn dns_subdomain(s: &str) -> Result<(), &'static str> {
     }
 }
 
+/// A domain that names are looked up in: as [`dns_subdomain`], and `_` may stand where letters may.
+pub(super) fn search_domain(s: &str) -> Result<(), &'static str> {
+    dns_subdomain(&s.replace('_', "x"))
+}
+
+/// A word for a line of words.
+pub(super) fn word(s: &str) -> Result<(), &'static str> {
+    let plain = (1..=255).contains(&s.len()) && s.chars().all(|c| c.is_ascii_graphic());
+    if plain { Ok(()) } else { Err("use 1 to 255 printable ASCII characters without spaces") }
+}
+
 /// The name of a port (an IANA service name), which must not be mistaken for a number.
 pub(super) fn port_name(s: &str) -> Result<(), &'static str> {
     let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -134,7 +134,11 @@ fn replicated(r: &mut Reading, kind: Kind, spec: &Fields<'_>, named: &str, names
         let node = r.required(spec, "selector");
         (node, node.map(|n| selector::read(r, n)))
     };
-    let template = template(r, spec, named, namespace)?;
+    let mut template = template(r, spec, named, namespace)?;
+    if kind == Kind::StatefulSet {
+        let service = spec.filled("serviceName");
+        template.pod.dns.subdomain = service.and_then(|n| r.text(n)).map(str::to_owned);
+    }
     if let (Some(node), Some(selector)) = (selector_node, selector) {
         if selector.requirements.is_empty() {
             r.invalid(node.place, "an empty selector", "select the labels of spec.template");

@@ -24,7 +24,7 @@ pub use supervisor::{
     DefaultServer, IngressPosture, InterfaceDriver, NextHop, OnInterface, ServerBackend, StaticRoute,
     Supervisor, Tier1Layout, Uplink,
 };
-pub use workload::{ContainerPort, Namespace, Node, Pod, Snat};
+pub use workload::{ContainerPort, DnsPolicy, Namespace, Node, Pod, PodDns, Snat};
 
 pub use supernet_dataplane::wire::Mac;
 

@@ -25,6 +25,8 @@ pub struct Service {
     pub prefer_dual_stack: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.externalName` of an ExternalName Service: the name that it stands for.
+    pub external_name: Option<String>,
     /// `spec.sessionAffinity: ClientIP`: all connections of a client go to one pod, as long as the pods stay the same.
     pub client_affinity: bool,
     /// Where it was written.
@@ -106,6 +108,8 @@ pub struct EndpointSlice {
 pub struct Endpoint {
     /// Its addresses; interchangeable, only the first is used, as kube-proxy does.
     pub addresses: Vec<At<IpAddr>>,
+    /// What it is called below its Service's name.
+    pub hostname: Option<String>,
     /// Takes new connections. Absent in YAML means `true`.
     pub ready: bool,
     /// Could answer, ready or terminating. Absent in YAML means as `ready`.

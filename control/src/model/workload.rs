@@ -63,6 +63,8 @@ pub struct Pod {
     pub ready: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// What it is called among names, and how it looks names up.
+    pub dns: PodDns,
     /// The workload it was expanded from (`deployment/web`), for people.
     pub owner: Option<String>,
     /// Where it, or its workload, was written.
@@ -81,10 +83,43 @@ impl Pod {
             ports: Vec::new(),
             ready: true,
             terminating: false,
+            dns: PodDns::default(),
             owner: None,
             at: Position::default(),
         }
     }
+}
+
+/// A pod and the DNS. No packet depends on it; who serves names reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodDns {
+    /// `spec.hostname`; a StatefulSet's pods have their names.
+    pub hostname: Option<String>,
+    /// `spec.subdomain`, the headless Service below which the hostname is a name; of a StatefulSet's pods its
+    /// `serviceName`.
+    pub subdomain: Option<String>,
+    /// `spec.dnsPolicy`.
+    pub policy: DnsPolicy,
+    /// `spec.dnsConfig.nameservers`.
+    pub nameservers: Vec<IpAddr>,
+    /// `spec.dnsConfig.searches`.
+    pub searches: Vec<String>,
+    /// `spec.dnsConfig.options`: names, and values where they have one.
+    pub options: Vec<(String, Option<String>)>,
+}
+
+/// Whom a pod asks for names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum DnsPolicy {
+    /// The cluster's DNS; a pod in its node's network asks whom the node asks.
+    #[default]
+    ClusterFirst,
+    /// The cluster's DNS, also in a node's network.
+    ClusterFirstWithHostNet,
+    /// Whom the node asks.
+    Default,
+    /// Whom `dnsConfig` names.
+    None,
 }
 
 /// A port that a container declares.

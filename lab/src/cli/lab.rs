@@ -30,7 +30,8 @@ A pod with hostNetwork is served on its node, and `lab exec` into it enters its 
 `outside` owns 203.0.113.10 and 2001:db8:ffff::10, each if an uplink has an address of that family.
 Give it more addresses with
   supernet lab exec outside -- ip addr add 198.51.100.7/32 dev lo
-Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
+Pods resolve names of Services and pods (web, web.shop, web.shop.svc.cluster.local): the lab has a
+Service kube-system/kube-dns, with a pod coredns, unless the manifests have one. --no-dns leaves it out.
 ", supervisor!())
     )]
     Up {
@@ -45,6 +46,9 @@ Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
         /// Leave this pod's ports to a server of your own; may be given several times
         #[arg(long, value_name = "NS/POD")]
         no_serve: Vec<String>,
+        /// No DNS: pods keep the host's /etc/resolv.conf
+        #[arg(long)]
+        no_dns: bool,
         /// Threads that move packets; one for each processor, at most four, unless told otherwise
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
         workers: Option<u16>,
@@ -65,7 +69,9 @@ Pods see the host's /etc/resolv.conf: there is no DNS for Services yet.
     /// Run a command inside a pod, or in the world beyond the uplink
     #[command(after_help = "Examples:
   supernet lab exec shop/web-0 ip addr
-  supernet lab exec outside -- curl -s http://192.168.80.3/")]
+  supernet lab exec shop/web-0 -- curl -s http://db.shop.svc.cluster.local:5432/
+  supernet lab exec outside -- curl -s http://192.168.80.3/
+In a pod, names are looked up as its dnsPolicy says, by default at the lab's DNS.")]
     Exec {
         /// The lab's name
         #[arg(long, default_value = DEFAULT_LAB)]

@@ -2,6 +2,7 @@
 //! [`live::command`].
 
 use super::{
+    dns::Dns,
     interface::{self, InterfacePort},
     live::{self, network::LiveNetwork},
     net::Listening,
@@ -30,9 +31,9 @@ const SUPER_FRAMES: usize = 512;
 pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
     match command {
         LabCommand::Up { detach: true, supervised: false, name, .. } => Ok(detach(name)?),
-        LabCommand::Up { files, name, no_serve, workers, supervised, .. } => {
+        LabCommand::Up { files, name, no_serve, no_dns, workers, supervised, .. } => {
             let mode = if *supervised { Mode::Supervised } else { Mode::Foreground };
-            up(files, name, no_serve, *workers, mode).map(|()| 0)
+            up(files, name, &Wanted { no_serve, dns: !no_dns, workers: *workers }, mode).map(|()| 0)
         }
         LabCommand::Attach { topology, workers } => {
             crate::attach::run(topology, threads(*workers)).map(|()| 0)
@@ -67,14 +68,25 @@ fn threads(workers: Option<u16>) -> usize {
     workers.map_or_else(processors, usize::from)
 }
 
-fn up(
-    files: &Files,
-    lab: &str,
-    no_serve: &[String],
-    workers: Option<u16>,
-    mode: Mode,
-) -> Result<(), Box<dyn Error>> {
-    let planned = Planned::of(files, lab, no_serve, workers)?;
+/// How a lab is wanted, its network apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Pods whose ports are left to the user.
+    pub(super) no_serve: &'a [String],
+    /// Whether names are served.
+    pub(super) dns: bool,
+    /// Threads that move packets.
+    pub(super) workers: Option<u16>,
+}
+
+impl Default for Wanted<'_> {
+    fn default() -> Self {
+        Self { no_serve: &[], dns: true, workers: None }
+    }
+}
+
+fn up(files: &Files, lab: &str, wanted: &Wanted<'_>, mode: Mode) -> Result<(), Box<dyn Error>> {
+    let planned = Planned::of(files, lab, wanted)?;
     let spec = planned.spec.clone();
     supervise(lab, mode, &spec, |taps| planned.run(lab, taps), |_, listening| announce(&spec, listening))
 }
@@ -86,33 +98,39 @@ pub(super) struct Planned {
     interfaces: Vec<(String, InterfacePort)>,
     pub(super) spec: LabSpec,
     unserved: BTreeSet<String>,
+    dns: Option<Dns>,
 }
 
 impl Planned {
     /// The network of manifests. Warnings are printed.
-    pub(super) fn of(
-        files: &Files,
-        lab: &str,
-        no_serve: &[String],
-        workers: Option<u16>,
-    ) -> Result<Self, Box<dyn Error>> {
+    pub(super) fn of(files: &Files, lab: &str, wanted: &Wanted<'_>) -> Result<Self, Box<dyn Error>> {
         let (read, warnings) = input::read(files)?;
         input::warn(&warnings);
         rootless::own_namespaces(lab)?;
         let interfaces = interface::open(&read.model.supervisor)?;
-        let ports = read.model.pods.len() + read.model.supervisor.uplinks.len();
+        let ports = read.model.pods.len() + read.model.supervisor.uplinks.len() + usize::from(wanted.dns);
         let net = Supernet::builder()
-            .workers(threads(workers))
+            .workers(threads(wanted.workers))
             .sessions(SESSIONS)
             .frames(FRAMES + FRAMES_PER_PORT * ports)
             .super_frames(SUPER_FRAMES)
             .build(read.model)?;
-        let mut spec = LabSpec::of(&net.model(), &net.snapshot(), &net.plan()?.pods);
+        // Only now, so that everybody has the addresses that `plan` shows.
+        let dns = wanted.dns.then(|| Dns::join(&net)).transpose();
+        let dns = dns.unwrap_or_else(|e| {
+            input::warn(&[e.to_string()]);
+            None
+        });
+        let (model, plan) = (net.model(), net.plan()?);
+        let mut spec = LabSpec::of(&model, &net.snapshot(), &plan.pods);
+        if let Some(dns) = &dns {
+            dns.furnish(&mut spec, &model, &net.addressing(), &plan.pods);
+        }
         let mut unserved = BTreeSet::new();
-        for target in no_serve {
+        for target in wanted.no_serve {
             unserved.insert(spec.without_responder(lab, target)?);
         }
-        Ok(Self { net, interfaces, spec, unserved })
+        Ok(Self { net, interfaces, spec, unserved, dns })
     }
 
     /// Attaches the hosts and has it run.
@@ -126,7 +144,7 @@ impl Planned {
         for (uplink, port) in self.interfaces {
             self.net.attach_uplink(&uplink, port)?;
         }
-        Ok(LiveNetwork::new(lab, self.net.spawn()?, self.spec, self.unserved))
+        Ok(LiveNetwork::new(lab, self.net.spawn()?, self.spec, self.unserved, self.dns))
     }
 }
 

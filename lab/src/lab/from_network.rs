@@ -32,8 +32,12 @@ impl LabSpec {
         let mut hosted: BTreeMap<&str, Vec<HostedPod>> = BTreeMap::new();
         for plan in pods.iter().filter(|p| p.host_network) {
             if let (Some(node), Some(pod)) = (&plan.node, pod_named(model, &plan.name)) {
-                let pod =
-                    HostedPod { name: plan.name.clone(), workload: workload(pod), serve: ports_of(pod) };
+                let pod = HostedPod {
+                    name: plan.name.clone(),
+                    workload: workload(pod),
+                    serve: ports_of(pod),
+                    dns: Vec::new(),
+                };
                 hosted.entry(node).or_default().push(pod);
             }
         }
@@ -41,7 +45,7 @@ impl LabSpec {
         let mut endpoints: Vec<EndpointSpec> =
             ports.filter_map(|port| endpoint(model, snapshot, port, &mut hosted)).collect();
         endpoints.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { endpoints, outside: outside(&model.supervisor) }
+        Self { endpoints, outside: outside(&model.supervisor), names: None }
     }
 }
 
@@ -70,6 +74,7 @@ fn endpoint(
         gateways: gateways(endpoint, segment),
         mtu: port.mtu,
         serve,
+        dns: Vec::new(),
         hosted: node.and_then(|node| hosted.remove(node)).unwrap_or_default(),
     })
 }

@@ -7,7 +7,7 @@
 //!            state under /run/supernet/NAME: read by exec and down
 //! ```
 //!
-//! A running lab takes requests on a socket in its folder ([`live`]): other objects, and how it is. [`selftest`] tries
+//! Names are answered in the lab itself, as a cluster does ([`dns`]). A running lab takes requests on a socket in its folder ([`live`]): other objects, and how it is. [`selftest`] tries
 //! it out against what is predicted of it.
 //!
 //! One process, the supervisor, holds a lab: its namespaces, TAPs, responder and the network itself. It ends
@@ -15,6 +15,7 @@
 //! the same name removes.
 
 mod command;
+mod dns;
 mod error;
 mod from_network;
 mod interface;

@@ -102,7 +102,10 @@ pub(crate) fn bring_up(lab: &str, spec: &LabSpec, progress: Progress<'_>) -> Res
         what: "start",
         source,
     })?);
-    Ok(net)
+    match net.serve_names(spec).into_iter().next() {
+        Some(failed) => Err(failed),
+        None => Ok(net),
+    }
 }
 
 impl LabNet {
@@ -143,6 +146,14 @@ impl LabNet {
             home.open = Some(open);
         }
         Ok(())
+    }
+
+    /// Has names be those of `spec`: what is answered, and whom hosts ask. What failed.
+    fn serve_names(&self, spec: &LabSpec) -> Vec<LabError> {
+        let Some(names) = &spec.names else { return Vec::new() };
+        let system = |source| LabError::System { place: "names".to_owned(), what: "serve them", source };
+        let answered = self.responder.as_ref().map_or(Ok(()), |r| r.answer_from(names.zone.clone()));
+        answered.map_err(system).err().into_iter().chain(self.claim.write_names(names).err()).collect()
     }
 
     /// The folder and name of the lab.
@@ -322,8 +333,8 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
                 g => format!("route add default via {g} dev eth0 onlink"),
             }));
             netns::ip(place, &commands)?;
-            serve(&mut made, place, place, &e.serve);
-            e.hosted.iter().for_each(|h| serve(&mut made, place, &h.name, &h.serve));
+            serve(&mut made, place, place, &e.serve, &e.dns);
+            e.hosted.iter().for_each(|h| serve(&mut made, place, &h.name, &h.serve, &h.dns));
         }
         Host::Outside(o) => {
             for (i, uplink) in o.uplinks.iter().enumerate() {
@@ -342,7 +353,7 @@ fn set_up(host: &Host<'_>, netns: &Netns) -> Result<Made, LabError> {
             let routes = o.routes.iter().filter(|r| !r.via.is_empty());
             commands.extend(routes.map(|r| add_route(r, &o.addresses)));
             netns::ip(place, &commands)?;
-            serve(&mut made, place, place, &o.serve);
+            serve(&mut made, place, place, &o.serve, &[]);
         }
     }
     Ok(made)
@@ -411,8 +422,9 @@ fn write_setting(place: &str, path: &str, value: &str) -> Result<(), LabError> {
     })
 }
 
-/// Binds ports in `host` that the responder is to serve as `name`. Those that it can't give a warning each.
-fn serve(made: &mut Made, host: &str, name: &str, ports: &[(Protocol, u16)]) {
+/// Binds ports in `host` that the responder is to serve as `name`, `dns` among them for names. Those that it can't give
+/// a warning each.
+fn serve(made: &mut Made, host: &str, name: &str, ports: &[(Protocol, u16)], dns: &[(Protocol, u16)]) {
     let identity = Arc::new(Identity::of(host, name));
     let mut seen = Vec::new();
     for &(protocol, port) in ports {
@@ -420,7 +432,7 @@ fn serve(made: &mut Made, host: &str, name: &str, ports: &[(Protocol, u16)]) {
             continue;
         }
         seen.push((protocol, port));
-        match responder::bind(&identity, protocol, port) {
+        match responder::bind(&identity, protocol, port, dns.contains(&(protocol, port))) {
             Ok(served) => {
                 made.served.push(served);
                 made.listening.entry(name.to_owned()).or_default().push((protocol, port));

@@ -108,19 +108,43 @@ impl Netns {
     }
 }
 
-/// Gives the calling thread a `/sys` of the network namespace that it has entered: the one that was mounted outside shows
-/// the devices of the namespace it was mounted in, whoever looks. For a thread that is about to become another program.
+/// Gives the calling thread mounts of its own. For a thread that is about to become another program.
 #[allow(unsafe_code, reason = "rustix cannot know which flags leave descriptors alone")]
-pub(super) fn show_own_devices() -> io::Result<()> {
-    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+pub(super) fn own_mounts() -> io::Result<()> {
+    use rustix::mount::{MountPropagationFlags, mount_change};
     // SAFETY: only the table of mounts becomes the thread's own, not that of descriptors.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
     // What is mounted outside later is seen here too, and not the other way round.
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    Ok(mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
+}
+
+/// Gives a thread with [`own_mounts`] a `/sys` of the network namespace that it has entered: the one that was mounted
+/// outside shows the devices of the namespace it was mounted in, whoever looks.
+pub(super) fn show_own_devices() -> io::Result<()> {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
     // In an ordinary user's lab it can't be taken away, but covered.
     let _ = unmount("/sys", UnmountFlags::DETACH);
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
     Ok(mount("sysfs", "/sys", "sysfs", flags, None)?)
+}
+
+/// Has a thread with [`own_mounts`] see `file` where the file `place` is. The error is a sentence.
+pub(super) fn show_instead(place: &str, file: &Path) -> Result<(), String> {
+    rustix::mount::mount_bind(file, place).map_err(|e| match e {
+        // Also where it is a link that leads nowhere.
+        rustix::io::Errno::NOENT => format!("there is no file {place} to be covered: make one, be it empty"),
+        e => format!("can't cover {place}: {}", io::Error::from(e)),
+    })
+}
+
+/// Has a thread with [`own_mounts`] see an empty folder where `place` is, if it is there. The error is a sentence.
+pub(super) fn hide(place: &str) -> Result<(), String> {
+    use rustix::mount::{MountFlags, mount};
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    match mount("tmpfs", place, "tmpfs", flags, Some(c"size=4k")) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(format!("can't cover {place}: {}", io::Error::from(e))),
+    }
 }
 
 /// Runs `ip` commands in the calling thread's namespace, in one process, and stops at the first that fails.

@@ -28,7 +28,7 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::fs::{DirBuilderExt, MetadataExt},
     },
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::OnceLock,
     time::SystemTime,
 };
@@ -101,6 +101,29 @@ pub(super) fn own_namespaces(lab: &str) -> Result<(), LabError> {
     ))?;
     let _ = TOKEN.set(token);
     Ok(())
+}
+
+/// In a lab whose `/run` is its own, makes what `link` leads to there, if it is a link that leads there and to nothing:
+/// what the system keeps in its `/run` is not seen.
+pub(super) fn mend_link(link: &str) -> io::Result<()> {
+    let link = Path::new(link);
+    if !Path::new("/").join(MARK).exists() || link.exists() {
+        return Ok(());
+    }
+    let mut target = PathBuf::from("/");
+    for part in link.parent().unwrap_or(link).join(fs::read_link(link)?).components() {
+        match part {
+            Component::ParentDir => drop(target.pop()),
+            part => target.push(part),
+        }
+    }
+    match target.parent() {
+        Some(parent) if target.starts_with("/run") => {
+            fs::create_dir_all(parent)?;
+            File::create(&target).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The mark that processes of a lab of this process are known by, if it is not root's.

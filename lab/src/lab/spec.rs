@@ -3,7 +3,7 @@
 //! Whoever has planned a network writes this down; [`super::bring_up`] reads it. Nothing here knows of
 //! manifests or of the dataplane.
 
-use super::error::LabError;
+use super::{dns::Names, error::LabError};
 use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 use supernet_control::model::{Mac, Protocol};
@@ -18,6 +18,8 @@ pub(crate) struct LabSpec {
     pub(crate) endpoints: Vec<EndpointSpec>,
     /// The world beyond the uplinks.
     pub(crate) outside: OutsideSpec,
+    /// Names, if the lab has a DNS.
+    pub(crate) names: Option<Names>,
 }
 
 impl LabSpec {
@@ -98,6 +100,8 @@ pub(crate) struct EndpointSpec {
     pub(crate) mtu: u16,
     /// Ports that the built-in responder serves.
     pub(crate) serve: Vec<(Protocol, u16)>,
+    /// Those of them on which it speaks DNS.
+    pub(crate) dns: Vec<(Protocol, u16)>,
     /// Pods that use this host's network instead of one of their own.
     pub(crate) hosted: Vec<HostedPod>,
 }
@@ -111,6 +115,8 @@ pub(crate) struct HostedPod {
     pub(crate) workload: Option<String>,
     /// Its ports that the built-in responder serves.
     pub(crate) serve: Vec<(Protocol, u16)>,
+    /// Those of them on which it speaks DNS.
+    pub(crate) dns: Vec<(Protocol, u16)>,
 }
 
 /// The world beyond the uplinks: one namespace with an interface to each uplink.

@@ -5,12 +5,15 @@
 //! namespace, and is written before the first namespace is made.
 
 use super::{
+    dns::{self, Names},
     error::LabError,
     netns::{self, Netns},
     rootless, spec,
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashSet,
+    ffi::OsString,
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::MetadataExt,
@@ -18,6 +21,9 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+/// The folder with every host's resolv.conf.
+const RESOLV: &str = "resolv";
 
 /// How long someone who looks which labs there are may hold a lock.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -121,6 +127,31 @@ impl Claim {
             .map_err(|source| LabError::State { path, source })
     }
 
+    /// Writes down whom hosts ask for names: files for [`resolv_conf`] and [`nsswitch_conf`]. Those that somebody has
+    /// mounted are changed in place.
+    pub(super) fn write_names(&self, names: &Names) -> Result<(), LabError> {
+        let folder = self.path.join(RESOLV);
+        let failed = |source| LabError::State { path: folder.clone(), source };
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let mut left: HashSet<OsString> =
+            fs::read_dir(&folder).map_err(failed)?.flatten().map(|e| e.file_name()).collect();
+        for (host, text) in &names.resolv {
+            let path = resolv_conf(&self.name, host);
+            left.remove(path.file_name().unwrap_or_default());
+            if fs::read_to_string(&path).ok().as_deref() != Some(text) {
+                fs::write(&path, text).map_err(failed)?;
+            }
+        }
+        for gone in left {
+            fs::remove_file(folder.join(gone)).map_err(failed)?;
+        }
+        let system = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+        match dns::hosts_by_dns(&system) {
+            Some(text) => fs::write(nsswitch_conf(&self.name), text).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
     /// Removes namespaces, and processes in them, that a killed lab of this name has left.
     fn clean(&self) -> Result<(), LabError> {
         let state = match State::read(&self.name) {
@@ -221,6 +252,16 @@ pub(super) fn absent(lab: &str) -> LabError {
 /// Where a lab listens for requests.
 pub(super) fn socket(lab: &str) -> PathBuf {
     folder(lab).join("socket")
+}
+
+/// What a host has in place of the system's resolv.conf; not there: the system's.
+pub(super) fn resolv_conf(lab: &str, host: &str) -> PathBuf {
+    folder(lab).join(RESOLV).join(netns::name(lab, host))
+}
+
+/// What hosts have in place of the system's nsswitch.conf; not there: the system's.
+pub(super) fn nsswitch_conf(lab: &str) -> PathBuf {
+    folder(lab).join("nsswitch.conf")
 }
 
 fn folder(lab: &str) -> PathBuf {

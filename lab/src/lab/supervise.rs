@@ -191,11 +191,40 @@ pub(crate) fn exec(lab: &str, target: &str, command: &[OsString]) -> Result<Infa
         what: "enter its network namespace",
         source,
     })?;
-    // Without it most programs do as well.
-    let _ = netns::show_own_devices();
+    show_own(lab, &entry.name);
     let program = command.first().cloned().unwrap_or_default();
     let source = Command::new(&program).args(command.get(1..).unwrap_or_default()).exec();
     Err(LabError::Exec { command: program.into(), source })
+}
+
+/// Gives a program that is about to start in `host` the host's own `/sys`, and has it look names up as the host does.
+/// Most programs do as well without.
+fn show_own(lab: &str, host: &str) {
+    let mounts = netns::own_mounts();
+    if mounts.is_ok() {
+        // Few look there.
+        let _ = netns::show_own_devices();
+    }
+    let resolv_conf = state::resolv_conf(lab, host);
+    if !resolv_conf.exists() {
+        return;
+    }
+    let nsswitch_conf = state::nsswitch_conf(lab);
+    let names = || {
+        mounts.map_err(|e| format!("mounts of its own are refused: {e}"))?;
+        // What it leads to is missed otherwise, and told below.
+        let _ = rootless::mend_link("/etc/resolv.conf");
+        netns::show_instead("/etc/resolv.conf", &resolv_conf)?;
+        if nsswitch_conf.exists() {
+            netns::show_instead("/etc/nsswitch.conf", &nsswitch_conf)?;
+        }
+        // A cache of the system's would be asked first.
+        netns::hide("/run/nscd")
+    };
+    let names: Result<(), String> = names();
+    if let Err(e) = names {
+        eprintln!("warning: {host} looks names up as this system does, not as the lab: {e}");
+    }
 }
 
 /// Ends lab `lab`, by force if it is not to be asked, and returns when nothing is left of it. What was done, in a

@@ -339,6 +339,7 @@ fn service(name: Name, kind: ServiceKind, selector: Option<Labels>, port: u16, t
         families: vec![IpFamily::V4, IpFamily::V6],
         prefer_dual_stack: false,
         publish_not_ready: false,
+        external_name: None,
         client_affinity: false,
         at: Position::default(),
     }
@@ -360,6 +361,7 @@ fn bank(ns: &str, family: IpFamily) -> EndpointSlice {
     };
     let endpoint = |n| Endpoint {
         addresses: vec![At::from(bank_address(addresses, n))],
+        hostname: None,
         ready: true,
         serving: true,
         terminating: false,

@@ -70,7 +70,8 @@ impl Lab {
         let name = format!("pcap{}-{test}", std::process::id());
         let lab = Self { name, folder: tempfile::tempdir().unwrap() };
         let file = lab.write("shop.yaml", SHOP);
-        let up = lab.command(&["up", "--detach", "--workers", "2", "-f", &file]).output().unwrap();
+        let up =
+            lab.command(&["up", "--detach", "--no-dns", "--workers", "2", "-f", &file]).output().unwrap();
         assert!(up.status.success(), "{}", text(&up.stderr));
         lab
     }

@@ -117,6 +117,8 @@ fn an_ordinary_user_has_a_lab() {
     assert!(text.ends_with(&format!("{}\n", user.0.path().display())), "{text}");
     let fetched = "$S lab exec shop/client -- python3 -c 'import urllib.request as u; print(u.urlopen(\"http://10.244.0.3\").status)'";
     assert_eq!(user.says(fetched), "200\n");
+    let named = user.says("$S lab exec shop/client -- getent hosts kube-dns.kube-system");
+    assert_eq!(named, "10.96.0.10      kube-dns.kube-system.svc.cluster.local\n");
     // Changed, and looked at.
     user.says("$S lab apply -f later.yaml");
     assert!(user.says("$S lab status").contains("shop/later"));

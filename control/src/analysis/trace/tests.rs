@@ -49,6 +49,7 @@ fn shop() -> Model {
             families: Vec::new(),
             prefer_dual_stack: false,
             publish_not_ready: false,
+            external_name: None,
             client_affinity: false,
             at: Position::default(),
         }

@@ -53,6 +53,7 @@ fn service(text: &str, kind: ServiceKind) -> Service {
         families: Vec::new(),
         prefer_dual_stack: false,
         publish_not_ready: false,
+        external_name: None,
         client_affinity: false,
         at: Position::new("net.yaml", 4, 1),
     }

@@ -211,6 +211,11 @@ fn services_and_slices() {
         "7:14: clusterIP 10.96.0.9 is not of the family that ipFamilies gives it; put both in the same order",
     );
     check("  type: ExternalName\n", "5:3: a Service's spec needs `externalName`; add it");
+    check(
+        "  type: ExternalName\n  externalName: Web_1\n",
+        "6:17: `Web_1` cannot be an externalName; use lower-case letters, digits, - and ., with a letter or digit at both \
+         ends",
+    );
 
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s-1, labels: \
                  {kubernetes.io/service-name: webb}}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.1]}]\n";
@@ -394,4 +399,32 @@ fn foreign_and_unneeded_kinds_are_counted() {
              HTTPRoute, 1 Ingress, 1 NetworkPolicy (crd.projectcalico.org)",
         ]
     );
+}
+
+#[test]
+fn names_of_pods_and_whom_they_ask() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n";
+    let check = |text: &str, error: &str| says(&format!("{pod}{text}"), &format!("net.yaml:{error}"));
+    check(
+        "  dnsPolicy: None\n",
+        "5:14: dnsPolicy None without nameservers; name at least one in dnsConfig.nameservers",
+    );
+    check(
+        "  dnsPolicy: Clusterfirst\n",
+        "5:14: `Clusterfirst` is not known here; use ClusterFirst, ClusterFirstWithHostNet, Default or None",
+    );
+    check(
+        "  dnsConfig: {nameservers: [dns]}\n",
+        "5:29: `dns` is not an IP address; write one like 10.0.0.7 or fd00::7",
+    );
+    let says_of = |text: &str, start: &str| {
+        let said = super::bad(&format!("{pod}{text}"));
+        assert!(said.starts_with(&format!("net.yaml:{start}")), "{said}");
+    };
+    says_of("  hostname: a.b\n", "5:13: `a.b` cannot be a pod's hostname; ");
+    says_of("  subdomain: A\n", "5:14: `A` cannot be a pod's subdomain; ");
+    says_of("  dnsConfig: {searches: [\"a\\nnameserver\"]}\n", "5:26: ");
+    says_of("  dnsConfig: {options: [{name: 'a b'}]}\n", "5:32: `a b` cannot be an option of resolvers; ");
+    says_of("  dnsConfig: {options: [{name: a, value: \"1\\n2\"}]}\n", "5:42: ");
+    says_of("  dnsConfig: {options: [{value: a}]}\n", "5:25: an option of dnsConfig needs `name`");
 }

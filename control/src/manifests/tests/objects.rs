@@ -4,8 +4,8 @@ use super::{bad, good, pod, pod_names, warnings};
 use crate::{
     manifests::read_objects,
     model::{
-        IpFamily, Name, NetworkPolicy, Object, ObjectKind, Operator, Peer, PolicyPort, PortMatch, Protocol,
-        Requirement, Rule, Selector, ServiceKind, Snat, TargetPort,
+        DnsPolicy, IpFamily, Name, NetworkPolicy, Object, ObjectKind, Operator, Peer, PodDns, PolicyPort,
+        PortMatch, Protocol, Requirement, Rule, Selector, ServiceKind, Snat, TargetPort,
     },
 };
 use std::net::IpAddr;
@@ -268,6 +268,8 @@ items:
     assert_eq!(web.ports[1].protocol, Protocol::Udp);
     assert_eq!(get("headless").kind, ServiceKind::Headless);
     assert_eq!(get("away").kind, ServiceKind::ExternalName);
+    assert_eq!(get("away").external_name.as_deref(), Some("example.org"));
+    assert_eq!(web.external_name, None);
     assert_eq!(get("dual").families, [IpFamily::V4, IpFamily::V6]);
     assert!(get("dual").prefer_dual_stack && !get("six").prefer_dual_stack);
     assert_eq!(get("six").families, [IpFamily::V6, IpFamily::V4]);
@@ -414,4 +416,78 @@ fn a_service_keeps_the_external_address_of_its_status_if_the_pool_has_it() {
             "net.yaml:15:77: 192.168.80.10 in the status of Service default/two is not kept: a Service can only ask for one",
         ]
     );
+}
+
+#[test]
+fn what_pods_are_called_and_whom_they_ask() {
+    let m = good(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: own, namespace: shop}
+spec:
+  hostname: one
+  subdomain: ones
+  dnsPolicy: None
+  dnsConfig:
+    nameservers: [10.1.1.1, 'fd00::1']
+    searches: [example.org, _tcp.example.org., .]
+    options: [{name: ndots, value: '2'}, {name: edns0}]
+  containers: [{name: c, image: c}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: plain, namespace: shop}
+spec: {containers: [{name: c, image: c}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db, namespace: shop}
+spec:
+  serviceName: data
+  replicas: 2
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {dnsPolicy: ClusterFirstWithHostNet, hostname: ignored, containers: [{name: c, image: c}]}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: run, namespace: jobs}
+spec:
+  completions: 1
+  completionMode: Indexed
+  template: {spec: {subdomain: runs, containers: [{name: c, image: c}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: listed, namespace: shop}
+spec: {clusterIP: None}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: listed-1, namespace: shop, labels: {kubernetes.io/service-name: listed}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1], hostname: first}, {addresses: [10.0.0.2]}]
+",
+    );
+    let text = |s: &str| Some(s.to_owned());
+    let own = PodDns {
+        hostname: text("one"),
+        subdomain: text("ones"),
+        policy: DnsPolicy::None,
+        nameservers: vec![ip("10.1.1.1"), ip("fd00::1")],
+        searches: ["example.org", "_tcp.example.org.", "."].map(str::to_owned).to_vec(),
+        options: vec![("ndots".to_owned(), text("2")), ("edns0".to_owned(), None)],
+    };
+    assert_eq!(pod(&m, "shop", "own").dns, own);
+    assert_eq!(pod(&m, "shop", "plain").dns, PodDns::default());
+    let db = &pod(&m, "shop", "db-1").dns;
+    assert_eq!((&db.hostname, &db.subdomain), (&text("db-1"), &text("data")));
+    assert_eq!(db.policy, DnsPolicy::ClusterFirstWithHostNet);
+    let run = m.model.pods.values().find(|pod| pod.name.namespace == "jobs").unwrap();
+    assert_eq!((&run.dns.hostname, &run.dns.subdomain), (&text("run-0"), &text("runs")));
+    let slice = &m.model.endpoint_slices[&Name::new("shop", "listed-1")];
+    let names: Vec<Option<&str>> = slice.endpoints.iter().map(|e| e.hostname.as_deref()).collect();
+    assert_eq!(names, [Some("first"), None]);
 }

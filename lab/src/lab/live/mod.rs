@@ -18,6 +18,8 @@ mod capture;
 pub(super) mod change;
 pub(super) mod client;
 pub(super) mod command;
+mod deletion;
+mod error;
 pub(super) mod network;
 mod refusal;
 pub(super) mod socket;

@@ -12,13 +12,15 @@
 use super::{
     capture::serve::Captures,
     change::{self, Changes, Seen},
-    refusal::{self, Refusal},
+    deletion::{Deletion, Missing},
+    error::ChangeError,
+    refusal,
     socket::Reply,
     status::{Samples, Status},
     wire::{self, Answer, Apply, Ask, Delete, File},
 };
 use crate::lab::{
-    error::LabError,
+    dns::Dns,
     net::LabNet,
     selftest::Facts,
     spec::{LabSpec, Place},
@@ -33,43 +35,14 @@ use std::{
 use supernet::{
     Running,
     control::{
-        compile::CompileError,
-        manifests::{Errors, Objects, Reader, WorkloadId},
-        model::{Change, Model, ModelError, Name, Object, ObjectId, ObjectKind},
-        network::{Draft, NetworkError},
+        manifests::{Objects, Reader, WorkloadId},
+        model::{Change, Model, Object, ObjectId, ObjectKind},
+        network::Draft,
     },
 };
 use supernet_dataplane::id::PortId;
 
-/// Why a lab was not changed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ChangeError {
-    #[error(transparent)]
-    Manifests(#[from] Errors),
-    #[error("{}", not_found(.0))]
-    NotFound(Vec<String>),
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error("{0}; the lab is as it was")]
-    Hosts(LabError),
-    #[error("cannot attach {name}: {source}; the lab is as it was")]
-    Attach { name: String, source: io::Error },
-}
-
-fn not_found(names: &[String]) -> String {
-    format!(
-        "not there, so it can't be deleted: {}; nothing was deleted (--ignore-not-found passes over what is not there)",
-        names.join(", ")
-    )
-}
-
-/// What a lab is to become.
+/// What a lab is to become, its own DNS apart.
 struct Wish<'a> {
     next: Model,
     /// Pods whose ports are left to the user from now on.
@@ -88,16 +61,33 @@ pub(crate) struct LiveNetwork {
     spec: LabSpec,
     /// Hosts whose ports are left to the user.
     unserved: BTreeSet<String>,
+    /// `None`: it has none.
+    dns: Option<Dns>,
     began: Instant,
     samples: Samples,
 }
 
 impl LiveNetwork {
     /// The network of lab `lab`, which runs with the hosts of `spec`.
-    pub(crate) fn new(lab: &str, net: Running, spec: LabSpec, unserved: BTreeSet<String>) -> Self {
+    pub(crate) fn new(
+        lab: &str,
+        net: Running,
+        spec: LabSpec,
+        unserved: BTreeSet<String>,
+        dns: Option<Dns>,
+    ) -> Self {
         let (began, samples) = (Instant::now(), Samples::default());
         let captures = Captures::default();
-        Self { captures, lab: lab.to_owned(), net, spec, unserved, began, samples }
+        Self { captures, lab: lab.to_owned(), net, spec, unserved, dns, began, samples }
+    }
+
+    /// What was declared: the network's objects but for those of the lab's own DNS.
+    fn declared(&self) -> Model {
+        let model = self.net.model();
+        match &self.dns {
+            Some(dns) => dns.without(model),
+            None => model,
+        }
     }
 
     /// Its network.
@@ -140,7 +130,7 @@ impl LiveNetwork {
         hosts: &mut LabNet,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Changes, ChangeError> {
-        let base = self.net.model();
+        let base = self.declared();
         let reader = reader(&apply.files);
         let (next, warnings) = if apply.prune {
             let read = reader.finish_under(&base.supervisor)?;
@@ -161,7 +151,7 @@ impl LiveNetwork {
         hosts: &mut LabNet,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Changes, ChangeError> {
-        let base = self.net.model();
+        let base = self.declared();
         let Objects { objects, workloads, .. } = reader(&delete.files).finish_change(&base)?;
         let mut deletion = Deletion::of(&base);
         for workload in &workloads {
@@ -177,8 +167,15 @@ impl LiveNetwork {
         for target in &delete.objects {
             deletion.target(target);
         }
+        let is_own = |id: &&ObjectId| self.dns.as_ref().is_some_and(|dns| dns.owns(id));
+        let own: Vec<ObjectId> =
+            deletion.missing.iter().filter_map(Missing::object).filter(is_own).cloned().collect();
+        if !own.is_empty() {
+            return Err(ChangeError::OwnDns(own));
+        }
         if !deletion.missing.is_empty() && !delete.ignore_not_found {
-            return Err(ChangeError::NotFound(deletion.missing));
+            let missing = deletion.missing.iter().map(ToString::to_string).collect();
+            return Err(ChangeError::NotFound(missing));
         }
         let warnings = std::mem::take(&mut deletion.warnings);
         let next = base.with(Change { upsert: Vec::new(), delete: deletion.ids() })?;
@@ -195,23 +192,40 @@ impl LiveNetwork {
     ) -> Result<Changes, ChangeError> {
         let Wish { next, no_serve, dry_run, mut warnings } = wish;
         let (model, addressing) = (self.net.model(), self.net.addressing());
+        let (was_declared, is_declared) = (self.declared(), next.clone());
+        let (next, dns) = match &self.dns {
+            Some(dns) => {
+                let (next, dns) = dns.complete(next);
+                (next, Some(dns))
+            }
+            None => (next, None),
+        };
         let draft = self.net.draft(next)?;
         let (before, after) = (self.net.plan()?, self.net.plan_of(&draft)?);
         let mut spec = LabSpec::of(draft.model(), draft.snapshot(), &after.pods);
+        if let Some(dns) = &dns {
+            dns.furnish(&mut spec, draft.model(), draft.addressing(), &after.pods);
+        }
         spec.silence(&self.unserved);
         let mut unserved = self.unserved.clone();
         for target in no_serve {
             unserved.insert(spec.without_responder(&self.lab, target).map_err(ChangeError::Hosts)?);
         }
-        let was = refusal::Side { model: &model, addressing: &addressing, spec: &self.spec };
+        // The lab's own DNS may be given other addresses.
+        let others = match &self.dns {
+            Some(dns) => dns.without_own(addressing.clone()),
+            None => addressing.clone(),
+        };
+        let was = refusal::Side { model: &model, addressing: &others, spec: &self.spec };
         let is = refusal::Side { model: draft.model(), addressing: draft.addressing(), spec: &spec };
         refusal::check(&was, &is, self.net.dataplane().pool().longest())?;
-        let seen = Seen { model: &model, addressing: &addressing, pods: &before.pods };
-        let will = Seen { model: draft.model(), addressing: draft.addressing(), pods: &after.pods };
+        let seen = Seen { model: &was_declared, addressing: &addressing, pods: &before.pods };
+        let will = Seen { model: &is_declared, addressing: draft.addressing(), pods: &after.pods };
         let objects = change::between(&seen, &will);
         if !dry_run {
             warnings.extend(self.carry_out(draft, spec, hosts, interrupted)?);
             self.unserved = unserved;
+            self.dns = dns;
         }
         Ok(Changes { lab: self.lab.clone(), dry_run, objects, warnings })
     }
@@ -316,90 +330,4 @@ fn outdated(base: &Model, objects: &[Object], workloads: &[WorkloadId]) -> Vec<O
     let pods = base.pods.values().filter(|pod| workloads.iter().any(|w| w.owns(pod)));
     let ids = pods.map(|pod| ObjectId { kind: ObjectKind::Pod, name: pod.name.clone() });
     ids.filter(|id| !stay.contains(id)).collect()
-}
-
-/// What is to be deleted, and what is not there.
-struct Deletion<'a> {
-    base: &'a Model,
-    all: BTreeSet<ObjectId>,
-    missing: Vec<String>,
-    warnings: Vec<String>,
-}
-
-impl<'a> Deletion<'a> {
-    fn of(base: &'a Model) -> Self {
-        Self { base, all: BTreeSet::new(), missing: Vec::new(), warnings: Vec::new() }
-    }
-
-    /// A workload goes with its pods.
-    fn workload(&mut self, workload: &WorkloadId) {
-        let pods = self.base.pods.values().filter(|pod| workload.owns(pod));
-        let ids: Vec<ObjectId> =
-            pods.map(|p| ObjectId { kind: ObjectKind::Pod, name: p.name.clone() }).collect();
-        if ids.is_empty() {
-            self.missing.push(format!("{} in namespace {}", workload.owner, workload.namespace));
-        }
-        self.all.extend(ids);
-    }
-
-    fn keep_supervisor(&mut self) {
-        self.warnings.push("the Supervisor stays: a lab can't be without one".to_owned());
-    }
-
-    /// An object; a namespace goes with all that lies in it.
-    fn object(&mut self, id: ObjectId) {
-        let (base, name) = (self.base, &id.name);
-        let there = match id.kind {
-            ObjectKind::Supervisor => return self.keep_supervisor(),
-            ObjectKind::Namespace => {
-                self.all.extend(inside(base, &name.name));
-                base.namespaces.contains_key(&name.name)
-            }
-            ObjectKind::Node => base.nodes.contains_key(&name.name),
-            ObjectKind::Pod => base.pods.contains_key(name),
-            ObjectKind::Service => base.services.contains_key(name),
-            ObjectKind::EndpointSlice => base.endpoint_slices.contains_key(name),
-            ObjectKind::NetworkPolicy => base.policies.contains_key(name),
-        };
-        if there {
-            self.all.insert(id);
-        } else {
-            self.missing.push(id.to_string());
-        }
-    }
-
-    fn target(&mut self, target: &wire::Target) {
-        let name = Name::new(&target.namespace, &target.name);
-        let kind = match &*target.kind {
-            "Namespace" => ObjectKind::Namespace,
-            "Node" => ObjectKind::Node,
-            "Pod" => ObjectKind::Pod,
-            "Service" => ObjectKind::Service,
-            "EndpointSlice" => ObjectKind::EndpointSlice,
-            "NetworkPolicy" => ObjectKind::NetworkPolicy,
-            workload => {
-                let owner = format!("{}/{}", workload.to_lowercase(), name.name);
-                return self.workload(&WorkloadId { namespace: name.namespace, owner });
-            }
-        };
-        self.object(ObjectId { kind, name });
-    }
-
-    /// All of them, namespaces after what lies in them.
-    fn ids(self) -> Vec<ObjectId> {
-        let (namespaces, mut others): (Vec<ObjectId>, Vec<ObjectId>) =
-            self.all.into_iter().partition(|id| id.kind == ObjectKind::Namespace);
-        others.extend(namespaces);
-        others
-    }
-}
-
-/// Everything in a namespace.
-fn inside<'a>(model: &'a Model, namespace: &'a str) -> impl Iterator<Item = ObjectId> + 'a {
-    let pods = model.pods.keys().map(|n| (ObjectKind::Pod, n));
-    let services = model.services.keys().map(|n| (ObjectKind::Service, n));
-    let slices = model.endpoint_slices.keys().map(|n| (ObjectKind::EndpointSlice, n));
-    let policies = model.policies.keys().map(|n| (ObjectKind::NetworkPolicy, n));
-    let all = pods.chain(services).chain(slices).chain(policies);
-    all.filter(move |(_, n)| n.namespace == namespace).map(|(kind, n)| ObjectId { kind, name: n.clone() })
 }

@@ -141,13 +141,16 @@ impl LabNet {
     /// Takes away what `to` has not: ends its processes, closes its ports, removes its namespaces. What could not be
     /// removed, in sentences; it is tried again when the lab ends.
     pub(crate) fn finish(&mut self, transition: Transition, to: &LabSpec) -> Vec<String> {
-        for (old, new) in &transition.handed_over {
+        // Of one that is answered otherwise from now on, the place in the list stays.
+        let others = transition.handed_over.iter().filter(|(old, new)| old.identity != new.identity);
+        let others: Vec<(&responder::Port, &Arc<responder::Port>)> = others.collect();
+        for (old, new) in &others {
             let number = (old.protocol, old.number);
             if self.listening.get(&old.identity.name()).is_some_and(|open| open.contains(&number)) {
                 self.listening.entry(new.identity.name()).or_default().push(number);
             }
         }
-        for port in transition.unbound.iter().chain(transition.handed_over.keys()) {
+        for port in transition.unbound.iter().chain(others.iter().map(|(old, _)| *old)) {
             if let Some(open) = self.listening.get_mut(&port.identity.name()) {
                 open.retain(|p| *p != (port.protocol, port.number));
             }
@@ -160,8 +163,11 @@ impl LabNet {
             Some(responder) => responder.hand_over(transition.handed_over),
             None => Ok(()),
         };
+        // Before anybody's end is waited for.
+        let names = self.serve_names(to);
         let mut failed = self.remove(&transition.removed, transition.unbound);
         failed.extend(handed_over.err().map(|e| format!("the responder could not hand ports over: {e}")));
+        failed.extend(names.iter().map(ToString::to_string));
         failed.extend(self.note(to));
         failed
     }
@@ -271,11 +277,11 @@ impl LabNet {
                 rewire_endpoint(old, new)?;
             }
             let mut made = Made::default();
-            for name in names(new) {
+            for (name, _, dns) in served(new) {
                 let identity = Identity::of(&new.name, name);
                 let own = fresh.iter().filter(|p| *p.identity == identity);
                 let own: Vec<(Protocol, u16)> = own.map(|p| (p.protocol, p.number)).collect();
-                serve(&mut made, &new.name, name, &own);
+                serve(&mut made, &new.name, name, &own, dns);
             }
             Ok(made)
         })
@@ -319,21 +325,24 @@ fn by_name(spec: &LabSpec) -> BTreeMap<&str, &EndpointSpec> {
     spec.endpoints.iter().map(|e| (&*e.name, e)).collect()
 }
 
-/// Who answers on a host: itself, and the pods that use its network.
-fn names(endpoint: &EndpointSpec) -> impl Iterator<Item = &String> {
-    [&endpoint.name].into_iter().chain(endpoint.hosted.iter().map(|h| &h.name))
+/// Ports of a host.
+type Ports = Vec<(Protocol, u16)>;
+
+/// Who answers on a host: itself, and the pods that use its network; on which ports, and on which of them names.
+fn served(endpoint: &EndpointSpec) -> impl Iterator<Item = (&String, &Ports, &Ports)> {
+    let own = (&endpoint.name, &endpoint.serve, &endpoint.dns);
+    [own].into_iter().chain(endpoint.hosted.iter().map(|h| (&h.name, &h.serve, &h.dns)))
 }
 
 /// The ports that are to be served on a host.
 fn ports(endpoint: &EndpointSpec) -> BTreeSet<responder::Port> {
-    let own = [(&endpoint.name, &endpoint.serve)];
-    let all = own.into_iter().chain(endpoint.hosted.iter().map(|h| (&h.name, &h.serve)));
-    let ports = all.flat_map(|(name, serve)| {
+    let ports = served(endpoint).flat_map(|(name, serve, dns)| {
         let identity = Arc::new(Identity::of(&endpoint.name, name));
         serve.iter().map(move |&(protocol, number)| responder::Port {
             identity: identity.clone(),
             protocol,
             number,
+            dns: dns.contains(&(protocol, number)),
         })
     });
     ports.collect()

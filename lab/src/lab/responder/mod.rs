@@ -1,15 +1,18 @@
 //! The built-in responder: what answers on a pod's ports, since no container runs.
 //!
-//! TCP: HTTP that says who answered and who asked. UDP: the datagram, echoed. Sockets are bound by a thread
+//! TCP: HTTP that says who answered and who asked. UDP: the datagram, echoed. Ports of the lab's DNS are answered by it
+//! ([`super::dns`]). Sockets are bound by a thread
 //! inside the pod's namespace ([`bind`]) and stay there; one thread serves the sockets of all pods, which may
 //! come ([`Responder::add`]) and go ([`Responder::remove`]) at any time.
 //!
 //! A server of one's own that wants the same port in the pod can't have it while this one does:
 //! `lab up --no-serve NS/POD` leaves a pod's ports alone.
 
+mod connection;
 mod http;
 
-use http::{Head, Reading};
+use super::dns::{self, Asked, Zone};
+use connection::Connection;
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -20,7 +23,7 @@ use rustix::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::net::UnixStream,
     sync::{Arc, mpsc},
@@ -57,6 +60,17 @@ pub(super) struct Port {
     pub(super) identity: Arc<Identity>,
     pub(super) protocol: Protocol,
     pub(super) number: u16,
+    /// Names are answered there.
+    pub(super) dns: bool,
+}
+
+impl Port {
+    /// What a message of a client is asked as.
+    fn asked(&self, client: SocketAddr) -> Asked<'_> {
+        let Identity { namespace, pod, .. } = &*self.identity;
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        Asked { namespace, pod, client, stream: self.protocol == Protocol::Tcp }
+    }
 }
 
 /// A bound port.
@@ -78,8 +92,8 @@ enum Socket {
     Udp(UdpSocket),
 }
 
-/// Binds a port on every address of the calling thread's namespace, of both families.
-pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16) -> io::Result<Served> {
+/// Binds a port on every address of the calling thread's namespace, of both families. `dns`: for names.
+pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16, dns: bool) -> io::Result<Served> {
     let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     // The first serves both families; the second is for a kernel without IPv6.
     let addresses = any.map(|a| SocketAddr::new(a, port));
@@ -98,7 +112,7 @@ pub(super) fn bind(identity: &Arc<Identity>, protocol: Protocol, port: u16) -> i
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the responder does not speak SCTP"));
         }
     };
-    Ok(Served { port: Arc::new(Port { identity: identity.clone(), protocol, number: port }), socket })
+    Ok(Served { port: Arc::new(Port { identity: identity.clone(), protocol, number: port, dns }), socket })
 }
 
 /// The running responder. Dropping it closes every socket.
@@ -115,6 +129,7 @@ enum Command {
     Add(Vec<Served>, mpsc::Sender<io::Result<()>>),
     Remove(BTreeSet<Port>, mpsc::Sender<io::Result<()>>),
     HandOver(BTreeMap<Port, Arc<Port>>, mpsc::Sender<io::Result<()>>),
+    Names(Arc<Zone>, mpsc::Sender<io::Result<()>>),
 }
 
 impl Responder {
@@ -131,6 +146,7 @@ impl Responder {
             buffer: vec![0; 64 * 1024],
             rung,
             asked,
+            zone: Arc::default(),
         };
         epoll::add(&server.epoll, &server.rung, EventData::new_u64(BELL), EventFlags::IN)?;
         server.add_all(ports)?;
@@ -166,6 +182,11 @@ impl Responder {
         self.ask(|done| Command::HandOver(ports, done))
     }
 
+    /// Answers with these names from now on.
+    pub(super) fn answer_from(&self, zone: Arc<Zone>) -> io::Result<()> {
+        self.ask(|done| Command::Names(zone, done))
+    }
+
     /// Has the thread do something and waits until it has.
     fn ask(&self, command: impl FnOnce(mpsc::Sender<io::Result<()>>) -> Command) -> io::Result<()> {
         let ended = || io::Error::other("the responder has ended");
@@ -193,10 +214,6 @@ impl Drop for Responder {
 const BELL: u64 = 0;
 /// With more connections than this, those that have been silent longest are closed.
 const CONNECTIONS: usize = 4096;
-/// How long a connection may be silent.
-const IDLE: Duration = Duration::from_secs(120);
-/// How long a connection that we have closed is read, so that no reset overtakes the answer.
-const LINGER: Duration = Duration::from_secs(2);
 /// Events, frames or connections handled before others get their turn.
 const BATCH: usize = 64;
 
@@ -211,7 +228,7 @@ impl Source {
     fn port(&self) -> &Port {
         match self {
             Self::Listener(_, port) | Self::Udp(_, port) => port,
-            Self::Connection(c) => &c.port,
+            Self::Connection(c) => c.port(),
         }
     }
 }
@@ -221,30 +238,9 @@ impl AsFd for Source {
         match self {
             Self::Listener(s, _) => s.as_fd(),
             Self::Udp(s, _) => s.as_fd(),
-            Self::Connection(c) => c.stream.as_fd(),
+            Self::Connection(c) => c.as_fd(),
         }
     }
-}
-
-struct Connection {
-    stream: TcpStream,
-    client: SocketAddr,
-    port: Arc<Port>,
-    reading: Reading,
-    answer: Vec<u8>,
-    sent: usize,
-    state: Life,
-    heard: Instant,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
-    /// Requests are read.
-    Open,
-    /// The answer being sent is the last.
-    Last,
-    /// Our side is closed, theirs not yet.
-    Lingering,
 }
 
 struct Server {
@@ -256,6 +252,8 @@ struct Server {
     buffer: Vec<u8>,
     rung: UnixStream,
     asked: mpsc::Receiver<Command>,
+    /// Names. A change brings another one, whole.
+    zone: Arc<Zone>,
 }
 
 impl Server {
@@ -306,7 +304,7 @@ impl Server {
                 }
                 Command::HandOver(ports, done) => {
                     self.sources.retain(|_, source| match source {
-                        Source::Connection(c) => !ports.contains_key(&*c.port),
+                        Source::Connection(c) => !ports.contains_key(c.port()),
                         Source::Listener(_, port) | Source::Udp(_, port) => {
                             if let Some(new) = ports.get(&**port) {
                                 *port = new.clone();
@@ -314,6 +312,10 @@ impl Server {
                             true
                         }
                     });
+                    done.send(Ok(()))
+                }
+                Command::Names(zone, done) => {
+                    self.zone = zone;
                     done.send(Ok(()))
                 }
             };
@@ -340,7 +342,7 @@ impl Server {
 
     fn ready(&mut self, token: u64) {
         match self.sources.get_mut(&token) {
-            Some(Source::Udp(socket, _)) => echo(socket, &mut self.buffer),
+            Some(Source::Udp(socket, port)) => answer_datagrams(socket, port, &self.zone, &mut self.buffer),
             Some(Source::Listener(listener, port)) => {
                 let port = port.clone();
                 let (accepted, short) = accept(listener);
@@ -355,10 +357,9 @@ impl Server {
                     self.drop_most_silent();
                 }
             }
-            Some(Source::Connection(connection)) => match connection.go_on(&mut self.buffer) {
+            Some(Source::Connection(connection)) => match connection.go_on(&self.zone, &mut self.buffer) {
                 Some(interest) => {
-                    let _ =
-                        epoll::modify(&self.epoll, &connection.stream, EventData::new_u64(token), interest);
+                    let _ = epoll::modify(&self.epoll, &*connection, EventData::new_u64(token), interest);
                 }
                 // Closing the descriptor takes it off the list of those waited for.
                 None => drop(self.sources.remove(&token)),
@@ -373,7 +374,7 @@ impl Server {
             .sources
             .iter()
             .filter_map(|(token, s)| match s {
-                Source::Connection(c) => Some((c.heard, *token)),
+                Source::Connection(c) => Some((c.heard(), *token)),
                 _ => None,
             })
             .min();
@@ -405,87 +406,19 @@ fn accept(listener: &TcpListener) -> (Vec<(TcpStream, SocketAddr)>, bool) {
     (accepted, false)
 }
 
-fn echo(socket: &UdpSocket, buffer: &mut [u8]) {
+fn answer_datagrams(socket: &UdpSocket, port: &Port, zone: &Zone, buffer: &mut [u8]) {
     for _ in 0..BATCH {
         match socket.recv_from(buffer) {
             // An answer that can't be sent is a datagram lost, as datagrams may be.
+            Ok((len, client)) if port.dns => {
+                if let Some(answer) = dns::answer(zone, &buffer[..len], &port.asked(client)) {
+                    drop(socket.send_to(&answer, client));
+                }
+            }
             Ok((len, client)) => drop(socket.send_to(&buffer[..len], client)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
             // An ICMP error for an earlier answer; it does not concern the next datagram.
             Err(_) => {}
-        }
-    }
-}
-
-impl Connection {
-    fn new(stream: TcpStream, client: SocketAddr, port: Arc<Port>) -> Self {
-        Self {
-            stream,
-            client: SocketAddr::new(client.ip().to_canonical(), client.port()),
-            port,
-            reading: Reading::default(),
-            answer: Vec::new(),
-            sent: 0,
-            state: Life::Open,
-            heard: Instant::now(),
-        }
-    }
-
-    fn is_overdue(&self, now: Instant) -> bool {
-        let limit = if self.state == Life::Lingering { LINGER } else { IDLE };
-        now.duration_since(self.heard) > limit
-    }
-
-    /// Sends and reads what can be without waiting. What to wait for next; `None`: the connection is done.
-    fn go_on(&mut self, buffer: &mut [u8]) -> Option<EventFlags> {
-        for _ in 0..BATCH {
-            if self.sent < self.answer.len() {
-                match self.stream.write(&self.answer[self.sent..]) {
-                    Ok(n) => self.sent += n,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Some(EventFlags::OUT),
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => return None,
-                }
-                continue;
-            }
-            match self.state {
-                Life::Last => {
-                    self.stream.shutdown(Shutdown::Write).ok()?;
-                    self.state = Life::Lingering;
-                }
-                // Requests sent ahead are answered one after the other.
-                Life::Open => {
-                    if let Some(head) = self.reading.next() {
-                        self.respond(head);
-                        continue;
-                    }
-                }
-                Life::Lingering => {}
-            }
-            match self.stream.read(buffer) {
-                Ok(0) => return None,
-                Ok(n) => {
-                    if self.state == Life::Open {
-                        self.heard = Instant::now();
-                        self.reading.push(&buffer[..n]);
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Some(EventFlags::IN),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
-        // Others first; being level-triggered, the rest is reported again.
-        Some(if self.sent < self.answer.len() { EventFlags::OUT } else { EventFlags::IN })
-    }
-
-    fn respond(&mut self, head: Head) {
-        let Identity { namespace, pod, .. } = &*self.port.identity;
-        let body = format!("pod: {pod}\nnamespace: {namespace}\nclient: {}\n", self.client);
-        self.answer = head.answer(&body);
-        self.sent = 0;
-        if !head.keep_alive() {
-            self.state = Life::Last;
         }
     }
 }

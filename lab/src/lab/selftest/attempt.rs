@@ -1,9 +1,11 @@
 //! One try of a connection: a socket that never blocks, from opening to an answer or its deadline.
 //!
 //! TCP asks the responder who it is and whom it sees; whoever accepts and says nothing of that kind has answered
-//! too. UDP sends a datagram that is this try's own, twice if need be, and wants it back.
+//! too. UDP sends a datagram that is this try's own, twice if need be, and wants it back. Where names are served, both
+//! ask the DNS the same.
 
 use super::facts::Transport;
+use crate::lab::dns::{self, Frames};
 use rustix::{
     event::epoll::EventFlags,
     io::Errno,
@@ -60,22 +62,33 @@ pub(super) struct Attempt {
 
 #[derive(Debug)]
 enum Socket {
-    Tcp { stream: TcpStream, connected: bool, heard: Vec<u8> },
-    Udp { socket: UdpSocket, token: [u8; 16] },
+    /// `dns`: the number of a query to the DNS.
+    Tcp {
+        stream: TcpStream,
+        connected: bool,
+        heard: Vec<u8>,
+        dns: Option<u16>,
+    },
+    Udp {
+        socket: UdpSocket,
+        token: Vec<u8>,
+        dns: Option<u16>,
+    },
 }
 
 impl Attempt {
-    /// Opens a connection from the calling thread's namespace. An outcome if there is one already.
+    /// Opens a connection, perhaps one to the lab's DNS, from the calling thread's namespace. An outcome if there is one
+    /// already.
     pub(super) fn start(
-        transport: Transport,
+        (transport, dns): (Transport, bool),
         (source, to): (Option<IpAddr>, SocketAddr),
         patience: Duration,
         number: u64,
     ) -> Result<Self, Outcome> {
         let now = Instant::now();
         let opened = match transport {
-            Transport::Tcp => tcp(source, to),
-            Transport::Udp => udp(source, to, number),
+            Transport::Tcp => tcp(source, to, dns.then_some(number as u16)),
+            Transport::Udp => udp(source, to, number, dns),
         };
         let socket = opened.map_err(|e| outcome_of(&e))?;
         let again = (transport == Transport::Udp).then_some(now + patience / 2);
@@ -93,20 +106,30 @@ impl Attempt {
     /// Goes on after an event. The outcome, or what to wait for next.
     pub(super) fn go_on(&mut self) -> Result<EventFlags, Outcome> {
         match &mut self.socket {
-            Socket::Tcp { stream, connected, heard } => {
+            Socket::Tcp { stream, connected, heard, dns } => {
                 if !*connected {
                     match stream.take_error() {
                         Ok(Some(e)) | Err(e) => return Err(outcome_of(&e)),
                         Ok(None) => *connected = true,
                     }
                     // It fits into an empty send buffer. What fails shows when the answer is read.
-                    let _ = stream.write(REQUEST);
+                    let _ = match *dns {
+                        Some(id) => stream.write(&dns::frame(&dns::who(id)).unwrap_or_default()),
+                        None => stream.write(REQUEST),
+                    };
                 }
-                read(stream, heard)
+                read(stream, heard, *dns)
             }
-            Socket::Udp { socket, token } => {
-                let mut buffer = [0; 64];
+            Socket::Udp { socket, token, dns } => {
+                let mut buffer = [0; 1024];
                 match socket.recv(&mut buffer) {
+                    Ok(n) if dns.is_some() => {
+                        let id = dns.unwrap_or_default();
+                        match dns::said(id, &buffer[..n]) {
+                            Some(lines) => Err(answered(socket.local_addr(), &lines)),
+                            None => Ok(EventFlags::IN),
+                        }
+                    }
                     Ok(n) if buffer[..n] == *token => {
                         let own = socket.local_addr().ok().map(|a| a.ip());
                         Err(Outcome::Answered(Answer { own, ..Answer::default() }))
@@ -121,7 +144,8 @@ impl Attempt {
 
     /// What has come of it by now, if its time is over.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Outcome> {
-        if let (Socket::Udp { socket, token }, true) = (&self.socket, self.again.is_some_and(|at| now >= at))
+        if let (Socket::Udp { socket, token, .. }, true) =
+            (&self.socket, self.again.is_some_and(|at| now >= at))
         {
             // A first datagram may be lost while a neighbour is looked for.
             let _ = socket.send(token);
@@ -132,7 +156,7 @@ impl Attempt {
         }
         Some(match &self.socket {
             // It was accepted, which is an answer.
-            Socket::Tcp { stream, connected: true, heard } => answered(stream, heard),
+            Socket::Tcp { stream, connected: true, heard, .. } => answered(stream.local_addr(), heard),
             _ => Outcome::Silent,
         })
     }
@@ -147,7 +171,7 @@ impl AsFd for Attempt {
     }
 }
 
-fn tcp(source: Option<IpAddr>, to: SocketAddr) -> io::Result<Socket> {
+fn tcp(source: Option<IpAddr>, to: SocketAddr, dns: Option<u16>) -> io::Result<Socket> {
     let socket = open(source, to, SocketType::STREAM)?;
     // Closed with a reset: neither end keeps it afterwards.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
@@ -155,17 +179,19 @@ fn tcp(source: Option<IpAddr>, to: SocketAddr) -> io::Result<Socket> {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(e) => return Err(e.into()),
     }
-    Ok(Socket::Tcp { stream: socket.into(), connected: false, heard: Vec::new() })
+    Ok(Socket::Tcp { stream: socket.into(), connected: false, heard: Vec::new(), dns })
 }
 
-fn udp(source: Option<IpAddr>, to: SocketAddr, number: u64) -> io::Result<Socket> {
+fn udp(source: Option<IpAddr>, to: SocketAddr, number: u64, dns: bool) -> io::Result<Socket> {
     let socket = open(source, to, SocketType::DGRAM)?;
     rustix::net::connect(&socket, &to)?;
     let socket = UdpSocket::from(socket);
     let mut token = *b"selftest........";
     token[8..].copy_from_slice(&number.to_be_bytes());
+    let dns = dns.then_some(number as u16);
+    let token = dns.map_or_else(|| token.to_vec(), dns::who);
     socket.send(&token)?;
-    Ok(Socket::Udp { socket, token })
+    Ok(Socket::Udp { socket, token, dns })
 }
 
 fn open(source: Option<IpAddr>, to: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
@@ -180,31 +206,38 @@ fn open(source: Option<IpAddr>, to: SocketAddr, kind: SocketType) -> io::Result<
 }
 
 /// Reads on, to the end of what the responder says.
-fn read(stream: &mut TcpStream, heard: &mut Vec<u8>) -> Result<EventFlags, Outcome> {
+fn read(stream: &mut TcpStream, heard: &mut Vec<u8>, dns: Option<u16>) -> Result<EventFlags, Outcome> {
     let mut buffer = [0; 1024];
     loop {
         match stream.read(&mut buffer) {
-            Ok(0) => return Err(answered(stream, heard)),
+            Ok(0) => return Err(answered(stream.local_addr(), heard)),
             Ok(n) => heard.extend_from_slice(&buffer[..n]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if is_not_yet(&e) => return Ok(EventFlags::IN),
             // It had been accepted.
-            Err(_) => return Err(answered(stream, heard)),
+            Err(_) => return Err(answered(stream.local_addr(), heard)),
+        }
+        if let Some(id) = dns {
+            let mut frames = Frames::default();
+            frames.push(heard);
+            if let Some(lines) = frames.next().and_then(|message| dns::said(id, &message)) {
+                return Err(answered(stream.local_addr(), &lines));
+            }
         }
         if line(heard, "client: ").is_some() || heard.len() > ANSWER_MAX {
-            return Err(answered(stream, heard));
+            return Err(answered(stream.local_addr(), heard));
         }
     }
 }
 
-fn answered(stream: &TcpStream, heard: &[u8]) -> Outcome {
+fn answered(own: io::Result<SocketAddr>, heard: &[u8]) -> Outcome {
     let pod = line(heard, "pod: ");
     let by = pod.map(|pod| match line(heard, "namespace: ") {
         Some(namespace) if !namespace.is_empty() => format!("{namespace}/{pod}"),
         _ => pod,
     });
     let client = line(heard, "client: ").and_then(|text| text.parse::<SocketAddr>().ok());
-    let own = stream.local_addr().ok().map(|a| a.ip());
+    let own = own.ok().map(|a| a.ip());
     Outcome::Answered(Answer { by, client: client.map(|c| c.ip()), own })
 }
 

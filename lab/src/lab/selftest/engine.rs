@@ -225,7 +225,8 @@ impl<'a> Window<'a> {
         let partly = matches!(probe.expected, Expected::Partly { .. });
         let patience = if waiting.tried == 0 || partly { self.patience } else { self.patience * LONGER };
         let number = ((waiting.probe as u64) << 8) | u64::from(waiting.tried);
-        let attempt = Attempt::start(probe.transport, (probe.source, probe.address), patience, number)?;
+        let spoken = (probe.transport, probe.dns);
+        let attempt = Attempt::start(spoken, (probe.source, probe.address), patience, number)?;
         let token = self.next;
         self.next += 1;
         epoll::add(&self.epoll, &attempt, EventData::new_u64(token), attempt.interest())

@@ -65,6 +65,8 @@ pub(super) struct Served {
     pub(super) port: u16,
     /// Who answers: the host, or a pod that uses its network.
     pub(super) name: String,
+    /// Whether names are asked for there.
+    pub(super) dns: bool,
 }
 
 /// A virtual server.
@@ -92,6 +94,8 @@ pub(super) struct Member {
     pub(super) port: u16,
     /// Who answers there; `None`: nobody whom we know.
     pub(super) answers: Option<String>,
+    /// Whether names are asked for there.
+    pub(super) dns: bool,
 }
 
 /// A source or destination.
@@ -194,16 +198,17 @@ impl Host {
 
 fn host(spec: &EndpointSpec, left_out: &mut LeftOut) -> Host {
     left_out.node_pods += spec.hosted.len();
-    let own = [(&spec.name, &spec.serve)].into_iter();
-    let all = own.chain(spec.hosted.iter().map(|h| (&h.name, &h.serve)));
+    let own = [(&spec.name, &spec.serve, &spec.dns)].into_iter();
+    let all = own.chain(spec.hosted.iter().map(|h| (&h.name, &h.serve, &h.dns)));
     let mut ports: Vec<Served> = Vec::new();
-    for (name, serve) in all {
+    for (name, serve, names) in all {
         for &(protocol, port) in serve {
+            let dns = names.contains(&(protocol, port));
             match Transport::of(protocol) {
                 None => left_out.sctp_ports += 1,
                 // Two pods of a node may want the same port; the first gets it.
                 Some(protocol) if ports.iter().any(|p| (p.protocol, p.port) == (protocol, port)) => {}
-                Some(protocol) => ports.push(Served { protocol, port, name: name.clone() }),
+                Some(protocol) => ports.push(Served { protocol, port, name: name.clone(), dns }),
             }
         }
     }
@@ -226,7 +231,8 @@ fn servers(plan: &Plan, hosts: &[Host], left_out: &mut LeftOut) -> Vec<Server> {
                 let served =
                     host.and_then(|h| h.ports.iter().find(|p| (p.protocol, p.port) == (protocol, m.port)));
                 let answers = served.map(|s| s.name.clone());
-                Member { host: host.map(|h| h.name.clone()), port: m.port, answers }
+                let dns = served.is_some_and(|s| s.dns);
+                Member { host: host.map(|h| h.name.clone()), port: m.port, answers, dns }
             })
             .collect();
         if !members.is_empty() && members.iter().all(|m| m.answers.is_none()) {

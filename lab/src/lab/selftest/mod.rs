@@ -22,7 +22,7 @@ pub(crate) use facts::{Facts, Question};
 pub(super) use report::Report;
 
 use super::{
-    command::Planned,
+    command::{Planned, Wanted},
     error::LabError,
     live::{
         client::{self, ClientError},
@@ -96,7 +96,7 @@ pub(super) fn tested(args: &SelftestArgs) -> Result<Report, Box<dyn Error>> {
         (name, _) => {
             let lab = name.clone().unwrap_or_else(|| format!("selftest-{}", std::process::id()));
             let files = Files { files: args.files.clone() };
-            let planned = Planned::of(&files, &lab, &[], None)?;
+            let planned = Planned::of(&files, &lab, &Wanted::default())?;
             of_its_own(&lab, planned, &how, &signals)
         }
     }
@@ -284,7 +284,7 @@ fn serve_outside(
         netns.enter().map_err(failed("enter its network namespace"))?;
         let identity = Arc::new(Identity::of(OUTSIDE, OUTSIDE));
         let bound = ports.iter().filter_map(|&(transport, port)| {
-            let served = responder::bind(&identity, transport.into(), port).ok()?;
+            let served = responder::bind(&identity, transport.into(), port, false).ok()?;
             Some(((transport, port), served))
         });
         Ok(bound.collect::<Vec<_>>())

@@ -25,6 +25,8 @@ pub(in crate::lab) struct Probe {
     pub(in crate::lab) to: String,
     pub(in crate::lab) address: SocketAddr,
     pub(in crate::lab) transport: Transport,
+    /// The lab's DNS is spoken to.
+    pub(in crate::lab) dns: bool,
     pub(in crate::lab) expected: Expected,
 }
 
@@ -173,6 +175,7 @@ impl<'a> Pairs<'a> {
                     to: pod.name.clone(),
                     address: SocketAddr::new(address, served.port),
                     transport: served.protocol,
+                    dns: served.dns,
                     expected: match open {
                         Some(_) => Expected::Open { by: vec![served.name.clone()], seen: Seen::Own },
                         None => Expected::Denied,
@@ -198,6 +201,7 @@ impl<'a> Pairs<'a> {
             to: server.name.clone(),
             address: server.address,
             transport: server.protocol,
+            dns: server.members.iter().any(|m| m.dns),
             expected: self.expected_of(source, server)?,
         })
     }
@@ -244,6 +248,7 @@ impl<'a> Pairs<'a> {
                     to: OUTSIDE.to_owned(),
                     address: SocketAddr::new(address, port),
                     transport,
+                    dns: false,
                     expected: match open {
                         Some(_) => Expected::Open { by: vec![OUTSIDE.to_owned()], seen: seen.clone() },
                         None => Expected::Denied,
@@ -290,7 +295,7 @@ mod tests {
 
     fn pod(n: u8) -> Host {
         let name = format!("shop/p{n}");
-        let ports = vec![Served { protocol: Transport::Tcp, port: 80, name: name.clone() }];
+        let ports = vec![Served { protocol: Transport::Tcp, port: 80, name: name.clone(), dns: false }];
         Host { name, addresses: vec![IpAddr::from([10, 0, 0, n])], ports }
     }
 
@@ -299,7 +304,7 @@ mod tests {
         let end = |name: &str| End { name: name.to_owned(), pods: vec![name.to_owned()] };
         let member = |n: u8| {
             let name = Some(format!("shop/p{n}"));
-            Member { host: name.clone(), port: 80, answers: name }
+            Member { host: name.clone(), port: 80, answers: name, dns: false }
         };
         let open = vec![(Transport::Tcp, 80, 80)];
         Facts {

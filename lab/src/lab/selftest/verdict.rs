@@ -75,6 +75,7 @@ mod tests {
             to: "shop/db".to_owned(),
             address: "10.0.0.3:5432".parse().unwrap(),
             transport: Transport::Tcp,
+            dns: false,
             expected,
         }
     }

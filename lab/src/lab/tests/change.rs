@@ -11,7 +11,7 @@ use std::{fs, net::TcpStream, ops::ControlFlow, process::Command};
 use supernet_control::model::Protocol;
 
 fn spec(endpoints: Vec<EndpointSpec>) -> LabSpec {
-    LabSpec { endpoints, outside: OutsideSpec::default() }
+    LabSpec { endpoints, outside: OutsideSpec::default(), names: None }
 }
 
 fn prepare(net: &mut LabNet, from: &LabSpec, to: &LabSpec) -> Result<(), LabError> {

@@ -82,7 +82,7 @@ pub(super) fn network(
                 Place::Uplink(name) => net.attach_uplink(&name, tap).unwrap(),
             }
         }
-        LiveNetwork::new(lab, net.spawn().unwrap(), hosts, BTreeSet::new())
+        LiveNetwork::new(lab, net.spawn().unwrap(), hosts, BTreeSet::new(), None)
     })
 }
 

@@ -1,6 +1,7 @@
 //! Labs of two hosts, as root. The network between them is a cable: what one TAP receives the other sends.
 
 mod change;
+mod dns;
 mod faults;
 mod live;
 mod live_process;
@@ -75,6 +76,7 @@ fn endpoint(name: &str, mac: u8, addresses: &[&str], gateways: &[&str]) -> Endpo
         gateways: gateways.iter().map(|g| g.parse().unwrap()).collect(),
         mtu: 1400,
         serve: vec![(Protocol::Tcp, 80), (Protocol::Udp, 53), (Protocol::Tcp, 80)],
+        dns: Vec::new(),
         hosted: Vec::new(),
     }
 }
@@ -190,6 +192,7 @@ fn two_pods_talk_and_nothing_is_left_afterwards() {
             endpoint("shop/db-0", 2, &["10.0.0.3/28", "fd00::3/64"], &["10.0.0.1"]),
         ],
         outside: OutsideSpec::default(),
+        names: None,
     };
     let mut hosts = Vec::new();
     let mut net = bring_up(&lab, &spec, &mut |done, total, name| {
@@ -241,7 +244,7 @@ fn all_interfaces_go_at_once_while_their_taps_are_open() {
     let lab = lab_name("devices");
     let names: Vec<String> = (0..40).map(|n| format!("shop/web-{n}")).collect();
     let endpoints = names.iter().map(|name| endpoint(name, 1, &["10.0.0.2/28"], &[])).collect();
-    let mut net = up(&lab, &LabSpec { endpoints, outside: OutsideSpec::default() });
+    let mut net = up(&lab, &LabSpec { endpoints, outside: OutsideSpec::default(), names: None });
     let taps = net.take_taps();
     let devices = || fs::read_to_string("/proc/thread-self/net/dev").unwrap().matches("eth0:").count();
     let all = || names.iter().map(|name| inside(&lab, name, devices)).sum::<usize>();
@@ -281,6 +284,7 @@ fn an_address_outside_its_block_reaches_the_world_through_its_gateway() {
             routes: vec![route("10.0.0.0/8", "192.168.100.1")],
             serve: vec![(Protocol::Tcp, 80), (Protocol::Sctp, 80)],
         },
+        names: None,
     };
     spec.without_responder(&lab, "shop/web-0").unwrap();
     assert!(spec.without_responder(&lab, "shop/nobody").is_err());
@@ -314,6 +318,7 @@ fn a_start_that_fails_or_is_broken_off_leaves_nothing() {
     let spec = |address: &str| LabSpec {
         endpoints: vec![endpoint("a/b", 1, &["10.0.0.2/28"], &[]), endpoint("a/c", 2, &[address], &[])],
         outside: OutsideSpec::default(),
+        names: None,
     };
     let error = bring_up(&lab, &spec("127.0.0.1/8"), &mut |_, _, _| ControlFlow::Break(())).unwrap_err();
     assert!(matches!(error, LabError::Interrupted), "{error}");
@@ -333,7 +338,7 @@ fn a_name_is_taken_once_and_a_foreign_namespace_is_not_touched() {
         return;
     }
     let lab = lab_name("twice");
-    let spec = LabSpec { endpoints: Vec::new(), outside: OutsideSpec::default() };
+    let spec = LabSpec { endpoints: Vec::new(), outside: OutsideSpec::default(), names: None };
     let net = up(&lab, &spec);
     let error = bring_up(&lab, &spec, &mut |_, _, _| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(&error, LabError::AlreadyUp { pid: Some(p), .. } if *p == std::process::id() as i32));
@@ -380,7 +385,7 @@ fn what_a_killed_lab_left_is_removed_by_the_next_up_and_by_down() {
     assert_eq!(traces_of(&lab), NOTHING);
 
     let mut child = killed_lab(&lab);
-    let net = up(&lab, &LabSpec { endpoints: Vec::new(), outside: OutsideSpec::default() });
+    let net = up(&lab, &LabSpec { endpoints: Vec::new(), outside: OutsideSpec::default(), names: None });
     assert!(!is_running(&mut child));
     drop(net);
     assert_eq!(traces_of(&lab), NOTHING);
@@ -392,7 +397,7 @@ fn a_dead_supervisor_s_lock_is_waited_for() {
         return;
     }
     let lab = lab_name("aftermath");
-    let none = LabSpec { endpoints: Vec::new(), outside: OutsideSpec::default() };
+    let none = LabSpec { endpoints: Vec::new(), outside: OutsideSpec::default(), names: None };
     for by_down in [true, false] {
         let mut child = killed_lab(&lab);
         // Nobody has this number: it is above the kernel's limit.

@@ -194,6 +194,7 @@ fn ours(case: &Case, spec: &mut LabSpec) -> Option<Vec<Probe>> {
             to: to.clone(),
             address: SocketAddr::new(probe.to.address, probe.port),
             transport,
+            dns: false,
             expected: match probe.combined {
                 true => Expected::Open { by: vec![to], seen: Seen::Own },
                 false => Expected::Denied,

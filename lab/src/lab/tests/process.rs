@@ -24,8 +24,8 @@ const TARGET: &str = "SUPERNET_TEST_TARGET";
 fn spec() -> LabSpec {
     let mut host = endpoint("shop/web-0", 1, &["10.0.0.2/28"], &["10.0.0.1"]);
     let serve = vec![(Protocol::Sctp, 3868), (Protocol::Tcp, 9100), (Protocol::Tcp, 80)];
-    host.hosted.push(HostedPod { name: "shop/agent".to_owned(), workload: None, serve });
-    LabSpec { endpoints: vec![host], outside: OutsideSpec::default() }
+    host.hosted.push(HostedPod { name: "shop/agent".to_owned(), workload: None, serve, dns: Vec::new() });
+    LabSpec { endpoints: vec![host], outside: OutsideSpec::default(), names: None }
 }
 
 /// TAPs on no network.

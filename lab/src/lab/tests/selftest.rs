@@ -4,7 +4,7 @@ use super::{NOTHING, as_root, inside, lab_name, live_process::start, traces_of, 
 use crate::{
     cli::{Cli, Command, Files, LabCommand, SelftestArgs},
     lab::{
-        command::Planned,
+        command::{Planned, Wanted},
         live::{
             client::ClientError,
             network::LiveNetwork,
@@ -110,7 +110,8 @@ fn with_lab(test: &str, around: impl Fn(&str, &Ask) -> Around) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shop.yaml");
     fs::write(&file, format!("{SHOP}---{ISOLATION}")).unwrap();
-    let planned = Planned::of(&Files { files: vec![file] }, &lab, &[], None).unwrap();
+    let planned =
+        Planned::of(&Files { files: vec![file] }, &lab, &Wanted { dns: false, ..Wanted::default() }).unwrap();
     let mut hosts: LabNet = up(&lab, &planned.spec);
     let mut network = planned.run(&lab, hosts.take_taps()).unwrap();
     let signals = Signals::catch().unwrap();
