@@ -23,6 +23,7 @@ use std::{
     ops::Deref,
     ops::RangeInclusive,
     sync::Arc,
+    time::SystemTime,
 };
 
 /// Why a network could not be built.
@@ -204,7 +205,7 @@ impl Supernet {
     /// A thread or its event descriptor could not be made.
     pub fn spawn(self) -> io::Result<Running> {
         let threads = Threads::spawn(self.handle.dataplane(), self.workers)?;
-        Ok(Running { handle: self.handle, _threads: Arc::new(threads) })
+        Ok(Running { handle: self.handle, threads: Arc::new(threads) })
     }
 
     /// The handle, and the workers for threads of the caller's own.
@@ -225,7 +226,14 @@ impl Deref for Supernet {
 #[derive(Debug, Clone)]
 pub struct Running {
     handle: Handle,
-    _threads: Arc<Threads>,
+    threads: Arc<Threads>,
+}
+
+impl Running {
+    /// The time of day at [`Instant::ZERO`](crate::Instant::ZERO), from which its workers count.
+    pub fn origin(&self) -> SystemTime {
+        self.threads.origin()
+    }
 }
 
 impl Deref for Running {

@@ -15,6 +15,7 @@ use crate::{
         store::UnixSeconds,
     },
     dataplane::{
+        capture::{Capture, Filter, Limits},
         counters::Counters,
         id::PortId,
         port::{Port, Waker},
@@ -258,6 +259,13 @@ impl Handle {
         let snapshot = self.dataplane.snapshot();
         let id = snapshot.names.ports.iter().find(|(_, n)| *n == name).map(|(id, _)| *id)?;
         snapshot.port(id).cloned()
+    }
+
+    /// Copies frames as they come in and leave, with what became of each, until what is returned is dropped. Ports of
+    /// the filter are found by [`Handle::port_called`]. Nothing waits for who reads: what does not fit is missed, and
+    /// counted.
+    pub fn capture(&self, filter: Filter, limits: Limits) -> Capture {
+        self.dataplane.capture(filter, limits)
     }
 
     /// The dataplane below.

@@ -56,7 +56,7 @@ pub use supernet_control::{
     network::{Draft, NetworkError},
 };
 pub use supernet_dataplane::{
-    buf,
+    buf, capture,
     counters::Counters,
     flow::{FragmentLimits, HalfOpenLimits, Timeouts},
     time::Instant,

@@ -25,7 +25,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant as Clock},
+    time::{Duration, Instant as Clock, SystemTime},
 };
 
 /// Threads that run the workers of a [`Dataplane`] that was made by hand, as [`Supernet::spawn`](crate::Supernet::spawn)
@@ -35,6 +35,7 @@ pub struct Threads {
     stop: Arc<AtomicBool>,
     alarms: Vec<Arc<Alarm>>,
     threads: Vec<JoinHandle<()>>,
+    began: Clock,
 }
 
 impl Threads {
@@ -43,8 +44,8 @@ impl Threads {
     /// # Errors
     /// A thread or its event descriptor could not be made.
     pub fn spawn(dataplane: &Dataplane, workers: Vec<Worker>) -> io::Result<Self> {
-        let mut all = Self { stop: Arc::default(), alarms: Vec::new(), threads: Vec::new() };
         let began = Clock::now();
+        let mut all = Self { stop: Arc::default(), alarms: Vec::new(), threads: Vec::new(), began };
         for worker in workers {
             let alarm = Arc::new(Alarm::new()?);
             let ring = alarm.clone();
@@ -58,6 +59,11 @@ impl Threads {
             all.threads.push(thread);
         }
         Ok(all)
+    }
+
+    /// The time of day at [`Instant::ZERO`], from which the workers count.
+    pub fn origin(&self) -> SystemTime {
+        SystemTime::now() - self.began.elapsed()
     }
 }
 

@@ -12,6 +12,7 @@ mod receivers;
 
 use crate::{
     buf::{Frame, Large, Offloads, Pool},
+    capture::{self, Capture, Filter, Limits, Tap},
     counters::{Counters, WorkerCounters},
     flow::{Scope, Session, SessionId, Usage},
     handover::{Handover, Numbered},
@@ -104,6 +105,7 @@ enum Command {
     Attach { port: PortId, receivers: Vec<Box<dyn Receive>>, sender: Box<dyn Transmit> },
     Detach(PortId),
     Waker(Waker),
+    Capture(Arc<Tap>),
 }
 
 /// The handle on a dataplane. Clones share it; it may be used from any thread while packets run.
@@ -259,6 +261,17 @@ impl Dataplane {
         }
     }
 
+    /// Copies frames as they come in and leave, with what became of each, from every worker's next poll on, until what
+    /// is returned is dropped. Nothing waits for who reads: what does not fit is missed, and counted.
+    pub fn capture(&self, filter: Filter, limits: Limits) -> Capture {
+        let (tap, capture) = capture::begin(filter, limits);
+        for worker in &self.shared.workers {
+            let _ = worker.commands.send(Command::Capture(tap.clone()));
+        }
+        self.shared.wake_all();
+        capture
+    }
+
     /// Has `waker` called when worker `index` has something to do: frames wait at a port without descriptor,
     /// a port was attached or detached, a snapshot published. To be set once, at any time.
     pub fn set_waker(&self, index: usize, waker: Waker) {
@@ -361,6 +374,7 @@ impl Worker {
 
     /// Does what there is to do at `now`: takes commands, moves at most [`BATCH`] frames, ends what timed out.
     pub fn poll(&mut self, now: Instant) -> Polled {
+        self.pipeline.look_at_captures(now);
         self.take_commands(now);
         self.shared.state.epochs.begin(self.index);
         self.receive();
@@ -395,6 +409,7 @@ impl Worker {
                     }
                     self.waker = Some(waker);
                 }
+                Command::Capture(tap) => self.pipeline.capture(tap, now),
             }
         }
     }
@@ -433,10 +448,14 @@ impl Worker {
 
     fn send(&mut self) {
         let (senders, counters, shared) = (&mut self.senders, &self.counters, &self.shared);
+        let watch = self.pipeline.watch();
         let (mut sent, mut refused) = (0, 0);
         let bytes = |frames: &[Frame]| frames.iter().map(|f| f.len() as u64).sum::<u64>();
-        let lower = |frames: &mut Vec<Frame>, offloads: Offloads| {
-            let lowered = offload::lower(frames, offloads, &shared.pool);
+        let lower = |port, frames: &mut Vec<Frame>, offloads: Offloads| {
+            let lowered = match watch {
+                None => offload::lower(frames, offloads, &shared.pool),
+                Some(watch) => watch.lower(port, frames, offloads, &shared.pool),
+            };
             counters.generated.add(lowered.made);
             counters.drops[DropReason::NoBuffer as usize].add(lowered.lost);
             (frames.len() as u64, bytes(frames))
@@ -446,7 +465,10 @@ impl Worker {
             if let Some(Some(sender)) = senders.get_mut(port.index()) {
                 let offloads = sender.offloads();
                 if !offloads.take_all() && frames.iter().any(|frame| frame.offload().is_some()) {
-                    before = lower(frames, offloads);
+                    before = lower(port, frames, offloads);
+                }
+                if let Some(watch) = watch {
+                    watch.leaves(port, frames);
                 }
                 if sender.transmit(frames).is_err() {
                     senders[port.index()] = None;
@@ -455,6 +477,9 @@ impl Worker {
             }
             // What is left could not be sent.
             let left = (frames.len() as u64, bytes(frames));
+            if let Some(watch) = watch {
+                watch.left(port, frames);
+            }
             sent += before.0 - left.0;
             refused += left.0;
             let row = counters.ports.at(port.index());

@@ -8,21 +8,21 @@
 //! for looking at traffic, not for speed: all halves of the port share one lock and one buffered file. Times
 //! come from a function that the caller gives; it is called once a batch. A file that can't be written ends
 //! the recording, never the traffic.
+//!
+//! [`Writer`] writes pcapng files of whatever origin.
+
+mod write;
+
+pub use write::{Direction, Packet, Writer};
 
 use pcap_file::{
     DataLink,
     pcap::PcapParser,
-    pcapng::{
-        Block, PcapNgParser, PcapNgWriter,
-        blocks::{
-            enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
-            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
-        },
-    },
+    pcapng::{Block, PcapNgParser},
 };
 use std::{
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter},
     ops::Range,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
@@ -341,14 +341,12 @@ pub fn record<P: Port>(
     let path = path.as_ref();
     let failed = |reason: String| PcapError::Write { path: path.to_owned(), reason };
     let file = File::create(path).map_err(|e| failed(e.to_string()))?;
-    let mut writer = PcapNgWriter::new(BufWriter::new(file)).map_err(|e| failed(reason(&e)))?;
-    // The crate's times are nanoseconds, which the file has to say.
-    let interface = InterfaceDescriptionBlock {
-        linktype: DataLink::ETHERNET,
-        snaplen: 0,
-        options: vec![InterfaceDescriptionOption::IfTsResol(9)],
+    let begin = || {
+        let mut writer = Writer::new(BufWriter::new(file), None)?;
+        writer.interface("", "", 0)?;
+        Ok::<_, io::Error>(writer)
     };
-    writer.write_pcapng_block(interface).map_err(|e| failed(reason(&e)))?;
+    let writer = begin().map_err(|e| failed(e.to_string()))?;
     let log = Log { path: path.to_owned(), state: State::Open(writer), frames: 0, clock: Box::new(clock) };
     Ok(Recorder { port, recording: Recording(Arc::new(Mutex::new(log))) })
 }
@@ -382,13 +380,9 @@ struct Log {
 }
 
 enum State {
-    Open(PcapNgWriter<BufWriter<File>>),
+    Open(Writer<BufWriter<File>>),
     Failed(String),
 }
-
-/// Values of the direction bits of `epb_flags` (draft-ietf-opsawg-pcapng, 4.3.1).
-const INBOUND: u32 = 1;
-const OUTBOUND: u32 = 2;
 
 impl Recording {
     /// Frames recorded.
@@ -403,7 +397,7 @@ impl Recording {
     pub fn flush(&self) -> Result<(), PcapError> {
         let mut log = self.lock();
         if let State::Open(writer) = &mut log.state
-            && let Err(e) = writer.get_mut().flush()
+            && let Err(e) = writer.flush()
         {
             log.state = State::Failed(e.to_string());
         }
@@ -413,21 +407,16 @@ impl Recording {
         }
     }
 
-    fn write<'a>(&self, direction: u32, frames: impl Iterator<Item = &'a [u8]>) {
+    fn write<'a>(&self, direction: Direction, frames: impl Iterator<Item = &'a [u8]>) {
         let mut log = self.lock();
         let Log { state, frames: count, clock, .. } = &mut *log;
         let State::Open(writer) = state else { return };
-        let timestamp = clock();
+        let at = clock();
         for bytes in frames {
-            let block = EnhancedPacketBlock {
-                interface_id: 0,
-                timestamp,
-                original_len: bytes.len() as u32,
-                data: bytes.into(),
-                options: vec![EnhancedPacketOption::Flags(direction)],
-            };
-            if let Err(e) = writer.write_pcapng_block(block) {
-                *state = State::Failed(reason(&e));
+            let len = bytes.len() as u32;
+            let packet = Packet { interface: 0, at, direction, data: bytes, len, comment: "" };
+            if let Err(e) = writer.packet(&packet) {
+                *state = State::Failed(e.to_string());
                 return;
             }
             *count += 1;
@@ -444,13 +433,6 @@ impl std::fmt::Debug for Recording {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let log = self.lock();
         write!(f, "Recording({}, {} frames)", log.path.display(), log.frames)
-    }
-}
-
-fn reason(error: &pcap_file::PcapError) -> String {
-    match error {
-        pcap_file::PcapError::IoError(e) => e.to_string(),
-        e => e.to_string(),
     }
 }
 
@@ -485,7 +467,7 @@ impl Receive for RecordingReceiver {
         let before = into.len();
         let result = self.inner.receive(into, max, pool);
         if into.len() > before {
-            self.recording.write(INBOUND, into[before..].iter().map(Frame::bytes));
+            self.recording.write(Direction::In, into[before..].iter().map(Frame::bytes));
         }
         result
     }
@@ -530,7 +512,7 @@ impl Transmit for RecordingSender {
         if !self.ends.is_empty() {
             let mut start = 0;
             let taken = self.ends.iter().map(|&end| &self.copies[std::mem::replace(&mut start, end)..end]);
-            self.recording.write(OUTBOUND, taken);
+            self.recording.write(Direction::Out, taken);
         }
         result
     }

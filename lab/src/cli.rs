@@ -107,7 +107,9 @@ What is left out keeps its default; docs/supervisor.md has every field."
 // After the macro, which it uses.
 mod lab;
 
-pub(crate) use lab::{ApplyArgs, DEFAULT_LAB, DeleteArgs, LabCommand, SelftestArgs, StatusArgs};
+pub(crate) use lab::{
+    ApplyArgs, DEFAULT_LAB, DeleteArgs, LabCommand, PcapArgs, PcapFormat, SelftestArgs, StatusArgs,
+};
 
 #[derive(Debug, Args)]
 #[command(

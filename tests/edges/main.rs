@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod captured;
 mod fragments;
 mod hostile;
 mod icmp_errors;

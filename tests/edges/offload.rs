@@ -27,14 +27,14 @@ use supernet_testkit::{
     topology::Topology,
 };
 
-const ALL: Offloads = Offloads { checksum: true, tcp: true, udp: true };
-const CHECKSUM: Offloads = Offloads { checksum: true, tcp: false, udp: false };
+pub(crate) const ALL: Offloads = Offloads { checksum: true, tcp: true, udp: true };
+pub(crate) const CHECKSUM: Offloads = Offloads { checksum: true, tcp: false, udp: false };
 
 /// A segment that its receiver should hand on.
 const PSH: u8 = 8;
 
 /// A frame, and what is left to be done to it.
-type Left = (Vec<u8>, Option<Offload>);
+pub(crate) type Left = (Vec<u8>, Option<Offload>);
 
 /// What ports give and take, by port.
 #[derive(Default)]
@@ -89,14 +89,14 @@ impl Transmit for Bench {
     }
 }
 
-struct Net {
-    dataplane: Dataplane,
+pub(crate) struct Net {
+    pub(crate) dataplane: Dataplane,
     worker: Worker,
     queues: Vec<Arc<Mutex<Queues>>>,
 }
 
 impl Net {
-    fn new(offloads: Offloads, narrow: Option<u16>) -> Self {
+    pub(crate) fn new(offloads: Offloads, narrow: Option<u16>) -> Self {
         let topology = topology().with(|s| {
             for entry in s.ports.iter_mut().flatten().filter(|_| narrow.is_some()) {
                 std::sync::Arc::make_mut(entry).mtu = narrow.unwrap_or(1500);
@@ -117,7 +117,7 @@ impl Net {
         Self { dataplane, worker: workers.remove(0), queues }
     }
 
-    fn send(&mut self, port: u32, frames: Vec<Left>) -> Vec<(usize, Left)> {
+    pub(crate) fn send(&mut self, port: u32, frames: Vec<Left>) -> Vec<(usize, Left)> {
         self.queues[port as usize].lock().unwrap().give.extend(frames);
         while self.worker.poll(Instant::from_secs(1)).frames > 0 {}
         assert!(self.counters().conserved(), "{:?}", self.counters());
@@ -126,12 +126,12 @@ impl Net {
         out.flat_map(|(port, queues)| took(queues).into_iter().map(move |left| (port, left))).collect()
     }
 
-    fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         self.dataplane.counters()
     }
 
     /// Opens a TCP connection, if it is one, and returns a frame of it with that payload.
-    fn established(&mut self, port: u32, probe: &Probe, flags: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn established(&mut self, port: u32, probe: &Probe, flags: u8, payload: &[u8]) -> Vec<u8> {
         if probe.proto == Proto::TCP {
             let out = self.send(port, vec![(probe.frame(), None)]);
             let (to, (syn, _)) = out[0].clone();
@@ -155,7 +155,7 @@ fn written(probe: &Probe, payload: &[u8]) -> Vec<u8> {
 }
 
 /// What is left of a frame whose checksum field says nothing.
-fn leave(frame: &mut [u8], segment: u16) -> Offload {
+pub(crate) fn leave(frame: &mut [u8], segment: u16) -> Offload {
     let packet = wire::parse(frame).unwrap();
     let kind = if packet.proto == Proto::TCP { Segmented::Tcp } else { Segmented::Udp };
     let left = Offload { l4: packet.l4_at, segment, kind, cwr: false };

@@ -2,6 +2,7 @@
 
 use super::{Arrival, Family, Output, Pipeline};
 use crate::{
+    capture::Stage,
     id::{PortId, RuleId},
     rewrite::Rewrite,
     snapshot::{EndpointPort, GATEWAY_MAC, Hop, PortRole, Snapshot, mac_of},
@@ -31,6 +32,9 @@ impl Pipeline {
                 if packet.largest > self.snapshot.port(port).map_or(0, |p| p.mtu) {
                     return self.drop_frame(port, DropReason::TooBig, frame);
                 }
+                if let Some(watch) = &self.watch {
+                    watch.answered(Stage::Gateway);
+                }
                 icmp::echo_reply_in_place(frame.bytes_mut(), &packet);
                 return out.push(port, frame);
             }
@@ -52,8 +56,20 @@ impl Pipeline {
 
     pub(super) fn count_denied(&self, reason: DropReason, rule: Option<RuleId>) {
         if let Some(rule) = rule {
+            if let Some(watch) = &self.watch {
+                watch.denied(Some(rule));
+            }
             let tally = self.state.tallies.intern(judge::denied_key(reason, rule));
             self.counters.tallies.at(tally as usize).denied.add(1);
+        }
+    }
+
+    /// Counts a packet of a connection that is denied, whose packets count under this tally.
+    pub(super) fn count_denied_again(&self, tally: u32) {
+        self.counters.tallies.at(tally as usize).denied.add(1);
+        if let Some(watch) = &self.watch {
+            let key = self.state.tallies.key(tally);
+            watch.denied(key.and_then(|key| key.egress_rule.or(key.ingress_rule)));
         }
     }
 

@@ -31,7 +31,12 @@ impl Pipeline {
         let offered = self.state.fragments.offer(key, &fragment, ports, offered, now, &mut vain);
         self.drop_waiting(vain);
         let (this, waiting) = match offered {
-            Offered::Waits => return,
+            Offered::Waits => {
+                if let Some(watch) = &self.watch {
+                    watch.held();
+                }
+                return;
+            }
             Offered::Refused(Waiting { frame, port, .. }, reason) => {
                 return self.drop_frame(port, reason, frame);
             }
@@ -85,7 +90,10 @@ impl Pipeline {
     /// The same for a packet that is still to be segmented, or lacks its checksum, which is of all its pieces.
     fn cut_segments(&self, frame: Frame, port: PortId, hop: &Hop, out: &mut Output) {
         let mut segments = vec![frame];
-        let lowered = offload::lower(&mut segments, Offloads::NONE, &self.pool);
+        let lowered = match &self.watch {
+            None => offload::lower(&mut segments, Offloads::NONE, &self.pool),
+            Some(watch) => watch.lower(hop.port, &mut segments, Offloads::NONE, &self.pool),
+        };
         self.counters.generated.add(lowered.made);
         self.counters.drops[DropReason::NoBuffer as usize].add(lowered.lost);
         for frame in segments {

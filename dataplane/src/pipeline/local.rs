@@ -2,6 +2,7 @@
 
 use super::{Arrival, Output, Pipeline};
 use crate::{
+    capture::Stage,
     id::PortId,
     rewrite::Tuple,
     snapshot::{GATEWAY_MAC, GATEWAY_V6, PortRole},
@@ -71,6 +72,9 @@ impl Pipeline {
 
     /// Answers in the frame the question came in.
     fn answer(&mut self, arrival: Arrival, answer: Answer, out: &mut Output) {
+        if let Some(watch) = &self.watch {
+            watch.answered(Stage::Segment);
+        }
         let Arrival { mut frame, packet, port } = arrival;
         let asker = |packet: &crate::wire::Packet| match packet.src {
             IpAddr::V6(a) => a,
@@ -130,7 +134,12 @@ impl Pipeline {
             self.counters.generated.add(1);
             match self.pool.copy_of(&arrival.frame) {
                 Some(copy) => out.push(*port, copy),
-                None => self.counters.drops[DropReason::NoBuffer as usize].add(1),
+                None => {
+                    self.counters.drops[DropReason::NoBuffer as usize].add(1);
+                    if let Some(watch) = &self.watch {
+                        watch.lost(*port, &arrival.frame, 1);
+                    }
+                }
             }
         }
         out.push(*last, arrival.frame);

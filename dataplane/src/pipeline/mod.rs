@@ -20,13 +20,16 @@ mod local;
 mod output;
 mod related;
 mod slow;
+mod watch;
 
 pub use output::Output;
+pub(crate) use watch::Watch;
 
 use ahead::{Asked, Opening};
 
 use crate::{
     buf::{Frame, Pool},
+    capture::Tap,
     counters::WorkerCounters,
     flow::{FlowTable, Meta, Opener, Scope},
     id::PortId,
@@ -56,6 +59,8 @@ pub struct Pipeline {
     hint: u32,
     /// TCP connections that this worker opened.
     opener: Opener,
+    /// Only while somebody captures.
+    watch: Option<Box<Watch>>,
 }
 
 /// A frame in the pipeline, and what is known of it.
@@ -72,7 +77,7 @@ impl Pipeline {
         let fast = fast::FastPath::new();
         let hint = state.hints.fetch_add(1, Ordering::Relaxed);
         let opener = Opener::new(&state.config.half_open, state.config.sessions);
-        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, opener }
+        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, opener, watch: None }
     }
 
     /// Uses another snapshot from the next batch on.
@@ -80,6 +85,9 @@ impl Pipeline {
         // Rows that hits count in are there before the first of them.
         for (at, _) in snapshot.ports.iter().enumerate().filter(|(_, port)| port.is_some()) {
             self.counters.ports.at(at);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.set_snapshot(snapshot.clone());
         }
         self.snapshot = snapshot;
         fast::renew(self);
@@ -98,7 +106,30 @@ impl Pipeline {
     /// Runs a batch: `ports[i]` is where `frames[i]` came in, so there must be one for each. Takes all of
     /// `frames`.
     pub fn process(&mut self, frames: &mut Vec<Frame>, ports: &[PortId], now: Instant, out: &mut Output) {
+        if self.watch.is_some() {
+            return watch::process(self, frames, ports, now, out);
+        }
         fast::process(self, frames, ports, now, out);
+    }
+
+    /// Has a capture see what goes through from now on.
+    pub(crate) fn capture(&mut self, tap: Arc<Tap>, now: Instant) {
+        let snapshot = &self.snapshot;
+        self.watch.get_or_insert_with(|| Box::new(Watch::new(snapshot.clone(), now))).add(tap);
+    }
+
+    /// A poll begins: lets go of captures that nobody reads any more.
+    #[inline]
+    pub(crate) fn look_at_captures(&mut self, now: Instant) {
+        if self.watch.as_mut().is_some_and(|watch| !watch.look(now)) {
+            self.watch = None;
+        }
+    }
+
+    /// The captures that go on.
+    #[inline]
+    pub(crate) fn watch(&self) -> Option<&Watch> {
+        self.watch.as_deref()
     }
 
     /// Sends a rewritten frame of a session on, in pieces if it is larger than the MTU of its way and may be cut.
@@ -152,6 +183,9 @@ impl Pipeline {
     }
 
     fn drop_frame(&self, port: PortId, reason: DropReason, frame: Frame) {
+        if let Some(watch) = &self.watch {
+            watch.dropped(port, reason, &frame);
+        }
         self.counters.drops[reason as usize].add(1);
         self.counters.ports.at(port.index()).dropped.add(1);
         drop(frame);

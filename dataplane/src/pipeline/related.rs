@@ -85,7 +85,7 @@ impl Pipeline {
         }
         let found = A::table(state).find(&key).unwrap_or(found);
         if let Some(denial) = record.denied {
-            self.counters.tallies.at(found.meta.tally as usize).denied.add(1);
+            self.count_denied_again(found.meta.tally);
             return Err(denial.reason());
         }
         let way = self.resolve(&world.hops, found.meta.adjacency)?;

@@ -252,7 +252,7 @@ impl Pipeline {
         let scope = plan::scope(&self.snapshot, arrival.port);
         let found = FlowKey::of(&packet, scope).and_then(|key| table.find(&key)).unwrap_or(*found);
         if let Some(denial) = record.denied {
-            self.counters.tallies.at(found.meta.tally as usize).denied.add(1);
+            self.count_denied_again(found.meta.tally);
             self.drop_frame(arrival.port, denial.reason(), arrival.frame);
             return Known::Done;
         }
@@ -363,6 +363,9 @@ impl Pipeline {
         self.hint = hint;
         if let Committed::New(found) = &committed {
             self.counters.tallies.at(plan.course.tally as usize).connections.add(1);
+            if let Some(watch) = &self.watch {
+                watch.opened();
+            }
             if found.meta.opening {
                 let new = Opened { id: found.meta.session, entry: found.entry };
                 self.limit_half_open(new, commit::half_open_ends(plan.ingress, found.meta.adjacency));

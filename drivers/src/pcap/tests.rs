@@ -1,5 +1,14 @@
-use super::*;
-use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+use super::{
+    write::{INBOUND, OUTBOUND},
+    *,
+};
+use pcap_file::{
+    pcap::{PcapHeader, PcapPacket, PcapWriter},
+    pcapng::blocks::{
+        enhanced_packet::EnhancedPacketOption, interface_description::InterfaceDescriptionOption,
+        interface_statistics::InterfaceStatisticsOption,
+    },
+};
 use proptest::prelude::*;
 use supernet_dataplane::buf::FRAME_CAPACITY;
 use supernet_dataplane::port::memory;
@@ -135,6 +144,64 @@ fn both_directions_are_recorded_but_not_what_the_port_left() {
             (2, 1, vec![EnhancedPacketOption::Flags(OUTBOUND)])
         ]
     );
+}
+
+#[test]
+fn what_is_written_is_read_and_interfaces_may_come_late() {
+    let mut writer = Writer::new(Vec::new(), Some("test 1")).unwrap();
+    let at = Duration::new(1_790_000_000, 123_456_789);
+    let packet = |interface, direction, comment| Packet {
+        interface,
+        at,
+        direction,
+        data: &[7; 21],
+        len: 1500,
+        comment,
+    };
+    assert_eq!(writer.interface("shop/web", "TAP eth0", 21).unwrap(), 0);
+    writer.packet(&packet(0, Direction::In, "dropped: why; by whom, \u{2713}")).unwrap();
+    assert!(writer.packet(&packet(1, Direction::Out, "")).is_err(), "not described before");
+    assert_eq!(writer.interface("shop/db", "", 0).unwrap(), 1);
+    writer.packet(&packet(1, Direction::Out, "")).unwrap();
+    writer.statistics(0, at, 5, 4).unwrap();
+    assert!(writer.statistics(2, at, 0, 0).is_err());
+    writer.flush().unwrap();
+
+    let file = writer.get_ref().clone();
+    let (mut rest, mut parser) = PcapNgParser::new(&file).unwrap();
+    let (mut names, mut packets, mut statistics) = (Vec::new(), Vec::new(), Vec::new());
+    while !rest.is_empty() {
+        let (after, block) = parser.next_block(rest).unwrap();
+        match block {
+            Block::InterfaceDescription(i) => names.extend(i.options.into_iter().filter_map(|o| match o {
+                InterfaceDescriptionOption::IfName(name) => Some(name.into_owned()),
+                _ => None,
+            })),
+            Block::EnhancedPacket(p) => {
+                assert_eq!((p.timestamp, &*p.data, p.original_len), (at, &[7; 21][..], 1500));
+                packets.push((p.interface_id, p.options));
+            }
+            Block::InterfaceStatistics(s) => {
+                // The halves of the time, as they stand in the file.
+                let time = (s.timestamp.rotate_left(32), at.as_nanos() as u64);
+                assert_eq!(time.0, time.1);
+                statistics.push((s.interface_id, s.options));
+            }
+            _ => {}
+        }
+        rest = after;
+    }
+    assert_eq!(names, ["shop/web", "shop/db"]);
+    let comment = EnhancedPacketOption::Comment("dropped: why; by whom, \u{2713}".into());
+    let expected = [
+        (0, vec![EnhancedPacketOption::Flags(INBOUND), comment]),
+        (1, vec![EnhancedPacketOption::Flags(OUTBOUND)]),
+    ];
+    assert_eq!(packets, expected);
+    let counts = vec![InterfaceStatisticsOption::IsbIfRecv(5), InterfaceStatisticsOption::IsbIfDrop(4)];
+    assert_eq!(statistics, [(0, counts)]);
+    // What was written can be replayed.
+    assert_eq!(Replay::parse(Path::new("x"), &file).unwrap().len(), 2);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What can be said after `supernet lab`.
 
 use super::{Files, Format};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use supernet::capture::Stage;
 
 /// Examples of `lab up`, for both its helps.
 macro_rules! up_examples {
@@ -61,6 +62,8 @@ Service kube-system/kube-dns, with a pod coredns, unless the manifests have one.
     Delete(DeleteArgs),
     /// Show how a running lab is: hosts, traffic, sessions, drops
     Status(StatusArgs),
+    /// Capture the traffic of a running lab, each packet with what became of it and why
+    Pcap(PcapArgs),
     /// Try every connection with real sockets, and compare with what `supernet reach` predicts
     Selftest(SelftestArgs),
     /// Run a command inside a pod, or in the world beyond the uplink
@@ -220,6 +223,69 @@ pub(crate) struct StatusArgs {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
+}
+
+/// How packets are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PcapFormat {
+    /// A line each, for people
+    Text,
+    /// A line of JSON each
+    Json,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab pcap
+  supernet lab pcap --drops
+  supernet lab pcap --port shop/db --stage dfw-ingress -c 10
+  supernet lab pcap -w shop.pcapng --for 60
+  supernet lab pcap -w - | tcpdump -n -r - 'tcp port 5432'
+  supernet lab pcap -o json --drops | jq -r '.reason'
+In and out are the network's: in is what a host sent, as it sent it; out is what is handed to one.
+In a pcapng file the ports are interfaces, and verdict, reason and rule stand in each packet's
+comment. Packets that come faster than they are read are missed, and counted; nobody waits for the
+capture. How much was captured is told on standard error.")]
+pub(crate) struct PcapArgs {
+    /// The lab's name
+    #[arg(long, default_value = DEFAULT_LAB)]
+    pub(crate) name: String,
+    /// Only packets through this port, or dropped in front of it: NS/POD, NS/WORKLOAD (all its pods), a unique prefix,
+    /// node/NAME, uplink/NAME, or outside (all uplinks); may be given several times
+    #[arg(long = "port", value_name = "NS/POD")]
+    pub(crate) ports: Vec<String>,
+    /// Only packets that are dropped
+    #[arg(long)]
+    pub(crate) drops: bool,
+    /// Only packets that this stage dropped, answered, rewrote or, of a connection's first packets, let pass; as
+    /// `supernet trace` names it; may be given several times
+    #[arg(long = "stage", value_name = "NAME")]
+    pub(crate) stages: Vec<Stage>,
+    /// Write pcapng to a file, or with - to standard output
+    #[arg(short = 'w', long = "write", value_name = "FILE|-", conflicts_with = "output")]
+    pub(crate) write: Option<PathBuf>,
+    /// End after so many packets
+    #[arg(short = 'c', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub(crate) seconds: Option<u64>,
+    /// Keep so many bytes of each packet; all unless told otherwise
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(14..=262_144))]
+    pub(crate) snaplen: Option<u32>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = PcapFormat::Text)]
+    pub(crate) output: PcapFormat,
+}
+
+impl PcapArgs {
+    /// Where packets go, in words.
+    pub(crate) fn place(&self) -> String {
+        match &self.write {
+            Some(path) if path.as_os_str() != "-" => path.display().to_string(),
+            _ => "standard output".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -41,6 +41,7 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
         LabCommand::Apply(args) => live::command::apply(args),
         LabCommand::Delete(args) => live::command::delete(args),
         LabCommand::Status(args) => live::command::status(args),
+        LabCommand::Pcap(args) => live::pcap(args),
         LabCommand::Selftest(args) => Ok(selftest::run(args)),
         LabCommand::Exec { name, target, command } => {
             let Err(error) = exec(name, target, command);

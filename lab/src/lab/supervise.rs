@@ -9,7 +9,7 @@
 
 use super::{
     error::LabError,
-    live::socket::{Service, Socket},
+    live::socket::{Reply, Service, Socket},
     net::{self, LabNet, Listening},
     netns::{self, Netns},
     rootless,
@@ -29,7 +29,10 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Write},
     ops::ControlFlow,
-    os::unix::{net::UnixStream, process::CommandExt},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -59,14 +62,10 @@ pub(crate) enum Mode {
 
 /// What runs on a lab's hosts.
 pub(crate) trait Supervised {
-    /// The answer to a request on the lab's socket, each a line; see [`Service::answer`]. It may change the hosts.
+    /// The answer to a request on the lab's socket; see [`Service::answer`]. It may change the hosts.
     /// `interrupted` tells whether a signal has come meanwhile.
-    fn answer(
-        &mut self,
-        request: Option<&[u8]>,
-        hosts: &mut LabNet,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Vec<u8>;
+    fn answer(&mut self, request: Option<&[u8]>, hosts: &mut LabNet, interrupted: &dyn Fn() -> bool)
+    -> Reply;
 
     /// Called about once a second.
     fn tick(&mut self);
@@ -126,7 +125,7 @@ struct Asked<'a, N> {
 }
 
 impl<N: Supervised> Service for Asked<'_, N> {
-    fn answer(&mut self, request: Option<&[u8]>) -> Vec<u8> {
+    fn answer(&mut self, request: Option<&[u8]>) -> Reply {
         self.network.answer(request, self.hosts, &|| self.signals.pending())
     }
 
@@ -361,6 +360,11 @@ impl Signals {
     /// Whether one has come.
     pub(super) fn pending(&self) -> bool {
         self.come_within(Duration::ZERO)
+    }
+
+    /// A descriptor that is readable from when one has come.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.caught.as_fd()
     }
 
     /// Waits for one, but no longer than `at_most`; whether one has come.

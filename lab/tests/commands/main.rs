@@ -5,5 +5,6 @@
 mod attach;
 mod demo;
 mod hosts;
+mod pcap;
 mod rootless;
 mod uplink;

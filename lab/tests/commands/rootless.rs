@@ -122,6 +122,11 @@ fn an_ordinary_user_has_a_lab() {
     // Changed, and looked at.
     user.says("$S lab apply -f later.yaml");
     assert!(user.says("$S lab status").contains("shop/later"));
+    let captured = format!(
+        "$S lab pcap -c 3 -w runtime/c.pcapng & until test -e runtime/c.pcapng; do sleep 0.05; done; {fetched}; wait $!"
+    );
+    user.says(&captured);
+    assert!(fs::metadata(user.path("runtime/c.pcapng")).unwrap().len() > 500);
     // Another lab beside it; root sees neither.
     user.says("$S lab up -f shop.yaml --detach --name other");
     let roots = Command::new(env!("CARGO_BIN_EXE_supernet"))

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   bytes ─▶ read ─▶ events ─┬─▶ side with cache ────┬─▶ same frames, counters, sessions; nothing lost
+//!                            ├─▶ captured now and then ┤      what is captured is what is counted
 //!                            └─▶ side without cache ─┘
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod packets;
 mod play;
 mod read;
 pub mod sides;
+mod watched;
 
 pub use play::{Reach, play};
 pub use read::{Sequence, read};

@@ -47,14 +47,15 @@ impl AddAssign for Reach {
     }
 }
 
-/// Plays what [`read`] makes of `input` on a side with cache and one without.
+/// Plays what [`read`] makes of `input` on a side with cache, one that is captured now and then, and one without cache.
 ///
 /// # Errors
 /// What is not as it must be, after which event.
 pub fn play(input: &[u8]) -> Result<Reach, String> {
     let Sequence { world, config, events } = read(input);
     let cached = Config { cache: true, ..config.clone() };
-    let mut sides = Sides::new(world, [cached, Config { cache: false, ..config }]);
+    let mut sides = Sides::new(world, [cached.clone(), cached, Config { cache: false, ..config }]);
+    sides.watch(1);
     let mut reach = Reach::default();
     for (n, event) in events.iter().enumerate() {
         let before = sides.history.delivered.len();

@@ -6,6 +6,7 @@ use super::{
     messages::Message,
     network::{Change, PORTS, World},
     packets::{Frames, History, Packet},
+    watched::Watched,
 };
 use std::{
     net::IpAddr,
@@ -58,6 +59,11 @@ pub struct Side {
     worker: Worker,
     guests: Vec<Option<MemoryGuest>>,
     others: [Lone; 2],
+    /// Frames that ports took since they were last looked at.
+    came: Frames,
+    /// What the worker with ports sent then, if it ran.
+    ran: Option<Frames>,
+    watched: Option<Watched>,
 }
 
 /// A worker without ports: what it is given has come in somewhere, what it sends is collected.
@@ -115,14 +121,24 @@ impl Side {
         let guests = (0..PORTS).map(attach).collect();
         dataplane.publish(snapshot);
         let others = [1, 2].map(|index| Lone::new(index, &dataplane));
-        Self { worker: workers.remove(0), guests, others, dataplane }
+        Self {
+            worker: workers.remove(0),
+            guests,
+            others,
+            dataplane,
+            came: Frames::new(),
+            ran: None,
+            watched: None,
+        }
     }
 
-    fn send(&self, frames: &Frames) {
+    fn send(&mut self, frames: &Frames) {
         for (port, frame) in frames {
-            if let Some(Some(guest)) = self.guests.get(*port as usize) {
-                // A port takes no more than it has room for; the same on all sides.
-                let _ = guest.send(frame);
+            // A port takes no more than it has room for; the same on all sides.
+            if let Some(Some(guest)) = self.guests.get(*port as usize)
+                && guest.send(frame).is_ok()
+            {
+                self.came.push((*port, frame.clone()));
             }
         }
     }
@@ -136,6 +152,7 @@ impl Side {
             let received = guest.iter().flat_map(|guest| std::iter::from_fn(|| guest.recv()));
             out.extend(received.map(|frame| (port as u32, frame.to_vec())));
         }
+        self.ran = Some(out.clone());
         out
     }
 
@@ -262,6 +279,11 @@ impl Sides {
         }
     }
 
+    /// Has a side captured now and then. What it does is compared as ever.
+    pub fn watch(&mut self, side: usize) {
+        self.all[side].watched = Some(Watched::default());
+    }
+
     /// Has something happen on all sides.
     ///
     /// # Errors
@@ -338,7 +360,18 @@ impl Sides {
         mut act: impl FnMut(&mut Side, Instant) -> Frames,
     ) -> Result<(), String> {
         let now = self.now;
-        let mut outs: Vec<Frames> = self.all.iter_mut().map(|side| act(side, now)).collect();
+        let mut outs: Vec<Frames> = Vec::new();
+        for side in &mut self.all {
+            if let Some(watched) = &mut side.watched {
+                watched.turn(&side.dataplane);
+            }
+            side.came.clear();
+            side.ran = None;
+            outs.push(act(side, now));
+            if let (Some(watched), Some(left)) = (&mut side.watched, side.ran.take()) {
+                watched.check(&side.dataplane, &side.came, &left)?;
+            }
+        }
         let (Some((plain, cached)), Some(expected)) = (self.all.split_last(), outs.pop()) else {
             return Err("there is no side".to_owned());
         };

@@ -54,6 +54,14 @@ impl ClientError {
 /// # Errors
 /// See [`ClientError`].
 pub(crate) fn ask(lab: &str, ask: &Ask) -> Result<Answer, ClientError> {
+    begin(lab, ask).map(|(answer, _)| answer)
+}
+
+/// The same, with the connection for what comes after the answer, and what has come of that already.
+///
+/// # Errors
+/// See [`ClientError`].
+pub(super) fn begin(lab: &str, ask: &Ask) -> Result<(Answer, BufReader<UnixStream>), ClientError> {
     match state::presence(lab)? {
         Presence::Running => {}
         Presence::Stale => return Err(LabError::Died { name: lab.to_owned() }.into()),
@@ -76,13 +84,14 @@ pub(crate) fn ask(lab: &str, ask: &Ask) -> Result<Answer, ClientError> {
     let sent = stream.write_all(&request);
     let mut line = Vec::new();
     // Not to its end: that is a reset where something of the request was not read.
-    BufReader::new(stream.take(ANSWER_MAX)).read_until(b'\n', &mut line).map_err(silent)?;
+    let mut reader = BufReader::new(stream);
+    reader.by_ref().take(ANSWER_MAX).read_until(b'\n', &mut line).map_err(silent)?;
     if line.is_empty() {
         let source = sent.err().unwrap_or_else(|| io::Error::other("it closed the connection"));
         return Err(silent(source));
     }
     match wire::read_answer(&line).map_err(wire)? {
         Answer::Error(text) => Err(ClientError::Refused(text)),
-        answer => Ok(answer),
+        answer => Ok((answer, reader)),
     }
 }

@@ -8,11 +8,13 @@
 //! ```
 //!
 //! [`wire`] is what is said, [`socket`] listens, [`client`] asks, [`network`] answers. The supervisor's main thread
-//! does all of that, one request at a time; packets run on threads of their own and notice nothing of it.
+//! does all of that, one request at a time; packets run on threads of their own and notice nothing of it. A [`capture`]
+//! alone goes on after its answer, on a thread of its own.
 //!
 //! What always holds: a change is checked and compiled as a whole before anything is made for it, and either all
 //! of it happens or nothing; and nothing a client sends or fails to send ends the lab or keeps others waiting long.
 
+mod capture;
 pub(super) mod change;
 pub(super) mod client;
 pub(super) mod command;
@@ -25,3 +27,5 @@ mod status;
 pub(super) mod target;
 mod watch;
 pub(super) mod wire;
+
+pub(super) use capture::client::run as pcap;

@@ -10,10 +10,12 @@
 //! which a lab has in memory.
 
 use super::{
+    capture::serve::Captures,
     change::{self, Changes, Seen},
     deletion::{Deletion, Missing},
     error::ChangeError,
     refusal,
+    socket::Reply,
     status::{Samples, Status},
     wire::{self, Answer, Apply, Ask, Delete, File},
 };
@@ -52,6 +54,8 @@ struct Wish<'a> {
 /// A lab's network and what it was made of.
 #[derive(Debug)]
 pub(crate) struct LiveNetwork {
+    /// First, so that they have ended when the network does.
+    captures: Captures,
     lab: String,
     net: Running,
     spec: LabSpec,
@@ -73,7 +77,8 @@ impl LiveNetwork {
         dns: Option<Dns>,
     ) -> Self {
         let (began, samples) = (Instant::now(), Samples::default());
-        Self { lab: lab.to_owned(), net, spec, unserved, dns, began, samples }
+        let captures = Captures::default();
+        Self { captures, lab: lab.to_owned(), net, spec, unserved, dns, began, samples }
     }
 
     /// What was declared: the network's objects but for those of the lab's own DNS.
@@ -106,6 +111,9 @@ impl LiveNetwork {
             }
             Ask::Explain(questions) => {
                 return Answer::Explained(questions.iter().map(|q| q.denied_by(&self.net)).collect());
+            }
+            Ask::Capture(_) => {
+                return Answer::Error("a capture needs a connection of its own".to_owned());
             }
             Ask::Apply(apply) => self.apply(&apply, hosts, interrupted),
             Ask::Delete(delete) => self.delete(&delete, hosts, interrupted),
@@ -261,14 +269,24 @@ impl Supervised for LiveNetwork {
         request: Option<&[u8]>,
         hosts: &mut LabNet,
         interrupted: &dyn Fn() -> bool,
-    ) -> Vec<u8> {
+    ) -> Reply {
+        let mut stream = None;
         let answer = match request.map(wire::read_request) {
+            Some(Ok(Ask::Capture(ask))) => {
+                match self.captures.begin(&self.lab, &self.net, &self.spec, &ask) {
+                    Ok((interfaces, then)) => {
+                        stream = Some(then);
+                        Answer::Capturing(interfaces)
+                    }
+                    Err(e) => Answer::Error(e.to_string()),
+                }
+            }
             None => Answer::Error(super::client::ClientError::TooLong.to_string()),
             Some(Err(e)) => Answer::Error(e.to_string()),
             Some(Ok(ask)) => self.ask(ask, hosts, interrupted),
         };
         // Nothing that is answered fails to be written as JSON; who asked is told if it does.
-        wire::answer(&answer).unwrap_or_default()
+        Reply { line: wire::answer(&answer).unwrap_or_default(), stream }
     }
 
     fn tick(&mut self) {

@@ -2,7 +2,8 @@
 //!
 //! One thread waits for all of it: signals that end the lab, new clients, and bytes from and to those there are.
 //! A request is answered as soon as its line is whole. A client has [`PATIENCE`] to send its line and the same to
-//! fetch its answer, then it is dropped; there are at most [`CLIENTS`] at a time, the others wait to be accepted.
+//! fetch its answer, then it is dropped; there are at most [`CLIENTS`] at a time, the others wait to be accepted. What
+//! goes on after its answer, as a capture does, is taken off this thread ([`Stream`]).
 
 use super::wire::REQUEST_MAX;
 use crate::lab::error::LabError;
@@ -35,15 +36,31 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Who answers.
 pub(crate) trait Service {
-    /// The answer to a request, each a line. `None`: the line is longer than [`REQUEST_MAX`].
-    fn answer(&mut self, request: Option<&[u8]>) -> Vec<u8>;
+    /// The answer to a request, which is a line. `None`: the line is longer than [`REQUEST_MAX`].
+    fn answer(&mut self, request: Option<&[u8]>) -> Reply;
 
     /// Called about once a second.
     fn tick(&mut self);
 }
 
+/// What goes on with a connection once its answer is written. It is not to wait.
+pub(crate) type Stream = Box<dyn FnOnce(UnixStream) + Send>;
+
+/// An answer.
+pub(crate) struct Reply {
+    /// A line.
+    pub(crate) line: Vec<u8>,
+    /// `None`: the connection is closed then.
+    pub(crate) stream: Option<Stream>,
+}
+
+impl From<Vec<u8>> for Reply {
+    fn from(line: Vec<u8>) -> Self {
+        Self { line, stream: None }
+    }
+}
+
 /// A socket that is listened on.
-#[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
     clients: Vec<Client>,
@@ -136,7 +153,14 @@ impl Socket {
         match self.listener.accept() {
             Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
                 let deadline = Instant::now() + PATIENCE;
-                self.clients.push(Client { stream, request: Vec::new(), answer: None, sent: 0, deadline });
+                self.clients.push(Client {
+                    stream,
+                    request: Vec::new(),
+                    answer: None,
+                    then: None,
+                    sent: 0,
+                    deadline,
+                });
             }
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => {
                 // Out of descriptors, say. It goes on waiting to be accepted, and this must not become a loop.
@@ -154,12 +178,13 @@ struct Ready {
     clients: Vec<bool>,
 }
 
-#[derive(Debug)]
 struct Client {
     stream: UnixStream,
     request: Vec<u8>,
     /// Once the request is whole.
     answer: Option<Vec<u8>>,
+    /// What comes after that.
+    then: Option<Stream>,
     sent: usize,
     deadline: Instant,
 }
@@ -178,6 +203,9 @@ impl Client {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
             }
+        }
+        if let (Some(then), Ok(stream)) = (self.then.take(), self.stream.try_clone()) {
+            then(stream);
         }
         false
     }
@@ -200,7 +228,8 @@ impl Client {
                 continue;
             }
             let line = self.request.split(|b| *b == b'\n').next().unwrap_or_default();
-            self.answer = Some(service.answer((line.len() <= REQUEST_MAX).then_some(line)));
+            let reply = service.answer((line.len() <= REQUEST_MAX).then_some(line));
+            (self.answer, self.then) = (Some(reply.line), reply.stream);
             self.request = Vec::new();
             self.deadline = Instant::now() + PATIENCE;
             return true;

@@ -1,20 +1,20 @@
 //! What is said on a lab's socket: a request of one line of JSON, and an answer of one line.
 //!
 //! ```text
-//!   {"version":1,"ask":"status"}
-//!   {"version":1,"ask":{"apply":{"files":[{"name":"shop.yaml","text":"..."}],"prune":false,"noServe":[],"dryRun":true}}}
-//!   {"version":1,"answer":{"error":"shop.yaml:3:7: ..."}}
+//!   {"version":2,"ask":"status"}
+//!   {"version":2,"ask":{"apply":{"files":[{"name":"shop.yaml","text":"..."}],"prune":false,"noServe":[],"dryRun":true}}}
+//!   {"version":2,"answer":{"error":"shop.yaml:3:7: ..."}}
 //! ```
 //!
 //! Whoever reads looks at the version first, so that two programs of different versions say so to each other.
 
-use super::{change::Changes, status::Status};
+use super::{capture::Interface, change::Changes, status::Status};
 use crate::lab::selftest::{Facts, Question};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use supernet::control::manifests::Text;
 
 /// The version of requests and answers. Any change of either is another version.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The longest request, bytes: as much as manifests may have.
 pub(crate) const REQUEST_MAX: usize = 64 << 20;
@@ -33,6 +33,22 @@ pub(crate) enum Ask {
     Facts,
     /// What denies these connections.
     Explain(Vec<Question>),
+    /// To tell of packets from now on, on this connection.
+    Capture(Capture),
+}
+
+/// Packets to be told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Capture {
+    /// Hosts whose ports they pass; none: all.
+    pub(crate) ports: Vec<String>,
+    /// Only what is dropped.
+    pub(crate) drops: bool,
+    /// Stages that have to do with them; none: any.
+    pub(crate) stages: Vec<String>,
+    /// Bytes of each that are told.
+    pub(crate) snaplen: Option<u32>,
 }
 
 /// Objects to have.
@@ -98,6 +114,8 @@ pub(crate) enum Answer {
     Facts(Box<Facts>),
     /// The policy that denies each connection, if one does.
     Explained(Vec<Option<String>>),
+    /// The ports whose packets follow.
+    Capturing(Vec<Interface>),
     /// Why nothing was done.
     Error(String),
 }
@@ -204,17 +222,17 @@ mod tests {
             assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1, "one line");
             assert_eq!(read_request(&line).unwrap(), ask);
         }
-        assert_eq!(request(&Ask::Status).unwrap(), b"{\"version\":1,\"ask\":\"status\"}\n");
+        assert_eq!(request(&Ask::Status).unwrap(), b"{\"version\":2,\"ask\":\"status\"}\n");
     }
 
     #[test]
     fn another_version_and_nonsense_say_so() {
         let error = |line: &str| read_request(line.as_bytes()).unwrap_err().to_string();
         assert!(
-            error(r#"{"version":2,"ask":{"teleport":{}}}"#).starts_with("version 2 of the lab's protocol")
+            error(r#"{"version":3,"ask":{"teleport":{}}}"#).starts_with("version 3 of the lab's protocol")
         );
         for bad in
-            ["", "GET / HTTP/1.1", "{}", r#"{"version":1}"#, r#"{"version":1,"ask":"status","x":1}"#, "\u{0}"]
+            ["", "GET / HTTP/1.1", "{}", r#"{"version":2}"#, r#"{"version":2,"ask":"status","x":1}"#, "\u{0}"]
         {
             assert!(error(bad).starts_with("not a line of the lab's protocol: "), "{bad}");
         }

@@ -2,6 +2,7 @@
 
 use super::{LabError, LabSpec, NOTHING, as_root, endpoint, lab_name, traces_of, up};
 use crate::lab::{
+    live::socket::Reply,
     net::LabNet,
     spec::{HostedPod, OutsideSpec, Place},
     supervise::{Mode, Supervised, down, exec, supervise},
@@ -31,8 +32,8 @@ fn spec() -> LabSpec {
 struct Idle(Vec<(Place, Tap)>);
 
 impl Supervised for Idle {
-    fn answer(&mut self, _: Option<&[u8]>, _: &mut LabNet, _: &dyn Fn() -> bool) -> Vec<u8> {
-        Vec::new()
+    fn answer(&mut self, _: Option<&[u8]>, _: &mut LabNet, _: &dyn Fn() -> bool) -> Reply {
+        Vec::new().into()
     }
 
     fn tick(&mut self) {}
