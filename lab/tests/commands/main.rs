@@ -5,6 +5,8 @@
 mod attach;
 mod demo;
 mod hosts;
+mod lab;
 mod pcap;
 mod rootless;
 mod uplink;
+mod watch;

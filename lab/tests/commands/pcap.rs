@@ -1,7 +1,7 @@
 //! `lab pcap`, as a user has it: files, pipes and lines of a lab's traffic, allowed and denied, while labs change, end and
 //! die, and readers stall.
 
-use crate::hosts::as_root;
+use crate::{hosts::as_root, lab::Lab};
 use pcap_file::pcapng::{
     Block, PcapNgParser,
     blocks::{
@@ -15,8 +15,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -59,72 +58,15 @@ spec: {containers: [{name: c, image: c}]}
 /// A reader that does not come to an end within this time never will.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A lab, ended when dropped.
-struct Lab {
-    name: String,
-    folder: tempfile::TempDir,
-}
-
-impl Lab {
-    fn up(test: &str) -> Self {
-        let name = format!("pcap{}-{test}", std::process::id());
-        let lab = Self { name, folder: tempfile::tempdir().unwrap() };
-        let file = lab.write("shop.yaml", SHOP);
-        let up =
-            lab.command(&["up", "--detach", "--no-dns", "--workers", "2", "-f", &file]).output().unwrap();
-        assert!(up.status.success(), "{}", text(&up.stderr));
-        lab
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.file(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_supernet"));
-        command.args(["lab", args[0], "--name", &self.name]).args(&args[1..]).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Whether a host gets an answer by HTTP.
-    fn reaches(&self, host: &str, url: &str) -> bool {
-        self.run(&["exec", host, "--", "curl", "-sf", "-o", "/dev/null", "--max-time", "1", url])
-            .status
-            .success()
-    }
-
-    /// Starts a capture, and returns once it goes on.
-    fn capture(&self, args: &[&str]) -> Capture {
-        let mut command = self.command(&[&["pcap"], args].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut errors = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        errors.read_line(&mut line).unwrap();
-        assert!(line.starts_with("capturing "), "{line}");
-        Capture { child, errors }
-    }
-
-    fn pid(&self) -> i32 {
-        let state = fs::read_to_string(format!("/run/supernet/{}/state.json", self.name)).unwrap();
-        let state: Value = serde_json::from_str(&state).unwrap();
-        state["pid"].as_i64().unwrap() as i32
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.command(&["down"]).output();
-    }
+/// Starts a capture, and returns once it goes on.
+fn capture(lab: &Lab, args: &[&str]) -> Capture {
+    let mut command = lab.command(&[&["pcap"], args].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    errors.read_line(&mut line).unwrap();
+    assert!(line.starts_with("capturing "), "{line}");
+    Capture { child, errors }
 }
 
 /// A capture that goes on.
@@ -250,12 +192,12 @@ fn allowed_and_denied_are_in_the_file_with_who_decided() {
     if !as_root() {
         return;
     }
-    let lab = Lab::up("file");
+    let lab = Lab::up("pcap-file", SHOP);
     let path = lab.file("all.pcapng");
-    let file = lab.capture(&["-w", path.to_str().unwrap()]);
-    let lines = lab.capture(&["--drops"]);
-    let json = lab.capture(&["-o", "json", "--port", "shop/db"]);
-    let piped = lab.capture(&["-w", "-", "--stage", "snat", "--snaplen", "60"]);
+    let file = capture(&lab, &["-w", path.to_str().unwrap()]);
+    let lines = capture(&lab, &["--drops"]);
+    let json = capture(&lab, &["-o", "json", "--port", "shop/db"]);
+    let piped = capture(&lab, &["-w", "-", "--stage", "snat", "--snaplen", "60"]);
     assert!(lab.reaches("shop/db", "http://10.96.0.1/"));
     let db = "http://10.244.0.2:5432/";
     assert!(!lab.reaches("shop/web", db));
@@ -324,9 +266,9 @@ fn interfaces_come_with_pods_and_a_lab_that_ends_completes_the_file() {
     if !as_root() {
         return;
     }
-    let lab = Lab::up("ends");
+    let lab = Lab::up("pcap-ends", SHOP);
     let path = lab.file("all.pcapng");
-    let file = lab.capture(&["-w", path.to_str().unwrap()]);
+    let file = capture(&lab, &["-w", path.to_str().unwrap()]);
     let curl = lab.write("curl.yaml", CURL);
     for _ in 0..2 {
         assert!(lab.run(&["apply", "-f", &curl]).status.success());
@@ -358,9 +300,9 @@ fn a_lab_that_is_killed_leaves_a_whole_file_and_a_word() {
     if !as_root() {
         return;
     }
-    let lab = Lab::up("killed");
+    let lab = Lab::up("pcap-killed", SHOP);
     let path = lab.file("all.pcapng");
-    let file = lab.capture(&["-w", path.to_str().unwrap()]);
+    let file = capture(&lab, &["-w", path.to_str().unwrap()]);
     assert!(lab.reaches("shop/db", "http://10.96.0.1/"));
     // What is on its way has a moment.
     thread::sleep(Duration::from_millis(300));
@@ -376,7 +318,7 @@ fn readers_that_stall_or_leave_hold_nobody_up() {
     if !as_root() {
         return;
     }
-    let lab = Lab::up("stalls");
+    let lab = Lab::up("pcap-stalls", SHOP);
     // One that leaves in the middle, one that leaves while nothing happens, and one that never reads.
     let leaves = lab.command(&["pcap", "-w", "-"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut leaves = leaves.unwrap();
@@ -387,8 +329,8 @@ fn readers_that_stall_or_leave_hold_nobody_up() {
         thread::sleep(Duration::from_millis(10));
     }
     assert!(leaves.wait().unwrap().success(), "who read it has seen enough");
-    let never = lab.capture(&["-w", "-"]);
-    let counted = lab.capture(&["-c", "3"]);
+    let never = capture(&lab, &["-w", "-"]);
+    let counted = capture(&lab, &["-c", "3"]);
     // More than pipes, sockets and the capture have room for.
     let load = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
                 for n in range(20000): s.sendto(b'x' * 1400, ('10.244.0.3', 7))\n";
@@ -421,7 +363,7 @@ fn what_cant_be_captured_is_said() {
     if !as_root() {
         return;
     }
-    let lab = Lab::up("errors");
+    let lab = Lab::up("pcap-errors", SHOP);
     let error = |args: &[&str]| {
         let output = lab.run(&[&["pcap"], args].concat());
         assert!(!output.status.success() && output.stdout.is_empty());
@@ -437,12 +379,12 @@ fn what_cant_be_captured_is_said() {
     assert!(said.contains("can't write /dev/full: No space left"), "{said}");
     // Those that were never written have a moment to end. No more than there is memory for.
     thread::sleep(Duration::from_secs(1));
-    let going_on: Vec<Capture> = (0..8).map(|_| lab.capture(&[])).collect();
+    let going_on: Vec<Capture> = (0..8).map(|_| capture(&lab, &[])).collect();
     let said = error(&[]);
     assert!(said.contains("8 captures of this lab go on already"), "{said}");
     for capture in going_on {
         assert!(capture.interrupt().0);
     }
-    let (well, _, errors) = lab.capture(&["--for", "1"]).wait();
+    let (well, _, errors) = capture(&lab, &["--for", "1"]).wait();
     assert!(well && errors.contains("captured, none missed"), "{errors}");
 }
