@@ -220,3 +220,78 @@ impl<D: Device> Transmit for Writer<D> {
         self.offloads
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+    use supernet_dataplane::buf::Large;
+
+    /// A descriptor that carries one frame a read, and its other end.
+    fn pair(virtio: bool) -> (Reader<OwnedFd>, UnixDatagram) {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        (Reader::new(Arc::new(OwnedFd::from(near)), virtio), far)
+    }
+
+    fn received(reader: &mut Reader<OwnedFd>, max: usize, pool: &Pool) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let count = reader.receive(&mut frames, max, pool).unwrap();
+        assert_eq!(count, frames.len());
+        frames.iter().map(|frame| frame.bytes().to_vec()).collect()
+    }
+
+    /// Who sends nothing but what is refused is left after a while, and others have their turn.
+    #[test]
+    fn a_visit_that_gets_nothing_ends() {
+        let (mut reader, far) = pair(false);
+        let pool = Pool::new(4);
+        for _ in 0..6 {
+            far.send(&[1; FRAME_CAPACITY + 1]).unwrap();
+        }
+        far.send(&[2; FRAME_CAPACITY]).unwrap();
+        assert_eq!((received(&mut reader, 2, &pool).len(), reader.take_missed()), (0, 4));
+        assert_eq!(received(&mut reader, 2, &pool), [[2; FRAME_CAPACITY]]);
+        assert_eq!((reader.take_missed(), reader.take_missed()), (2, 0));
+        drop(reader);
+        assert_eq!(pool.available(), pool.capacity());
+    }
+
+    #[test]
+    fn a_long_frame_is_whole_in_a_large_buffer() {
+        let (mut reader, far) = pair(false);
+        let pool = Pool::with_large(4, 1, Large::Super);
+        let long: Vec<u8> = (0..60_000u32).map(|n| n as u8).collect();
+        far.send(&long).unwrap();
+        far.send(&[3; 60]).unwrap();
+        assert_eq!(received(&mut reader, 8, &pool), [long, vec![3; 60]]);
+        assert_eq!(reader.take_missed(), 0);
+    }
+
+    #[test]
+    fn a_header_that_makes_no_sense_is_missed_and_one_cut_short_holds_no_frame() {
+        let (mut reader, far) = pair(true);
+        let pool = Pool::new(4);
+        // Segmentation without a checksum to be done; less than a header; and a plain frame.
+        far.send(&[&[0, 1, 0, 0, 100, 0, 0, 0, 0, 0][..], &[4; 60]].concat()).unwrap();
+        far.send(&[0; 5]).unwrap();
+        far.send(&[&[0; virtio::LEN][..], &[5; 60]].concat()).unwrap();
+        let frames = received(&mut reader, 8, &pool);
+        assert_eq!(frames.last(), Some(&vec![5; 60]));
+        assert!(frames[..frames.len() - 1].iter().all(Vec::is_empty), "{frames:?}");
+        assert_eq!(reader.take_missed(), 1);
+    }
+
+    #[test]
+    fn who_has_gone_is_an_error() {
+        let (mut reader, far) = pair(false);
+        let pool = Pool::new(4);
+        let device = reader.device.clone();
+        let mut writer = Writer::new(device, false, Offloads::NONE);
+        drop(far);
+        let mut frames = vec![pool.copy(&[6; 60]).unwrap()];
+        assert!(writer.transmit(&mut frames).is_err());
+        assert_eq!(frames.len(), 1, "it was not taken");
+        assert!(received(&mut reader, 1, &pool).iter().all(Vec::is_empty));
+    }
+}
