@@ -63,6 +63,17 @@ pub enum InterfaceError {
         /// The largest that is possible.
         most: u32,
     },
+    /// Its frames may be such as are on no wire, and XDP does not tell.
+    #[error(
+        "interface {name} is of kind {kind}, whose frames may be merged and without checksums, and XDP does not tell: choose \
+         the driver `packet`, or an interface behind it"
+    )]
+    Soft {
+        /// The interface asked for.
+        name: String,
+        /// The kernel's driver.
+        kind: String,
+    },
     /// The kernel, or the interface's driver, can't do it.
     #[error("interface {name} can't have {what}: {source}; choose the driver `packet`")]
     Unsupported {
@@ -92,6 +103,7 @@ pub struct Interface {
     mac: Mac,
     mtu: u32,
     driver: String,
+    queues: (u32, u32),
 }
 
 impl Interface {
@@ -121,6 +133,8 @@ impl Interface {
             mtu: sys::mtu(name).map_err(system("SIOCGIFMTU"))?,
             // One without a name is none that anything depends on.
             driver: sys::driver(name).unwrap_or_default(),
+            // Nor has it more than one queue.
+            queues: sys::queues(name).unwrap_or((1, 1)),
             nic,
         })
     }
@@ -150,6 +164,11 @@ impl Interface {
         &self.driver
     }
 
+    /// Its queues: how many receive, how many send.
+    pub fn queues(&self) -> (u32, u32) {
+        self.queues
+    }
+
     /// The addresses that the kernel answers for.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.nic.ips.iter().map(|network| network.ip())
@@ -160,6 +179,17 @@ impl Interface {
 #[cfg(feature = "packet")]
 pub(crate) fn exists(fd: std::os::fd::BorrowedFd<'_>, index: u32) -> bool {
     rustix::net::netdevice::index_to_name(fd, index).is_ok()
+}
+
+/// Has an interface take frames for every MAC, as long as the descriptor is open.
+#[cfg(feature = "xdp")]
+pub(crate) fn listen_to_all(index: u32) -> io::Result<std::os::fd::OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    // Of no protocol: it receives nothing itself.
+    let socket =
+        rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    sys::listen_to_all(&socket, index)?;
+    Ok(socket)
 }
 
 /// What rustix has no calls for.
@@ -175,6 +205,7 @@ mod sys {
     const SIOCGIFMTU: Opcode = 0x8921;
     const SIOCETHTOOL: Opcode = 0x8946;
     const ETHTOOL_GDRVINFO: u32 = 3;
+    const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
     /// `struct ifreq`: a name, and a union that is as long as its longest member.
     #[repr(C)]
@@ -203,6 +234,19 @@ mod sys {
         rest: [u8; 160],
     }
 
+    /// `struct ethtool_channels`. A combined channel receives and sends.
+    #[derive(Default)]
+    #[repr(C)]
+    struct Channels {
+        cmd: u32,
+        most: [u32; 4],
+        receive: u32,
+        send: u32,
+        other: u32,
+        combined: u32,
+    }
+
+    const _: () = assert!(size_of::<Channels>() == 36);
     const _: () = assert!(size_of::<IfReq<Mtu>>() == 40 && size_of::<DriverInfo>() == 196);
     const _: () = assert!(size_of::<IfReq<Data>>() == 40 || cfg!(not(target_pointer_width = "64")));
 
@@ -223,14 +267,50 @@ mod sys {
         Ok(request.value.mtu.unsigned_abs())
     }
 
-    pub(super) fn driver(name: &str) -> io::Result<String> {
+    /// Makes the socket a member that wants all frames of an interface.
+    #[cfg(feature = "xdp")]
+    pub(super) fn listen_to_all(socket: &std::os::fd::OwnedFd, index: u32) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let member = libc::packet_mreq {
+            mr_ifindex: index as i32,
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        let len = size_of_val(&member) as libc::socklen_t;
+        // SAFETY: the kernel reads `len` bytes of `member`, which is as long, and lives through the call.
+        let result = unsafe {
+            let value = (&raw const member).cast();
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, value, len)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Asks what `T` is the answer to, which has the question's number in its beginning.
+    ///
+    /// # Safety
+    /// `T` is laid out as the kernel writes it for this question.
+    unsafe fn ethtool<T>(name: &str, mut about: T) -> io::Result<T> {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-        let mut info = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
-        let pointer = (&raw mut info).cast();
+        let pointer = (&raw mut about).cast();
         let mut request = request(name, Data { pointer, rest: [0; 16] })?;
-        // SAFETY: SIOCETHTOOL reads one `struct ifreq`; with this command, it writes one `struct ethtool_drvinfo` to
-        // where that points. Both live through the call, and nothing else refers to `info` meanwhile.
+        // SAFETY: SIOCETHTOOL reads one `struct ifreq`, and writes one `T` to where that points, as the caller says. Both live
+        // through the call, and nothing else refers to `about` meanwhile.
         unsafe { ioctl(&socket, Updater::<SIOCETHTOOL, _>::new(&mut request)) }?;
+        Ok(about)
+    }
+
+    pub(super) fn queues(name: &str) -> io::Result<(u32, u32)> {
+        let asked = Channels { cmd: ETHTOOL_GCHANNELS, ..Channels::default() };
+        // SAFETY: the command is answered with `struct ethtool_channels`.
+        let found = unsafe { ethtool(name, asked) }?;
+        Ok(((found.receive + found.combined).max(1), (found.send + found.combined).max(1)))
+    }
+
+    pub(super) fn driver(name: &str) -> io::Result<String> {
+        let asked = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+        // SAFETY: the command is answered with `struct ethtool_drvinfo`.
+        let info = unsafe { ethtool(name, asked) }?;
         let driver = info.driver.split(|&b| b == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(driver).into_owned())
     }

@@ -17,7 +17,7 @@
 mod program;
 mod socket;
 
-use crate::interface::{Interface, InterfaceError};
+use crate::interface::{self, Interface, InterfaceError};
 use aya::{
     Ebpf, EbpfError,
     maps::{MapError, XskMap},
@@ -30,15 +30,20 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 use supernet_dataplane::{
     buf::{Frame, Pool},
     port::{Opened, Port, Receive, Transmit},
 };
-use xdp::nic::NicIndex;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: u32 = 14;
+
+/// Drivers of interfaces over which hosts of this machine talk: their frames may be super-packets, which XDP loses without a
+/// word, and their checksums left undone.
+const SOFT: [&str; 8] =
+    ["bridge", "tun", "macvlan", "macvtap", "ipvlan", "802.1Q VLAN Support", "team", "dummy"];
 
 /// Opens a socket on every queue of `interface`, and has its frames go there from now on.
 ///
@@ -53,25 +58,60 @@ pub fn open(interface: &Interface) -> Result<Xdp, InterfaceError> {
             most,
         });
     }
-    let queues = NicIndex::new(interface.index()).queue_counts().map_or(1, |q| q.rx_count().max(1));
+    if SOFT.contains(&interface.driver()) {
+        let (name, kind) = (interface.name().to_owned(), interface.driver().to_owned());
+        return Err(InterfaceError::Soft { name, kind });
+    }
+    let (receive, send) = interface.queues();
     let longest = (interface.mtu() + ETHERNET) as usize;
     // Its other end is on this machine.
     let undone = interface.driver() == "veth";
-    let sockets: Vec<_> = (0..queues)
-        .map(|queue| {
-            Socket::open(interface.index(), queue, longest, undone)
-                .map_err(|e| no_socket(interface, queue, e))
-        })
-        .collect::<Result<_, _>>()?;
+    let system =
+        |call| move |source| InterfaceError::System { name: interface.name().to_owned(), call, source };
+    let all = interface::listen_to_all(interface.index()).map_err(system("PACKET_ADD_MEMBERSHIP"))?;
+    let sockets: Vec<_> =
+        (0..receive).map(|queue| open_socket(interface, queue, longest, undone)).collect::<Result<_, _>>()?;
     let program = attach(interface, &sockets)?;
-    Ok(Xdp { sockets, program, interface: interface.clone() })
+    // A queue that only receives can't be sent by.
+    let senders = receive.min(send) as usize;
+    Ok(Xdp { sockets, senders, attached: Attached { program, all }, interface: interface.clone() })
+}
+
+/// How long the kernel may take to be done with a socket that was closed.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+fn open_socket(
+    interface: &Interface,
+    queue: u32,
+    longest: usize,
+    undone: bool,
+) -> Result<Socket, InterfaceError> {
+    let deadline = Instant::now() + AFTERMATH;
+    loop {
+        match Socket::open(interface.index(), queue, longest, undone) {
+            Err(e) if e.errno() == Some(Errno::BUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other.map_err(|e| no_socket(interface, queue, e)),
+        }
+    }
 }
 
 /// Sockets on an interface that are not attached yet.
 pub struct Xdp {
     sockets: Vec<Socket>,
-    program: Ebpf,
+    /// The first so many can send.
+    senders: usize,
+    attached: Attached,
     interface: Interface,
+}
+
+/// What holds the interface.
+struct Attached {
+    #[allow(dead_code, reason = "attached as long as it is there")]
+    program: Ebpf,
+    #[allow(dead_code, reason = "the interface takes frames for every MAC as long as it is open")]
+    all: OwnedFd,
 }
 
 impl std::fmt::Debug for Xdp {
@@ -96,13 +136,13 @@ impl Port for Xdp {
     type Peer = ();
 
     fn open(self, senders: usize, _pool: &Pool) -> io::Result<Opened<()>> {
-        let program = Arc::new(Mutex::new(self.program));
+        let attached = Arc::new(Mutex::new(self.attached));
         let queues = self
             .sockets
             .into_iter()
             .map(|socket| {
                 let fd = socket.fd().try_clone_to_owned()?;
-                Ok(Arc::new(Queue { socket: Mutex::new(socket), fd, _program: program.clone() }))
+                Ok(Arc::new(Queue { socket: Mutex::new(socket), fd, _attached: attached.clone() }))
             })
             .collect::<io::Result<Vec<_>>>()?;
         let receiver =
@@ -110,7 +150,7 @@ impl Port for Xdp {
         let sender = |queue: &Arc<Queue>| Box::new(Sender(queue.clone())) as Box<dyn Transmit>;
         Ok(Opened {
             receivers: queues.iter().map(receiver).collect(),
-            senders: queues.iter().cycle().take(senders).map(sender).collect(),
+            senders: queues.iter().take(self.senders).cycle().take(senders).map(sender).collect(),
             peer: (),
         })
     }
@@ -121,8 +161,8 @@ struct Queue {
     /// Before the program: it is closed first.
     socket: Mutex<Socket>,
     fd: OwnedFd,
-    /// Attached as long as any half is left.
-    _program: Arc<Mutex<Ebpf>>,
+    /// As long as any half is left.
+    _attached: Arc<Mutex<Attached>>,
 }
 
 impl Queue {
@@ -192,9 +232,16 @@ fn attach(interface: &Interface, sockets: &[Socket]) -> Result<Ebpf, InterfaceEr
     let program = ebpf.program_mut(program::PROGRAM).ok_or_else(|| missing(program::PROGRAM))?;
     let program: &mut Program = program.try_into().map_err(|e: ProgramError| loaded(e.into()))?;
     program.load().map_err(|e| loaded(e.into()))?;
-    program
-        .attach_to_if_index(interface.index(), XdpMode::Default)
-        .map_err(|e| failed("an XDP program", e.into()))?;
+    let index = interface.index();
+    let attached = program.attach_to_if_index(index, XdpMode::Default);
+    // What the interface's driver can't do, the kernel does for it: with frames of this length, for example.
+    let attached = match attached {
+        Err(e) if !matches!(errno(&e), Some(Errno::PERM | Errno::ACCESS | Errno::BUSY | Errno::EXIST)) => {
+            program.attach_to_if_index(index, XdpMode::Skb)
+        }
+        other => other,
+    };
+    attached.map_err(|e| failed("an XDP program", e.into()))?;
     Ok(ebpf)
 }
 
@@ -202,6 +249,11 @@ fn no_socket(interface: &Interface, queue: u32, error: NoSocket) -> InterfaceErr
     let name = interface.name().to_owned();
     match error.errno() {
         Some(Errno::PERM | Errno::ACCESS) => not_permitted(name),
+        // The memory of a socket is locked.
+        Some(Errno::NOBUFS) => {
+            let capabilities = "CAP_IPC_LOCK, or more than 8 MiB a queue by `ulimit -l`";
+            InterfaceError::NotPermitted { name, what: "AF_XDP sockets", capabilities }
+        }
         Some(Errno::BUSY) => {
             InterfaceError::Taken { name, what: format!("an AF_XDP socket on its queue {queue}") }
         }

@@ -6,7 +6,10 @@
 //! With `unsafe`: the crate `xdp` asks for a promise that no packet outlives its memory. Here none leaves [`Socket`], which
 //! holds both.
 
-use rustix::{io::Errno, net::SendFlags};
+use rustix::{
+    io::Errno,
+    net::{SendFlags, sockopt},
+};
 use std::{
     collections::VecDeque,
     io,
@@ -24,8 +27,8 @@ use xdp::{
 /// Frames of each direction that may be under way.
 const RING: u32 = 2048;
 
-/// Frames that the kernel sends in one call, in copy mode.
-const KERNEL_BATCH: usize = 32;
+/// Bytes that may be on their way, as the kernel counts: a frame with all that belongs to it.
+const SEND_BUFFER: usize = RING as usize * 6144;
 
 /// Frames that are taken from the ring in one go.
 const CHUNK: usize = 16;
@@ -79,6 +82,10 @@ pub(super) struct Socket {
     /// Likewise: buffers for what is about to be received.
     buffers: Vec<Frame>,
     umem: Umem,
+    /// Frames of the memory that the kernel is owed to receive into.
+    owed: usize,
+    /// The interface was down when frames were last sent.
+    down: bool,
     /// Frames that the kernel had dropped when that was last asked.
     dropped: u64,
     /// Whether any checksum may have been left undone by who sent it.
@@ -111,22 +118,24 @@ impl Socket {
         let (Some(rx), Some(tx)) = (rings.rx_ring, rings.tx_ring) else { return Err(NoSocket::NoRings) };
         let mut fill = rings.fill_ring;
         let socket = builder.bind(NicIndex::new(index), queue, flags)?;
+        // Enough for a full ring: else the end of a burst could wait there until something else is sent.
+        let fd = borrow(&socket);
+        if sockopt::set_socket_send_buffer_size_force(fd, SEND_BUFFER).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(fd, SEND_BUFFER);
+        }
         // SAFETY: `umem` lives as long as the socket: both are dropped with this value, it after the socket.
         #[allow(unsafe_code)]
         unsafe {
             fill.enqueue(&mut umem, RING as usize)
         };
         let (completion, batch, buffers) = (rings.completion_ring, Batch::default(), Vec::new());
-        Ok(Self { socket, rx, tx, fill, completion, batch, buffers, umem, dropped: 0, undone })
+        let (owed, down, dropped) = (0, false, 0);
+        Ok(Self { socket, rx, tx, fill, completion, batch, buffers, umem, owed, down, dropped, undone })
     }
 
     /// Its descriptor.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the socket's own, which outlives the borrow.
-        #[allow(unsafe_code)]
-        unsafe {
-            BorrowedFd::borrow_raw(self.socket.as_raw_fd())
-        }
+        borrow(&self.socket)
     }
 
     /// Receives at most `max` frames. How many could not be, for want of a buffer that is long enough.
@@ -159,11 +168,11 @@ impl Socket {
                 }
                 self.umem.free_packet(packet);
             }
+            self.owed += received;
             // SAFETY: as in `open`.
             #[allow(unsafe_code)]
-            unsafe {
-                self.fill.enqueue(&mut self.umem, received)
-            };
+            let given = unsafe { self.fill.enqueue(&mut self.umem, self.owed) };
+            self.owed -= given;
             left -= received;
             if is_last {
                 break;
@@ -173,10 +182,16 @@ impl Socket {
         missed
     }
 
-    /// Sends frames from the front of `frames`: how many the kernel has taken, or lost as a line that is not plugged in
-    /// does.
+    /// Sends frames from the front of `frames`: how many the kernel has taken.
     pub(super) fn transmit(&mut self, frames: &[Frame]) -> io::Result<usize> {
         self.completion.dequeue(&mut self.umem, RING as usize);
+        if self.down {
+            // Nothing is to wait for the line to be plugged in again, and be sent then.
+            self.kick(0)?;
+            if self.down {
+                return Ok(0);
+            }
+        }
         let mut taken = 0;
         for frame in frames {
             // SAFETY: the packet goes to the kernel, which gives it back to `umem`, or back to it below.
@@ -200,20 +215,24 @@ impl Socket {
             self.umem.free_packet(packet);
         }
         if queued < wanted {
-            return Ok(0);
+            return self.kick(RING as usize).map(|()| 0);
         }
         self.kick(queued).map(|()| taken)
     }
 
-    /// Has the kernel send what is queued.
-    fn kick(&self, queued: usize) -> io::Result<()> {
-        for _ in 0..=queued / KERNEL_BATCH {
+    /// Has the kernel send what is queued, and notes whether the interface is down.
+    fn kick(&mut self, queued: usize) -> io::Result<()> {
+        self.down = false;
+        // Each call sends a part, or loses one frame that can't be sent: without a carrier, all of them.
+        for _ in 0..=queued {
             match rustix::net::send(self.fd(), &[], SendFlags::DONTWAIT) {
                 Ok(_) => return Ok(()),
-                // It has sent a part.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // It sends later, with what comes then; or the interface is down, like a cable that is not plugged in.
-                Err(Errno::BUSY | Errno::NOBUFS | Errno::NETDOWN) => return Ok(()),
+                Err(Errno::AGAIN | Errno::INTR | Errno::BUSY) => {}
+                Err(Errno::NETDOWN) => {
+                    self.down = true;
+                    return Ok(());
+                }
+                Err(Errno::NOBUFS) => return Ok(()),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -250,5 +269,14 @@ impl Slab for Batch {
 
     fn pop_back(&mut self) -> Option<Packet> {
         self.packets.pop_back()
+    }
+}
+
+/// The socket's descriptor, for calls that the crate does not have.
+fn borrow(socket: &XdpSocket) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is the socket's own, which outlives the borrow.
+    #[allow(unsafe_code)]
+    unsafe {
+        BorrowedFd::borrow_raw(socket.as_raw_fd())
     }
 }

@@ -311,3 +311,102 @@ fn what_a_port_cannot_be_on_is_said() {
     let error = error(Xdp, "eth1");
     assert!(matches!(error, InterfaceError::TooLong { mtu: 9000, .. }), "{error}");
 }
+
+fn details(interface: &str) -> String {
+    let output = Command::new("ip").args(["-d", "link", "show", interface]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// An uplink has a MAC of its own, and hardware filters.
+#[test]
+fn an_interface_listens_to_every_mac_as_long_as_the_port_is_there() {
+    each(|driver| {
+        assert!(details("eth1").contains("promiscuity 0"));
+        let port = up(driver);
+        assert!(!details("eth1").contains("promiscuity 0"), "{driver:?}: {}", details("eth1"));
+        drop(port);
+        assert!(details("eth1").contains("promiscuity 0"), "{driver:?}");
+    });
+}
+
+#[test]
+fn xdp_is_not_for_interfaces_whose_frames_were_on_no_wire() {
+    let Some(_netns) = Netns::enter() else { return };
+    ip("link add name br0 type bridge");
+    ip("link set dev br0 up");
+    let error = Xdp.open("br0").unwrap_err();
+    assert!(matches!(&error, InterfaceError::Soft { kind, .. } if kind == "bridge"), "{error}");
+    Packet.open("br0").unwrap();
+}
+
+/// What a driver can't do itself, the kernel does for it.
+#[test]
+fn frames_as_long_as_a_buffer_pass_xdp() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth(" mtu 3826");
+    let mut port = up(Xdp);
+    let long: Vec<u8> = (0..3798u32).map(|n| n as u8).collect();
+    let socket = socket();
+    socket.send_to(&long, "10.0.0.1:99").unwrap();
+    assert_eq!(port.recv(0x0800).bytes()[42..], long[..]);
+    port.send(&ping(&long));
+    assert_eq!(port.recv(0x0800).bytes()[42..], long[..]);
+}
+
+fn whole(pool: &Pool, to: u16, payload: &[u8]) -> supernet_dataplane::buf::Frame {
+    let mut frame = pool.copy(&datagram(to, payload)).unwrap();
+    let undone = offload_of(frame.bytes()).unwrap();
+    offload::complete(frame.bytes_mut(), undone);
+    frame
+}
+
+/// What is sent into a line that is not plugged in does not wait there for the day that it is.
+#[test]
+fn what_was_sent_while_the_line_was_down_is_not_sent_later() {
+    for unplugged in ["eth1", "peer"] {
+        let Some(_netns) = Netns::enter() else { return };
+        veth("");
+        let mut port = up(Xdp);
+        let (socket, mut bytes) = (socket(), [0; 100]);
+        let to = socket.local_addr().unwrap().port();
+        ip(&format!("link set dev {unplugged} down"));
+        for _ in 0..100 {
+            let mut frames: Vec<_> = (0..30).map(|_| whole(&port.pool, to, b"stale")).collect();
+            port.sender.transmit(&mut frames).unwrap();
+        }
+        ip(&format!("link set dev {unplugged} up"));
+        ip("neighbor replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev peer");
+        // A carrier takes a moment; each try is new.
+        let (mut stale, mut tries) = (0, 0);
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        'new: while tries < 100 {
+            tries += 1;
+            port.sender.transmit(&mut vec![whole(&port.pool, to, b"new")]).unwrap();
+            while let Ok(len) = socket.recv(&mut bytes) {
+                if &bytes[..len] == b"new" {
+                    break 'new;
+                }
+                stale += 1;
+            }
+        }
+        // Those whose sending told that it is down.
+        assert!(tries < 100 && stale <= 30, "{unplugged}: {stale} stale, then a new one at try {tries}");
+    }
+}
+
+/// A queue that frames come by, and none leave.
+#[test]
+fn nobody_sends_by_a_queue_that_only_receives() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth(" numrxqueues 2 numtxqueues 1");
+    let port = xdp::open(&Interface::find("eth1").unwrap()).unwrap();
+    assert_eq!(port.queues(), 2);
+    let pool = Pool::new(64);
+    let mut opened = port.open(2, &pool).unwrap();
+    let (socket, mut bytes) = (socket(), [0; 100]);
+    let to = socket.local_addr().unwrap().port();
+    for (n, sender) in opened.senders.iter_mut().enumerate() {
+        sender.transmit(&mut vec![whole(&pool, to, &[n as u8])]).unwrap();
+        assert_eq!((socket.recv(&mut bytes).unwrap(), bytes[0]), (1, n as u8));
+    }
+}
