@@ -109,7 +109,7 @@ drop_reasons! {
     /// No frame buffer was free for a copy or an answer.
     NoBuffer = "no frame buffer was free",
     /// The output port took no more frames, or is gone.
-    PortFull = "the output port takes no more frames",
+    PortFull = "the output port does not take the frame: its queue is full, or its line is down",
 }
 
 impl DropReason {

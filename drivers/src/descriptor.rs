@@ -196,15 +196,19 @@ impl<D: Device> Writer<D> {
 
 impl<D: Device> Transmit for Writer<D> {
     fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
-        let mut taken = 0;
+        // Those before `lost` could not be sent, those from there to `next` were.
+        let (mut lost, mut next) = (0, 0);
         let mut result = Ok(());
-        while let Some(frame) = frames.get_mut(taken) {
+        while let Some(frame) = frames.get_mut(next) {
             match self.write(frame) {
-                Ok(_) => taken += 1,
+                Ok(_) => next += 1,
                 Err(Errno::INTR) => {}
                 Err(errno) => match self.device.write_error(errno) {
                     Meaning::Later => break,
-                    Meaning::Lost => taken += 1,
+                    Meaning::Lost => {
+                        frames.swap(lost, next);
+                        (lost, next) = (lost + 1, next + 1);
+                    }
                     Meaning::Gone => {
                         result = Err(errno.into());
                         break;
@@ -212,7 +216,7 @@ impl<D: Device> Transmit for Writer<D> {
                 },
             }
         }
-        frames.drain(..taken);
+        frames.drain(lost..next);
         result
     }
 
@@ -293,5 +297,47 @@ mod tests {
         assert!(writer.transmit(&mut frames).is_err());
         assert_eq!(frames.len(), 1, "it was not taken");
         assert!(received(&mut reader, 1, &pool).iter().all(Vec::is_empty));
+    }
+
+    /// A device that loses frames longer than its queue.
+    struct Short(OwnedFd);
+
+    impl Device for Short {
+        fn fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+
+        fn read_error(&self, errno: Errno) -> Meaning {
+            self.0.read_error(errno)
+        }
+
+        fn write_error(&self, errno: Errno) -> Meaning {
+            if errno == Errno::MSGSIZE { Meaning::Lost } else { self.0.write_error(errno) }
+        }
+    }
+
+    #[test]
+    fn lost_frames_are_left_and_the_others_go_in_order() {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&near, 1).unwrap();
+        let mut writer = Writer::new(Arc::new(Short(near.into())), false, Offloads::NONE);
+        let pool = Pool::with_large(8, 4, Large::Super);
+        let frame = |n: u8, len: usize| {
+            let mut frame = pool.take_for(len).unwrap();
+            assert!(frame.fill(&vec![n; len]));
+            frame
+        };
+        for lost in [[false, true, false, true], [true, true, false, false], [false; 4], [true; 4]] {
+            let len = |lost| if lost { 60_000 } else { 60 };
+            let mut frames: Vec<_> = (0..).zip(lost).map(|(n, lost)| frame(n, len(lost))).collect();
+            writer.transmit(&mut frames).unwrap();
+            let of = |which: bool| (0..).zip(lost).filter(move |(_, l)| *l == which).map(|(n, _): (u8, _)| n);
+            assert_eq!(frames.iter().map(|f| f.bytes()[0]).collect::<Vec<_>>(), of(true).collect::<Vec<_>>());
+            for n in of(false) {
+                let mut bytes = [0; 100];
+                assert_eq!((far.recv(&mut bytes).unwrap(), bytes[0]), (60, n));
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@
 //! one that its answers were written to.
 //!
 //! The interface lives as long as the descriptor: dropping the port removes it. A frame costs one system call
-//! in each direction. A device that is down swallows what is sent to it; a device that was deleted is an
+//! in each direction. A device that is down takes nothing; a device that was deleted is an
 //! error, and the worker detaches the port.
 
 use crate::{

@@ -93,6 +93,12 @@ impl Up {
         assert!(frames.is_empty(), "the kernel took it");
     }
 
+    fn is_refused(&mut self, bytes: &[u8]) {
+        let mut frames = vec![self.pool.copy(bytes).unwrap()];
+        self.sender.transmit(&mut frames).unwrap();
+        assert_eq!(frames.len(), 1, "the kernel did not take it");
+    }
+
     /// The next frame of an EtherType; others are passed over.
     fn recv(&mut self, ethertype: u16) -> Frame {
         let deadline = Instant::now() + Duration::from_secs(5);
