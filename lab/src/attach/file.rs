@@ -18,8 +18,15 @@ use supernet_dataplane::wire::{Mac, Proto};
 pub(crate) enum FileError {
     #[error("{}: {source}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("{}:{}:{}: {source}", path.display(), source.line(), source.column())]
+    #[error("{}:{}:{}: {}", path.display(), source.line(), source.column(), without_place(source))]
     Malformed { path: PathBuf, source: serde_json::Error },
+}
+
+/// What is wrong; the library says where in its own words.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).map_or(text.clone(), str::to_owned)
 }
 
 /// A topology.
@@ -102,7 +109,10 @@ pub(crate) struct Backend {
     pub(crate) port: Option<u16>,
 }
 
+/// A field that is not known, or an action that is not there, is an error here and not a warning: the rule would be
+/// another one, and mostly a wider one.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
     /// Empty: every address.
     #[serde(default, deserialize_with = "nets")]
@@ -115,8 +125,10 @@ pub(crate) struct Rule {
     /// Empty: every port.
     #[serde(default, deserialize_with = "ports")]
     pub(crate) dport: Vec<RangeInclusive<u16>>,
-    #[serde(default)]
     pub(crate) action: Action,
+    /// For people.
+    #[serde(default, rename = "name", alias = "comment", alias = "description", alias = "id")]
+    _comment: Option<serde_json::Value>,
 }
 
 /// What a rule does.

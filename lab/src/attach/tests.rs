@@ -34,6 +34,9 @@ fn what_cannot_be_understood_has_its_place() {
             "`10.1.0` is no IP address",
         ),
         (&topology(SEGMENT, r#"{"segment": "one", "ip": "10.1.0.2"}"#, ""), "missing field `tap`"),
+        (&topology(SEGMENT, PORT, r#", "rules": [{"port": 80, "action": "allow"}]"#), "unknown field `port`"),
+        (&topology(SEGMENT, PORT, r#", "rules": [{"acton": "deny"}]"#), "unknown field `acton`"),
+        (&topology(SEGMENT, PORT, r#", "rules": [{"src": "any"}]"#), "missing field `action`"),
         (&topology(SEGMENT, PORT, r#", "rules": [{"proto": "tpc"}]"#), "`tpc` is no protocol"),
         (&topology(SEGMENT, PORT, r#", "rules": [{"dport": "90-80"}]"#), "`90-80` is no port"),
         (&topology(SEGMENT, PORT, r#", "rules": [{"src": "10.1.0.0/33"}]"#), "is no CIDR"),
@@ -47,11 +50,11 @@ fn what_cannot_be_understood_has_its_place() {
 
 #[test]
 fn what_is_not_known_is_told_wherever_it_stands() {
-    let more = r#", "comment": {"by": "me"}, "rules": [{"src": "any", "dport": 80}, {"dports": 81}]"#;
+    let more = r#", "comment": {"by": "me"}, "services": [{"vip": "10.96.0.1", "port": 80, "ports": 81}]"#;
     let port = PORT.replace("}", r#", "speed": 10}"#);
     let (file, unknown) = read_all(&topology(SEGMENT, &port, more)).unwrap();
-    assert_eq!(unknown, ["ports.0.speed", "comment", "rules.1.dports"]);
-    assert_eq!((file.ports.len(), file.rules.len()), (1, 2));
+    assert_eq!(unknown, ["ports.0.speed", "comment", "services.0.ports"]);
+    assert_eq!((file.ports.len(), file.services.len()), (1, 1));
     let (_, unknown) = read_all(&topology(SEGMENT, PORT, "")).unwrap();
     assert!(unknown.is_empty(), "{unknown:?}");
     assert!(read(&format!("{} more", topology(SEGMENT, PORT, ""))).is_err());

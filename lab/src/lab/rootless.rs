@@ -161,19 +161,33 @@ pub(super) fn join(lab: &str, state: &State) -> Result<(), LabError> {
     }
 }
 
-/// The user's folder, made if there is none, which nobody else has put there.
+/// The user's folder, made if there is none.
 fn own_folder() -> Result<PathBuf, LabError> {
     let folder = folder();
-    let failed = |source| LabError::State { path: folder.clone(), source };
     match DirBuilder::new().mode(0o700).create(&folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(LabError::State { path: folder, source: e });
+        }
         _ => {}
     }
-    let found = fs::symlink_metadata(&folder).map_err(failed)?;
-    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(failed(io::Error::other("it is not a folder of this user's alone: remove it")));
-    }
+    check_folder()?;
     Ok(folder)
+}
+
+/// An error if somebody else has put the user's folder there, or could put something into it: what lies in it is believed.
+/// One that is not there is fine, and so is root's.
+pub(super) fn check_folder() -> Result<(), LabError> {
+    let folder = folder();
+    let found = match fs::symlink_metadata(&folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(|source| LabError::State { path: folder.clone(), source })?,
+    };
+    if geteuid().is_root() || found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o022 == 0
+    {
+        return Ok(());
+    }
+    let why = "it is not a folder that this user alone writes to; set XDG_RUNTIME_DIR to one";
+    Err(LabError::State { path: folder, source: io::Error::other(why) })
 }
 
 #[allow(unsafe_code, reason = "rustix cannot know which flags leave descriptors alone")]

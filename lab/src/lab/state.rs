@@ -190,7 +190,13 @@ impl State {
         let path = folder(lab).join("state.json");
         let text =
             fs::read_to_string(&path).map_err(|source| LabError::State { path: path.clone(), source })?;
-        serde_json::from_str(&text).map_err(|e| LabError::BadState { path, reason: e.to_string() })
+        let bad = |reason| LabError::BadState { path: path.clone(), reason };
+        let state: Self = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        // They become parts of paths.
+        match state.endpoints.iter().find(|e| e.netns.contains('/') || e.netns.starts_with('.')) {
+            Some(entry) => Err(bad(format!("{:?} can't name a network namespace", entry.netns))),
+            None => Ok(state),
+        }
     }
 
     /// The place that `target` stands for; see [`spec::resolve`].
@@ -214,6 +220,7 @@ pub(super) enum Presence {
 /// Whether a lab of this name runs.
 pub(super) fn presence(lab: &str) -> Result<Presence, LabError> {
     check_name(lab)?;
+    rootless::check_folder()?;
     let path = folder(lab);
     let folder = match File::open(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Presence::Absent),

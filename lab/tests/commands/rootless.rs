@@ -155,6 +155,43 @@ fn what_a_kill_leaves_of_a_users_lab_is_removed() {
     assert_eq!(user.traces(), [""; 0]);
 }
 
+/// In `/tmp` anybody can make a user's folder first, and write there who is to be ended.
+#[test]
+fn what_somebody_else_has_planted_is_not_believed() {
+    if !as_root() {
+        return;
+    }
+    let user = User::new(true);
+    let lab = user.path("planted/supernet/web");
+    fs::create_dir_all(&lab).unwrap();
+    let state = "{\"pid\": 1, \"endpoints\": [{\"name\": \"x\", \"workload\": null, \"netns\": \"../../proc/self/ns/net\"}]}";
+    fs::write(lab.join("state.json"), state).unwrap();
+    assert!(
+        Command::new("chown")
+            .args(["-R", &uid()])
+            .arg(user.path("planted/supernet"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    for what in ["down", "down --force", "exec x -- true", "apply -f later.yaml", "up -f shop.yaml"] {
+        let (what, rest) = what.split_once(' ').unwrap_or((what, ""));
+        let line = format!("export XDG_RUNTIME_DIR=$PWD/planted; $S lab {what} --name web {rest}");
+        let refused = user.run(&line);
+        assert!(
+            error(&refused).contains("is not a folder that this user alone writes to"),
+            "{line}: {}",
+            error(&refused)
+        );
+    }
+    // Nor if the user could have written it.
+    let state = user.path("runtime/supernet/web/state.json");
+    user.says("mkdir -p -m 700 $XDG_RUNTIME_DIR/supernet/web");
+    fs::copy(lab.join("state.json"), state).unwrap();
+    let refused = error(&user.run("$S lab down --name web"));
+    assert!(refused.contains("can't name a network namespace"), "{refused}");
+}
+
 #[test]
 fn what_an_ordinary_user_cannot_have_is_said() {
     if !as_root() {

@@ -125,7 +125,9 @@ impl Note {
             _ = write!(text, "; to be segmented, {bytes} bytes of payload each");
         }
         if self.checksum_undone {
-            text += "; checksum left undone by the sender, and done here";
+            text += "; checksum left undone by the sender";
+            // Of a part it can't be known.
+            text += if self.bytes == self.length { ", and done here" } else { "" };
         }
         text
     }
