@@ -222,8 +222,9 @@ impl Host {
         let Some(listener) = service.tcp else { return };
         if self.sockets.get::<tcp::Socket<'_>>(listener).is_active() {
             service.open.push(listener);
-            service.tcp = Some(self.listener(service.port));
+            service.tcp = Some(self.listener_behind(listener, service.port));
         }
+        let before = service.open.len();
         service.open.retain(|handle| {
             let socket = self.sockets.get_mut::<tcp::Socket<'_>>(*handle);
             if let (Some(client), true) = (socket.remote_endpoint(), socket.can_recv()) {
@@ -241,6 +242,28 @@ impl Host {
             self.sockets.remove(*handle);
             false
         });
+        // Nobody is left to stand behind: back to the front, so that the set does not grow with every connection.
+        if let (true, true, Some(listener)) = (before > 0, service.open.is_empty(), service.tcp) {
+            self.sockets.remove(listener);
+            service.tcp = Some(self.listener(service.port));
+        }
+    }
+
+    /// A listener that stands behind a connection in the set, which is gone through from its front: a SYN that comes twice
+    /// is to meet the connection that it has opened, and not to open another one beside it.
+    fn listener_behind(&mut self, connection: SocketHandle, port: u16) -> SocketHandle {
+        let mut before = Vec::new();
+        let behind = loop {
+            let handle = self.listener(port);
+            if handle > connection {
+                break handle;
+            }
+            before.push(handle);
+        };
+        for handle in before {
+            self.sockets.remove(handle);
+        }
+        behind
     }
 
     fn serve_udp(&mut self, service: &mut Service) {
@@ -317,5 +340,118 @@ impl phy::TxToken for TxToken<'_> {
         // A full queue loses the frame, as a wire would; the stack sends it again.
         let _ = self.0.send(&frame);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::{
+        Mac,
+        buf::Pool,
+        port::{Opened, Port, memory},
+    };
+    use etherparse::{PacketBuilder, TcpHeaderSlice};
+
+    const CLIENT: [u8; 4] = [10, 0, 0, 1];
+    const HOST: [u8; 4] = [10, 0, 0, 2];
+
+    /// A host, and a client that makes its segments by hand.
+    struct Rig {
+        host: Host,
+        opened: Opened<()>,
+        pool: Pool,
+        now: u64,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let pool = Pool::new(64);
+            let Opened { receivers, senders, peer } = memory(32).open(1, &pool).unwrap();
+            let addresses = vec!["10.0.0.2/24".parse().unwrap()];
+            let mac = Mac([2, 0, 0, 0, 0, 2]);
+            let mut host =
+                Host::new(peer, &HostConfig { mac, addresses, gateways: Vec::new(), mtu: 1500, seed: 1 });
+            host.serve(80, |_, data| data.to_vec());
+            let mut rig =
+                Self { host, opened: Opened { receivers, senders, peer: () }, pool, now: 1_000_000 };
+            // Whom it hears by ARP it can answer.
+            let head = [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1];
+            let arp = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1, 8, 6], &head, &CLIENT, &[0; 6], &HOST].concat();
+            rig.exchange(&arp);
+            rig
+        }
+
+        /// What the host answers to a frame.
+        fn exchange(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+            self.opened.senders[0].transmit(&mut vec![self.pool.copy(frame).unwrap()]).unwrap();
+            self.now += 1000;
+            while self.host.poll(Instant::from_micros(self.now)) {}
+            let mut frames = Vec::new();
+            self.opened.receivers[0].receive(&mut frames, 16, &self.pool).unwrap();
+            frames.iter().map(|frame| frame.bytes().to_vec()).collect()
+        }
+
+        /// Sends a segment from a port; the flags, number and acknowledgement of each answer.
+        fn segment(&mut self, port: u16, seq: u32, ack: Option<u32>, flag: &str) -> Vec<(String, u32, u32)> {
+            let tcp = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+                .ipv4(CLIENT, HOST, 64)
+                .tcp(port, 80, seq, 4096);
+            let tcp = if let Some(ack) = ack { tcp.ack(ack) } else { tcp };
+            let tcp = match flag {
+                "syn" => tcp.syn(),
+                "rst" => tcp.rst(),
+                _ => tcp,
+            };
+            let mut frame = Vec::new();
+            tcp.write(&mut frame, &[]).unwrap();
+            let answers = self.exchange(&frame);
+            let read = |frame: &Vec<u8>| {
+                let tcp = TcpHeaderSlice::from_slice(&frame[34..]).unwrap();
+                let flags = [(tcp.syn(), "syn"), (tcp.ack(), "ack"), (tcp.rst(), "rst")];
+                let flags: Vec<&str> =
+                    flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+                (flags.join(" "), tcp.sequence_number(), tcp.acknowledgment_number())
+            };
+            answers.iter().map(read).collect()
+        }
+
+        /// Opens a connection; the host's first number.
+        fn open(&mut self, port: u16) -> u32 {
+            let answers = self.segment(port, 100, None, "syn");
+            assert_eq!((answers.len(), answers[0].0.as_str(), answers[0].2), (1, "syn ack", 101));
+            assert!(self.segment(port, 101, Some(answers[0].1.wrapping_add(1)), "").is_empty());
+            answers[0].1
+        }
+    }
+
+    /// A SYN that was sent twice, the second of which comes when the first has long been answered.
+    #[test]
+    fn a_late_second_syn_opens_nothing() {
+        let mut rig = Rig::new();
+        let first = rig.open(4000);
+        rig.open(4001);
+        // The front of the set is free again.
+        assert!(rig.segment(4000, 101, Some(first.wrapping_add(1)), "rst").is_empty());
+        let numbers = rig.open(4002);
+        for port in [4002, 4001] {
+            let answers = rig.segment(port, 100, None, "syn");
+            assert!(answers.iter().all(|(flags, ..)| flags == "ack"), "port {port}: {answers:?}");
+        }
+        // The connection is as it was.
+        assert!(rig.segment(4002, 101, Some(numbers.wrapping_add(1)), "").iter().all(|(f, ..)| f != "rst"));
+    }
+
+    #[test]
+    fn one_connection_after_the_other_takes_the_same_room() {
+        let mut rig = Rig::new();
+        let mut last = None;
+        for port in 5000..5050 {
+            let number = rig.open(port);
+            rig.segment(port, 101, Some(number.wrapping_add(1)), "rst");
+            let handles: Vec<SocketHandle> = rig.host.sockets.iter().map(|(handle, _)| handle).collect();
+            assert_eq!(*last.get_or_insert(handles.clone()), handles);
+        }
     }
 }
