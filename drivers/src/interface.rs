@@ -169,6 +169,11 @@ impl Interface {
         self.queues
     }
 
+    /// Whether it is there still, in the calling thread's network namespace; another one of its name is not it.
+    pub fn is_there(&self) -> bool {
+        pnet_datalink::interfaces().iter().any(|nic| nic.index == self.nic.index && nic.name == self.nic.name)
+    }
+
     /// The addresses that the kernel answers for.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.nic.ips.iter().map(|network| network.ip())

@@ -143,10 +143,14 @@ impl Planned {
                 Place::Uplink(name) => self.net.attach_uplink(&name, tap)?,
             }
         }
+        let mut interfaces = Vec::new();
         for (uplink, port) in self.interfaces {
+            let interface = port.interface().clone();
             self.net.attach_uplink(&uplink, port)?;
+            interfaces.push((uplink, interface));
         }
-        Ok(LiveNetwork::new(lab, self.net.spawn()?, self.spec, self.unserved, self.dns))
+        let live = LiveNetwork::new(lab, self.net.spawn()?, self.spec, self.unserved, self.dns);
+        Ok(live.on(interfaces))
     }
 }
 

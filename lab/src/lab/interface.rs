@@ -23,6 +23,16 @@ pub(super) enum InterfacePort {
     Xdp(Xdp),
 }
 
+impl InterfacePort {
+    /// The interface it is on.
+    pub(super) fn interface(&self) -> &Interface {
+        match self {
+            Self::Packet(port) => port.interface(),
+            Self::Xdp(port) => port.interface(),
+        }
+    }
+}
+
 impl Port for InterfacePort {
     type Peer = ();
 

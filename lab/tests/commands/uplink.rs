@@ -83,6 +83,7 @@ impl Lab {
     fn up(hosts: &Hosts, file: &Path, name: &str) -> Self {
         let mut child = supernet(hosts, &["lab", "up", "-f", file.to_str().unwrap(), "--name", name])
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -140,6 +141,36 @@ fn a_lab_reaches_the_world_beyond_an_interface() {
         drop((lab, server));
         let link = text(hosts.command("machine", "ip", &["-d", "link", "show", "eth1"]).output().unwrap());
         assert!(!link.contains("xdp"), "{link}");
+    }
+}
+
+#[test]
+fn an_interface_that_is_taken_away_is_told_of() {
+    if !as_root() {
+        return;
+    }
+    let hosts = machine("away");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("net.yaml");
+    for driver in ["driver: packet", "driver: xdp"] {
+        std::fs::write(&file, NETWORK.replace("DRIVER", driver)).unwrap();
+        let name = format!("{}-{}", hosts.name("lab"), driver.len());
+        let mut lab = Lab::up(&hosts, &file, &name);
+        let errors = lab.0.stderr.take().unwrap();
+        hosts.ip("machine", &["link del dev eth1"]);
+        let mut lines = BufReader::new(errors).lines().map_while(Result::ok);
+        let told = lines.find(|line| line.contains("is gone"));
+        assert_eq!(told.as_deref(), Some("warning: uplink up: interface eth1 is gone"), "{driver}");
+        let status = text(supernet(&hosts, &["lab", "status", "--name", &name]).output().unwrap());
+        let uplink = status.lines().find(|line| line.contains("uplink/up")).unwrap_or_default().to_owned();
+        assert!(!uplink.contains("yes"), "{status}");
+        drop(lab);
+        hosts.ip(
+            "machine",
+            &[&format!("link add eth1 type veth peer name eth1 netns {}", hosts.name("world"))],
+        );
+        hosts.ip("machine", &["link set dev eth1 up"]);
+        hosts.ip("world", &["link set dev eth1 up"]);
     }
 }
 

@@ -41,6 +41,7 @@ use supernet::{
     },
 };
 use supernet_dataplane::id::PortId;
+use supernet_drivers::interface::Interface;
 
 /// What a lab is to become, its own DNS apart.
 struct Wish<'a> {
@@ -65,6 +66,8 @@ pub(crate) struct LiveNetwork {
     dns: Option<Dns>,
     began: Instant,
     samples: Samples,
+    /// The machine's own interfaces that uplinks are on, as long as they are there.
+    interfaces: Vec<(String, Interface)>,
 }
 
 impl LiveNetwork {
@@ -78,7 +81,13 @@ impl LiveNetwork {
     ) -> Self {
         let (began, samples) = (Instant::now(), Samples::default());
         let captures = Captures::default();
-        Self { captures, lab: lab.to_owned(), net, spec, unserved, dns, began, samples }
+        let (lab, interfaces) = (lab.to_owned(), Vec::new());
+        Self { captures, lab, net, spec, unserved, dns, began, samples, interfaces }
+    }
+
+    /// Uplinks that are on interfaces of the machine, which may be taken away.
+    pub(crate) fn on(self, interfaces: Vec<(String, Interface)>) -> Self {
+        Self { interfaces, ..self }
     }
 
     /// What was declared: the network's objects but for those of the lab's own DNS.
@@ -291,6 +300,14 @@ impl Supervised for LiveNetwork {
 
     fn tick(&mut self) {
         self.samples.take(self.net.counters());
+        self.interfaces.retain(|(uplink, interface)| {
+            let is_there = interface.is_there();
+            if !is_there {
+                eprintln!("warning: uplink {uplink}: interface {} is gone", interface.name());
+                self.net.detach(&format!("uplink/{uplink}"));
+            }
+            is_there
+        });
     }
 }
 
