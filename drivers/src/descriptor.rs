@@ -25,6 +25,9 @@ pub(crate) enum Meaning {
     Later,
     /// This frame is lost, as on a cable that is not plugged in; the next one may pass.
     Lost,
+    /// A frame had arrived and is lost, and counts as missed; the next one may come.
+    #[cfg_attr(not(feature = "packet"), expect(dead_code, reason = "only packet sockets tell"))]
+    Missed,
     /// The device is gone for good.
     Gone,
 }
@@ -146,6 +149,7 @@ impl<D: Device> Receive for Reader<D> {
                     match self.device.read_error(errno) {
                         Meaning::Later => break,
                         Meaning::Lost => {}
+                        Meaning::Missed => self.missed += 1,
                         Meaning::Gone => return Err(errno.into()),
                     }
                 }
@@ -205,7 +209,7 @@ impl<D: Device> Transmit for Writer<D> {
                 Err(Errno::INTR) => {}
                 Err(errno) => match self.device.write_error(errno) {
                     Meaning::Later => break,
-                    Meaning::Lost => {
+                    Meaning::Lost | Meaning::Missed => {
                         frames.swap(lost, next);
                         (lost, next) = (lost + 1, next + 1);
                     }

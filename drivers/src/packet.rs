@@ -130,6 +130,9 @@ impl Device for Socket {
             Errno::AGAIN => Meaning::Later,
             // Said once, when it went down or away.
             Errno::NETDOWN => self.down(),
+            // A virtio header cannot tell of this frame, such as fragments of UDP that a virtual machine left to be cut.
+            // The kernel has let go of it.
+            Errno::INVAL => Meaning::Missed,
             _ => Meaning::Gone,
         }
     }
