@@ -43,7 +43,8 @@ pub(crate) trait Device: Send + Sync {
     /// What an error of a write means.
     fn write_error(&self, errno: Errno) -> Meaning;
 
-    /// Frames that the kernel had and dropped since this was last asked. Asked when many are waiting.
+    /// Frames that the kernel had and dropped since this was last asked. Asked when a visit ends while more may be
+    /// waiting.
     fn overflowed(&self) -> u64 {
         0
     }
@@ -95,6 +96,8 @@ impl<D: Device> Receive for Reader<D> {
         let longest = pool.longest();
         // Who sends nothing but what is refused is left in the end, too.
         let mut tries = 2 * max;
+        // Nothing is waiting any more, so nothing has been too much lately.
+        let mut empty = false;
         while received < max && bytes < VISIT && tries > 0 {
             tries -= 1;
             // Without a buffer the frame waits in the kernel's queue, where it is not lost yet.
@@ -147,7 +150,10 @@ impl<D: Device> Receive for Reader<D> {
                         continue;
                     }
                     match self.device.read_error(errno) {
-                        Meaning::Later => break,
+                        Meaning::Later => {
+                            empty = true;
+                            break;
+                        }
                         Meaning::Lost => {}
                         Meaning::Missed => self.missed += 1,
                         Meaning::Gone => return Err(errno.into()),
@@ -155,7 +161,7 @@ impl<D: Device> Receive for Reader<D> {
                 }
             }
         }
-        if received == max {
+        if !empty {
             self.missed += self.device.overflowed();
         }
         // Who has nothing more keeps no buffer of which there are few.
@@ -288,6 +294,49 @@ mod tests {
         assert_eq!(frames.last(), Some(&vec![5; 60]));
         assert!(frames[..frames.len() - 1].iter().all(Vec::is_empty), "{frames:?}");
         assert_eq!(reader.take_missed(), 1);
+    }
+
+    /// A device that dropped seven frames whenever it is asked.
+    struct Overflowing(OwnedFd);
+
+    impl Device for Overflowing {
+        fn fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+
+        fn read_error(&self, errno: Errno) -> Meaning {
+            self.0.read_error(errno)
+        }
+
+        fn write_error(&self, errno: Errno) -> Meaning {
+            self.0.write_error(errno)
+        }
+
+        fn overflowed(&self) -> u64 {
+            7
+        }
+    }
+
+    /// However a visit ends that leaves some waiting: by number, by frames that are refused, without a buffer.
+    #[test]
+    fn what_found_no_room_is_asked_for_while_more_is_waiting() {
+        let visit = |len: usize, count: usize, max: usize, pool: &Pool| {
+            let (near, far) = UnixDatagram::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let mut reader = Reader::new(Arc::new(Overflowing(near.into())), false);
+            let sent = vec![1; len];
+            far.set_nonblocking(true).unwrap();
+            (0..count).for_each(|_| assert_eq!(far.send(&sent).unwrap(), len));
+            let mut frames = Vec::new();
+            let received = reader.receive(&mut frames, max, pool).unwrap();
+            (received, reader.take_missed())
+        };
+        let pool = Pool::new(8);
+        assert_eq!(visit(60, 3, 4, &pool), (3, 0), "all of them");
+        assert_eq!(visit(60, 5, 4, &pool), (4, 7), "as many as were asked for");
+        assert_eq!(visit(FRAME_CAPACITY + 1, 5, 2, &pool), (0, 4 + 7), "none that fits");
+        let _all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(visit(60, 1, 2, &pool), (0, 7), "no buffer");
     }
 
     #[test]

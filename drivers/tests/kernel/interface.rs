@@ -271,6 +271,37 @@ fn a_frame_that_no_header_tells_of_is_missed() {
     assert_eq!(port.pool.available(), port.pool.capacity());
 }
 
+/// Few of them fill the socket's room, and few end a visit.
+#[test]
+fn super_packets_that_found_no_room_are_missed() {
+    let Some(_netns) = Netns::enter() else { return };
+    let tap = tap::Options::new().offloads(true).open("eth1").unwrap();
+    settle("eth1");
+    let mut port = Up::open(Packet.open("eth1").unwrap(), Pool::with_large(256, 128, Large::Super));
+    let mut frame = datagram(9, &[7; 60_000]);
+    // Of TCP, with a header of 20 bytes.
+    frame[23] = 6;
+    frame[46] = 0x50;
+    let half = |n: u16| n.to_ne_bytes();
+    // NEEDS_CSUM and GSO_TCPV4.
+    let header = [&[1u8, 1][..], &half(54), &half(1448), &half(34), &half(16)].concat();
+    frame.splice(..0, header);
+    let sent = 1000;
+    (0..sent).for_each(|_| assert_eq!(rustix::io::write(&tap, &frame).unwrap(), frame.len()));
+    let mut received = 0;
+    loop {
+        let mut frames = Vec::new();
+        if port.receiver.receive(&mut frames, 64, &port.pool).unwrap() == 0 {
+            break;
+        }
+        assert!(frames.iter().all(|f| f.len() == frame.len() - 10 && f.offload().is_some()));
+        received += frames.len() as u64;
+    }
+    let missed = port.receiver.take_missed();
+    assert!(received > 0 && missed > 0, "{received} received, {missed} missed");
+    assert_eq!(received + missed, sent);
+}
+
 #[test]
 fn nothing_is_left_of_xdp_when_the_port_is_dropped() {
     let Some(_netns) = Netns::enter() else { return };
