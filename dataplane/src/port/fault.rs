@@ -218,16 +218,17 @@ impl<P: Port> Port for FaultPort<P> {
             .into_iter()
             .map(|inner| Arc::new(Mutex::new(Lane { inner, line: line(transmit, &counters.transmit) })))
             .collect();
-        let waker = Arc::new(Wake::default());
+        // The first receiver sees to what the senders hold.
+        let first = Arc::new(Wake::default());
         let sender = |lane: &Arc<Mutex<Lane>>| {
-            Box::new(FaultSender { lane: lane.clone(), waker: waker.clone() }) as Box<dyn Transmit>
+            Box::new(FaultSender { lane: lane.clone(), waker: first.clone() }) as Box<dyn Transmit>
         };
         let senders = lanes.iter().map(sender).collect();
-        // One of them sees to what the senders hold.
-        let mut lanes = Some(lanes);
+        let mut firsts = Some((lanes, first));
         let receiver = |(inner, line)| {
-            let (lanes, arrived) = (lanes.take().unwrap_or_default(), Vec::new());
-            Box::new(FaultReceiver { inner, line, lanes, arrived, waker: waker.clone() }) as Box<dyn Receive>
+            // Each has a worker of its own to wake.
+            let (lanes, waker) = firsts.take().unwrap_or_default();
+            Box::new(FaultReceiver { inner, line, lanes, arrived: Vec::new(), waker }) as Box<dyn Receive>
         };
         Ok(Opened { senders, receivers: inner.into_iter().map(receiver).collect(), peer })
     }
@@ -314,7 +315,7 @@ impl Transmit for FaultSender {
     }
 }
 
-/// Has the receiving half visited again.
+/// Has a receiving half visited again, by the worker that owns it.
 #[derive(Debug, Default)]
 struct Wake {
     waker: OnceLock<Waker>,

@@ -92,6 +92,49 @@ fn who_holds_something_back_is_visited_again() {
     assert_eq!([0; 3].map(|_| (rig.visit(4).len(), woken())), [(0, 1), (0, 1), (0, 0)]);
 }
 
+/// A device of two queues.
+struct Two;
+
+impl Port for Two {
+    type Peer = [MemoryGuest; 2];
+
+    fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<Self::Peer>> {
+        let [mut one, mut other] = [memory(8).open(senders, pool)?, memory(8).open(senders, pool)?];
+        one.receivers.append(&mut other.receivers);
+        Ok(Opened { receivers: one.receivers, senders: one.senders, peer: [one.peer, other.peer] })
+    }
+}
+
+/// Several workers have the queues: each is woken, and rung for, when its own holds something back.
+#[test]
+fn every_queue_has_its_own_worker_come_by_again() {
+    let late = Rates { delay: 1.0, visits: 1, ..Rates::default() };
+    for (queue, way) in [(0, Way::Receive), (1, Way::Receive), (0, Way::Transmit)] {
+        let pool = Pool::new(16);
+        let mut opened = wrap(Two, Faults { seed: 1, receive: late, transmit: late }).open(2, &pool).unwrap();
+        let bells: [Bells; 2] = Default::default();
+        let woken: [_; 2] = std::array::from_fn(|n| {
+            let (waker, woken) = counting();
+            opened.receivers[n].set_bell(bells[n].bell(0));
+            opened.receivers[n].set_waker(waker);
+            woken
+        });
+        let asked = || [0, 1].map(|n| (woken[n]() > 0, bells[n].take() > 0));
+        asked();
+        match way {
+            Way::Receive => {
+                opened.peer[queue].send(&[1; 60]).unwrap();
+                asked();
+                assert_eq!(opened.receivers[queue].receive(&mut Vec::new(), 8, &pool).unwrap(), 0);
+            }
+            // The first queue's worker sees to what is sent, whoever sends it.
+            Way::Transmit => opened.senders[1].transmit(&mut vec![pool.copy(&[1; 60]).unwrap()]).unwrap(),
+        }
+        let expected = [0, 1].map(|n| (n == queue, n == queue));
+        assert_eq!(asked(), expected, "queue {queue}, {way:?}");
+    }
+}
+
 #[test]
 fn what_a_full_port_leaves_goes_back_but_no_copy() {
     let rates = |duplication| Rates { duplication, ..Rates::default() };
