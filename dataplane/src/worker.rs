@@ -8,7 +8,10 @@
 //! what there is to do and says when it wants to be called again. Snapshots are picked up between batches and never
 //! freed in the packet path (`handover`).
 
+mod owners;
 mod receivers;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     buf::{Frame, Large, Offloads, Pool},
@@ -27,6 +30,7 @@ use crate::{
     wire::offload,
 };
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use owners::{Attachment, Owners};
 use receivers::Receivers;
 use std::{
     fmt, io,
@@ -62,18 +66,22 @@ struct Shared {
     counters: Vec<Arc<WorkerCounters>>,
     snapshots: Handover<Snapshot>,
     workers: Vec<WorkerHandle>,
-    /// Which worker receives from which port.
-    owners: Mutex<Vec<(PortId, usize)>>,
+    owners: Mutex<Owners>,
 }
 
 impl Shared {
-    /// Has every worker let go of a port.
-    fn let_go(&self, id: PortId) {
-        // Locked until every worker is told, so that none lets go of what is attached under this id next.
-        let mut owners = lock(&self.owners);
-        owners.retain(|(port, _)| *port != id);
+    /// Has every worker let go of an attachment, unless they have been told before.
+    fn let_go(&self, attachment: Attachment) {
+        self.release(lock(&self.owners), attachment);
+    }
+
+    /// The same. Locked until every worker is told, so that what is attached under this id next is attached after.
+    fn release(&self, mut owners: MutexGuard<'_, Owners>, attachment: Attachment) {
+        if !owners.remove(attachment) {
+            return;
+        }
         for worker in &self.workers {
-            let _ = worker.commands.send(Command::Detach(id));
+            let _ = worker.commands.send(Command::Detach(attachment));
         }
         drop(owners);
         self.wake_all();
@@ -102,8 +110,8 @@ struct WorkerHandle {
 }
 
 enum Command {
-    Attach { port: PortId, receivers: Vec<Box<dyn Receive>>, sender: Box<dyn Transmit> },
-    Detach(PortId),
+    Attach { attachment: Attachment, receivers: Vec<Box<dyn Receive>>, sender: Box<dyn Transmit> },
+    Detach(Attachment),
     Waker(Waker),
     Capture(Arc<Tap>),
 }
@@ -173,7 +181,7 @@ impl Dataplane {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no such port"));
         }
         let mut owners = lock(&self.shared.owners);
-        if owners.iter().any(|(p, _)| *p == id) {
+        if owners.of(id).is_some() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the port is attached already"));
         }
         let workers = &self.shared.workers;
@@ -186,18 +194,17 @@ impl Dataplane {
         }
         let is_living = |w: &usize| !workers[*w].gone.load(Ordering::SeqCst);
         let living: Vec<usize> = (0..workers.len()).filter(is_living).collect();
+        if living.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "every worker was dropped"));
+        }
+        let (attachment, dealt) = owners.add(id, receivers.len(), &living);
         let mut shares: Vec<Vec<Box<dyn Receive>>> = workers.iter().map(|_| Vec::new()).collect();
-        for receiver in receivers {
-            let load = |w: usize| (shares[w].len(), owners.iter().filter(|(_, owner)| *owner == w).count());
-            let Some(owner) = living.iter().copied().min_by_key(|w| load(*w)) else {
-                return Err(io::Error::new(io::ErrorKind::NotConnected, "every worker was dropped"));
-            };
+        for (receiver, owner) in receivers.into_iter().zip(dealt) {
             shares[owner].push(receiver);
-            owners.push((id, owner));
         }
         for ((worker, sender), receivers) in workers.iter().zip(senders).zip(shares) {
             // A worker that is gone needs no ports.
-            let _ = worker.commands.send(Command::Attach { port: id, receivers, sender });
+            let _ = worker.commands.send(Command::Attach { attachment, receivers, sender });
         }
         drop(owners);
         self.shared.wake_all();
@@ -221,12 +228,15 @@ impl Dataplane {
     /// Lets go of a port that the snapshot no longer has. Its sessions stay until their next packet tells the
     /// other side, or their time is up.
     pub fn release(&self, id: PortId) {
-        self.shared.let_go(id);
+        let owners = lock(&self.shared.owners);
+        if let Some(attachment) = owners.of(id) {
+            self.shared.release(owners, attachment);
+        }
     }
 
     /// Whether a port is attached. One that failed is not any more: its driver said that it is gone for good.
     pub fn is_attached(&self, id: PortId) -> bool {
-        lock(&self.shared.owners).iter().any(|(port, _)| *port == id)
+        lock(&self.shared.owners).of(id).is_some()
     }
 
     /// The frame pool that ports and guests share with the workers.
@@ -309,7 +319,7 @@ pub struct Worker {
     counters: Arc<WorkerCounters>,
     receivers: Receivers,
     /// Indexed by port.
-    senders: Vec<Option<Box<dyn Transmit>>>,
+    senders: Vec<Option<(Attachment, Box<dyn Transmit>)>>,
     frames: Vec<Frame>,
     ports: Vec<PortId>,
     output: Output,
@@ -395,12 +405,14 @@ impl Worker {
     fn take_commands(&mut self, now: Instant) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach { port, receivers, sender } => self.attach(port, receivers, sender),
-                Command::Detach(port) => {
-                    self.receivers.remove(port);
-                    self.pipeline.sweep_fragments(now, Some(Scope::port(port)));
-                    if let Some(sender) = self.senders.get_mut(port.index()) {
-                        *sender = None;
+                Command::Attach { attachment, receivers, sender } => {
+                    self.attach(attachment, receivers, sender);
+                }
+                Command::Detach(attachment) => {
+                    self.receivers.remove(attachment);
+                    self.pipeline.sweep_fragments(now, Some(Scope::port(attachment.port)));
+                    if let Some(place) = self.senders.get_mut(attachment.port.index()) {
+                        place.take_if(|(of, _)| *of == attachment);
                     }
                 }
                 Command::Waker(waker) => {
@@ -414,16 +426,22 @@ impl Worker {
         }
     }
 
-    fn attach(&mut self, port: PortId, receivers: Vec<Box<dyn Receive>>, sender: Box<dyn Transmit>) {
-        if self.senders.len() <= port.index() {
-            self.senders.resize_with(port.index() + 1, || None);
+    fn attach(
+        &mut self,
+        attachment: Attachment,
+        receivers: Vec<Box<dyn Receive>>,
+        sender: Box<dyn Transmit>,
+    ) {
+        let at = attachment.port.index();
+        if self.senders.len() <= at {
+            self.senders.resize_with(at + 1, || None);
         }
-        self.senders[port.index()] = Some(sender);
+        self.senders[at] = Some((attachment, sender));
         for mut receiver in receivers {
             if let Some(waker) = &self.waker {
                 receiver.set_waker(waker.clone());
             }
-            self.receivers.add(port, receiver);
+            self.receivers.add(attachment, receiver);
         }
     }
 
@@ -441,8 +459,8 @@ impl Worker {
         if missed > 0 {
             self.counters.missed.add(missed);
         }
-        if let Some(port) = gone {
-            self.shared.let_go(port);
+        if let Some(attachment) = gone {
+            self.shared.let_go(attachment);
         }
     }
 
@@ -462,7 +480,8 @@ impl Worker {
         };
         self.output.drain(|port, frames| {
             let mut before = (frames.len() as u64, bytes(frames));
-            if let Some(Some(sender)) = senders.get_mut(port.index()) {
+            if let Some(Some((attachment, sender))) = senders.get_mut(port.index()) {
+                let attachment = *attachment;
                 let offloads = sender.offloads();
                 if !offloads.take_all() && frames.iter().any(|frame| frame.offload().is_some()) {
                     before = lower(port, frames, offloads);
@@ -472,7 +491,7 @@ impl Worker {
                 }
                 if sender.transmit(frames).is_err() {
                     senders[port.index()] = None;
-                    shared.let_go(port);
+                    shared.let_go(attachment);
                 }
             }
             // What is left could not be sent.
@@ -528,10 +547,9 @@ impl Drop for Worker {
         let shared = &self.shared;
         shared.state.epochs.rest(self.index);
         shared.workers[self.index].gone.store(true, Ordering::SeqCst);
-        let mine = |(port, owner): &(PortId, usize)| (*owner == self.index).then_some(*port);
-        let ports: Vec<PortId> = lock(&shared.owners).iter().filter_map(mine).collect();
-        for port in ports {
-            shared.let_go(port);
+        let mine = lock(&shared.owners).by(self.index);
+        for attachment in mine {
+            shared.let_go(attachment);
         }
     }
 }
@@ -539,82 +557,4 @@ impl Drop for Worker {
 /// A panic elsewhere leaves these locks' contents whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::port::memory;
-
-    /// A device of several queues, each of which has a frame.
-    struct Queues(usize);
-
-    struct Queue(bool);
-
-    impl Port for Queues {
-        type Peer = ();
-
-        fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<()>> {
-            let receiver = |_| Box::new(Queue(true)) as Box<dyn Receive>;
-            let senders = memory(8).open(senders, pool)?.senders;
-            Ok(Opened { receivers: (0..self.0).map(receiver).collect(), senders, peer: () })
-        }
-    }
-
-    impl Receive for Queue {
-        fn receive(&mut self, into: &mut Vec<Frame>, _: usize, pool: &Pool) -> io::Result<usize> {
-            let frame = if std::mem::take(&mut self.0) { pool.copy(&[0; 60]) } else { None };
-            into.extend(frame);
-            Ok(into.len())
-        }
-    }
-
-    #[test]
-    fn queues_of_a_device_are_dealt_out_to_the_workers() {
-        for (queues, expected) in [(1, [0, 1, 0]), (2, [0, 1, 1]), (3, [1, 1, 1]), (7, [2, 3, 2])] {
-            let config = Config { workers: 3, frames: 64, ..Config::default() };
-            let (dataplane, mut workers) = Dataplane::new(config);
-            // The first has one already.
-            let _guest = dataplane.attach(PortId(0), memory(8)).unwrap();
-            dataplane.attach(PortId(1), Queues(queues)).unwrap();
-            let mut received = workers.iter_mut().map(|worker| worker.poll(Instant::from_secs(1)).frames);
-            assert_eq!(std::array::from_fn(|_| received.next().unwrap()), expected, "{queues} queues");
-            assert_eq!(dataplane.counters().ports[&PortId(1)].received, queues as u64);
-            dataplane.detach(PortId(1));
-            assert!(!dataplane.is_attached(PortId(1)));
-            dataplane.attach(PortId(1), Queues(queues)).unwrap();
-            let again: usize =
-                workers.iter_mut().map(|worker| worker.poll(Instant::from_secs(2)).frames).sum();
-            assert_eq!(again, queues, "none of the old ones");
-            assert_eq!(workers.iter().map(|worker| worker.receivers.len()).sum::<usize>(), queues + 1);
-        }
-        let (dataplane, _workers) = Dataplane::new(Config { workers: 1, frames: 64, ..Config::default() });
-        assert!(dataplane.attach(PortId(1), Queues(0)).is_err());
-        assert!(!dataplane.is_attached(PortId(1)));
-    }
-
-    #[test]
-    fn a_port_that_fills_every_batch_keeps_none_waiting() {
-        let (dataplane, mut workers) =
-            Dataplane::new(Config { workers: 1, frames: 1024, ..Config::default() });
-        let attach = |p| dataplane.attach(PortId(p), memory(4 * BATCH)).unwrap();
-        let guests: Vec<_> = (0..4).map(attach).collect();
-        for round in 0..20 {
-            // The first two always have more than a batch, the others a frame each.
-            for greedy in &guests[..2] {
-                while greedy.send(&[0; 60]).is_ok() {}
-            }
-            for modest in &guests[2..] {
-                modest.send(&[0; 60]).unwrap();
-            }
-            let received = (0..4).map(|_| workers[0].poll(Instant::from_secs(1)).frames).sum::<usize>();
-            assert_eq!(received, 4 * BATCH);
-            let ports = dataplane.counters().ports;
-            for modest in [2, 3] {
-                assert_eq!(ports[&PortId(modest)].received, round + 1, "port {modest}");
-            }
-            let (a, b) = (ports[&PortId(0)].received, ports[&PortId(1)].received);
-            assert!(a.abs_diff(b) <= 2 * BATCH as u64, "{a} and {b} frames of two that always have some");
-        }
-    }
 }

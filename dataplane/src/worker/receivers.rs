@@ -1,6 +1,6 @@
 //! The ports a worker receives from, each in its turn.
 
-use super::BATCH;
+use super::{BATCH, owners::Attachment};
 use crate::{
     buf::{Frame, Pool},
     id::PortId,
@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 #[derive(Default)]
 pub(super) struct Receivers {
     /// A place that is free again goes to the next receiver.
-    places: Vec<Option<(PortId, Box<dyn Receive>)>>,
+    places: Vec<Option<(Attachment, Box<dyn Receive>)>>,
     /// By 64 places.
     groups: Vec<Group>,
     /// The place to begin with, so that every port has its turn.
@@ -40,7 +40,7 @@ struct Group {
 
 impl Receivers {
     /// Adds a receiver.
-    pub(super) fn add(&mut self, port: PortId, mut receiver: Box<dyn Receive>) {
+    pub(super) fn add(&mut self, attachment: Attachment, mut receiver: Box<dyn Receive>) {
         let free = self.places.iter().position(Option::is_none);
         let at = free.unwrap_or(self.places.len());
         self.places.resize_with(self.places.len().max(at + 1), || None);
@@ -56,7 +56,7 @@ impl Receivers {
         } else {
             group.silent |= bit;
         }
-        self.places[at] = Some((port, receiver));
+        self.places[at] = Some((attachment, receiver));
         self.changes += 1;
     }
 
@@ -85,27 +85,27 @@ impl Receivers {
         self.changes
     }
 
-    /// Removes the receivers of a port.
-    pub(super) fn remove(&mut self, port: PortId) {
+    /// Removes the receivers of an attachment.
+    pub(super) fn remove(&mut self, attachment: Attachment) {
         for at in 0..self.places.len() {
-            if self.places[at].as_ref().is_some_and(|(p, _)| *p == port) {
+            if self.places[at].as_ref().is_some_and(|(of, _)| *of == attachment) {
                 self.clear(at);
             }
         }
     }
 
-    fn clear(&mut self, at: usize) -> Option<PortId> {
+    fn clear(&mut self, at: usize) -> Option<Attachment> {
         let group = &mut self.groups[at / PORTS];
         let others = !(1 << (at % PORTS));
         (group.silent, group.rung) = (group.silent & others, group.rung & others);
-        let (port, mut receiver) = self.places[at].take()?;
+        let (attachment, mut receiver) = self.places[at].take()?;
         self.changes += 1;
         self.missed += receiver.take_missed();
-        Some(port)
+        Some(attachment)
     }
 
     /// Receivers, with their places.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut (PortId, Box<dyn Receive>))> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut (Attachment, Box<dyn Receive>))> {
         self.places.iter_mut().enumerate().filter_map(|(at, place)| Some((at, place.as_mut()?)))
     }
 
@@ -126,13 +126,13 @@ impl Receivers {
     }
 
     /// Fills the batch from the ports in turn, with up to [`BATCH`] frames of each, and names the port of every
-    /// frame. The answer is a port that is gone for good, if one is.
+    /// frame. The answer is an attachment whose port is gone for good, if one is.
     pub(super) fn receive(
         &mut self,
         frames: &mut Vec<Frame>,
         ports: &mut Vec<PortId>,
         pool: &Pool,
-    ) -> Option<PortId> {
+    ) -> Option<Attachment> {
         let mut some = false;
         for group in &mut self.groups {
             group.rung |= group.bells.take();
@@ -150,7 +150,7 @@ impl Receivers {
             if visited > count {
                 break;
             }
-            let Some((port, receiver)) = &mut self.places[next] else {
+            let Some((attachment, receiver)) = &mut self.places[next] else {
                 // It rang, and was removed.
                 self.groups[next / PORTS].rung &= !(1 << (next % PORTS));
                 (at, self.had) = ((next + 1) % count, 0);
@@ -163,7 +163,7 @@ impl Receivers {
             let most = (BATCH - self.had).min(BATCH - taken);
             let received = receiver.receive(frames, most, pool);
             self.missed += receiver.take_missed();
-            ports.resize(frames.len(), *port);
+            ports.resize(frames.len(), attachment.port);
             match received {
                 Err(_) => gone = Some(at),
                 Ok(_) if frames.len() - taken < most => self.groups[at / PORTS].rung &= !(1 << (at % PORTS)),
@@ -257,7 +257,7 @@ mod tests {
         let queues: [Queue; 3] = Default::default();
         for (n, (asked, queue)) in asked.iter().zip(&queues).enumerate() {
             let end = End { queue: queue.clone(), rings: n != 2, asked: asked.clone() };
-            receivers.add(PortId(n as u32), Box::new(end));
+            receivers.add(Attachment::first(PortId(n as u32)), Box::new(end));
         }
         let mut visits = || {
             receivers.receive(&mut Vec::new(), &mut Vec::new(), &pool);
@@ -303,7 +303,7 @@ mod tests {
         let faults = fault::Faults { seed: 1, receive: late, transmit: fault::Rates::default() };
         let port = fault::wrap(Described(end, std::fs::File::open("/dev/null").unwrap()), faults);
         receivers.watch();
-        receivers.add(PortId(0), port.open(0, &pool).unwrap().receivers.remove(0));
+        receivers.add(Attachment::first(PortId(0)), port.open(0, &pool).unwrap().receivers.remove(0));
         queue.0.lock().unwrap().0.push_back(7);
         let token = receivers.descriptors().map(|(token, _)| token).next().unwrap();
         receivers.ready(token);
@@ -322,7 +322,7 @@ mod tests {
         let add = |receivers: &mut Receivers, n: usize| {
             let end = End { queue: queues[n].clone(), rings: false, asked: asked[n].clone() };
             let file = std::fs::File::open("/dev/null").unwrap();
-            receivers.add(PortId(n as u32), Box::new(Described(end, file)));
+            receivers.add(Attachment::first(PortId(n as u32)), Box::new(Described(end, file)));
         };
         let visit = |receivers: &mut Receivers| {
             receivers.receive(&mut Vec::new(), &mut Vec::new(), &pool);
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(visit(&mut receivers), [0, 1]);
         assert_eq!(visit(&mut receivers), [0, 1], "it gave all it was asked for");
         assert_eq!(visit(&mut receivers), [0, 0], "and then fewer");
-        receivers.remove(PortId(1));
+        receivers.remove(Attachment::first(PortId(1)));
         receivers.ready(tokens[1]);
         receivers.ready(1000);
         assert_eq!(visit(&mut receivers), [0, 0], "nobody is there");
@@ -361,7 +361,7 @@ mod tests {
             let mut queues: Vec<Option<Queue>> = Vec::new();
             let add = |receivers: &mut Receivers, port: usize, rings| {
                 let queue = Queue::default();
-                receivers.add(PortId(port as u32), Box::new(End { queue: queue.clone(), rings, asked: Arc::default() }));
+                receivers.add(Attachment::first(PortId(port as u32)), Box::new(End { queue: queue.clone(), rings, asked: Arc::default() }));
                 queue
             };
             for (port, rings) in rings.into_iter().enumerate() {
@@ -381,7 +381,7 @@ mod tests {
                     }
                     Step::Remove(port) => {
                         let port = port % queues.len();
-                        receivers.remove(PortId(port as u32));
+                        receivers.remove(Attachment::first(PortId(port as u32)));
                         queues[port] = None;
                     }
                     Step::Add(port, rings) => {
