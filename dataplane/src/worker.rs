@@ -171,7 +171,8 @@ impl Dataplane {
     }
 
     /// Attaches a port and returns its other side. The worker with the fewest ports receives from it; if it has several
-    /// receivers, as many workers as there are.
+    /// receivers, as many workers as there are. With a receiver for each worker, or two, and so on, they have them in the
+    /// order of their numbers, as they have the senders.
     ///
     /// # Errors
     /// The port could not be opened, or no worker is left; nothing was attached. A port id that is attached already, or not below

@@ -114,7 +114,8 @@ pub trait Port: Send {
 /// A port that was split up for the workers.
 pub struct Opened<Peer> {
     /// The receiving half. A device with several queues has one for each, and several workers receive from it. The
-    /// device keeps all frames of a connection in one queue, or they overtake each other.
+    /// device keeps all frames of a connection in one queue, or they overtake each other. With as many as workers, or a
+    /// multiple, each worker has those of its number, so a device may send by queue n what sender n is given.
     pub receivers: Vec<Box<dyn Receive>>,
     /// One sending half a worker.
     pub senders: Vec<Box<dyn Transmit>>,

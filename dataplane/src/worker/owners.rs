@@ -47,15 +47,22 @@ impl Owners {
     ) -> (Attachment, Vec<usize>) {
         let attachment = Attachment { port, serial: self.count };
         self.count += 1;
-        let mut dealt = Vec::new();
-        for _ in 0..receivers {
-            let load = |w: usize| {
-                let all = self.rows.iter().filter(|(_, owner)| *owner == w).count();
-                let of_this = dealt.iter().filter(|owner| **owner == w).count();
-                (of_this, all)
-            };
-            dealt.extend(workers.iter().copied().min_by_key(|w| load(*w)));
-        }
+        let dealt = if receivers.is_multiple_of(workers.len()) {
+            // Sender n of a device with queues sends by queue n, and answers come by the queue that was sent by: both
+            // directions of a connection stay with one worker.
+            workers.iter().copied().cycle().take(receivers).collect()
+        } else {
+            let mut dealt = Vec::new();
+            for _ in 0..receivers {
+                let load = |w: usize| {
+                    let all = self.rows.iter().filter(|(_, owner)| *owner == w).count();
+                    let of_this = dealt.iter().filter(|owner| **owner == w).count();
+                    (of_this, all)
+                };
+                dealt.extend(workers.iter().copied().min_by_key(|w| load(*w)));
+            }
+            dealt
+        };
         self.rows.extend(dealt.iter().map(|worker| (attachment, *worker)));
         (attachment, dealt)
     }

@@ -105,6 +105,28 @@ impl Receive for AskedQueue {
     }
 }
 
+/// Sender n sends by queue n, so the answers come to who sent.
+#[test]
+fn the_workers_have_a_devices_queues_in_their_order() {
+    for queues in [2, 4] {
+        let (dataplane, mut workers) = Dataplane::new(Config { workers: 2, frames: 64, ..Config::default() });
+        // The first has one already.
+        let _guest = dataplane.attach(PortId(0), memory(8)).unwrap();
+        let seen: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let asked = seen.clone();
+        let port = Asked::new(queues, move |n| {
+            lock(&asked).push(n);
+            Ok(())
+        });
+        dataplane.attach(PortId(1), port).unwrap();
+        for (n, worker) in workers.iter_mut().enumerate() {
+            worker.poll(Instant::from_secs(1));
+            let expected: Vec<usize> = (n..queues).step_by(2).collect();
+            assert_eq!(std::mem::take(&mut *lock(&seen)), expected, "worker {n}");
+        }
+    }
+}
+
 /// Its queues fail one after the other; meanwhile another is attached in its place.
 #[test]
 fn what_is_gone_takes_no_other_along() {
