@@ -84,9 +84,10 @@ pub trait Receive: Send {
 
 /// A sending half of a port. Every worker owns one of its own.
 pub trait Transmit: Send {
-    /// Sends frames from the front of `frames` in order and removes those it took, never blocking.
+    /// Sends `frames` in order, from the front, and removes those it took, never blocking.
     ///
-    /// What is left in `frames` could not be sent; the worker counts it as
+    /// What is left in `frames`, in their order, could not be sent: the port has no more room, or has lost them, as a
+    /// line that is not plugged in does. The worker counts it as
     /// [`DropReason::PortFull`](crate::verdict::DropReason::PortFull) and frees it.
     ///
     /// # Errors
