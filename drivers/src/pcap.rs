@@ -494,8 +494,8 @@ struct RecordingSender {
     recording: Recording,
     /// The frames of a batch one after the other, since the port keeps those it takes.
     copies: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<usize>,
+    /// Where each ends there, and where the frame itself lies.
+    ends: Vec<(usize, usize)>,
 }
 
 impl Transmit for RecordingSender {
@@ -504,15 +504,14 @@ impl Transmit for RecordingSender {
         self.ends.clear();
         for frame in frames.iter() {
             self.copies.extend_from_slice(frame.bytes());
-            self.ends.push(self.copies.len());
+            self.ends.push((self.copies.len(), frame.place()));
         }
         let result = self.inner.transmit(frames);
-        // Frames are taken from the front.
-        self.ends.truncate(self.ends.len().saturating_sub(frames.len()));
-        if !self.ends.is_empty() {
+        if self.ends.len() > frames.len() {
             let mut start = 0;
-            let taken = self.ends.iter().map(|&end| &self.copies[std::mem::replace(&mut start, end)..end]);
-            self.recording.write(Direction::Out, taken);
+            let all = self.ends.iter().map(|&(end, place)| (std::mem::replace(&mut start, end)..end, place));
+            let taken = all.filter(|(_, place)| frames.iter().all(|left| left.place() != *place));
+            self.recording.write(Direction::Out, taken.map(|(range, _)| &self.copies[range]));
         }
         result
     }

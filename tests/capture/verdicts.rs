@@ -1,10 +1,15 @@
 //! What is told of a frame.
 
 use super::{capture, closed, from_outside, ports, records, stages};
+use std::io;
 use supernet_dataplane::{
+    buf::{Frame, Pool},
     capture::{Direction::*, Verdict},
     id::{PortId, RuleId, ServerId},
-    port::memory::memory,
+    port::{
+        Opened, Port, Transmit,
+        memory::{MemoryGuest, MemoryPort, memory},
+    },
     snapshot::ServerKind,
     state::Config,
     table::classifier::Action,
@@ -200,6 +205,50 @@ fn what_a_port_does_not_take_has_come_and_not_left() {
     net.dataplane.release(PortId(2));
     net.send(0, &Probe::new(0, Proto::UDP, "10.0.0.2:4000", "10.0.0.18:80").frame());
     assert_eq!(records(&capture).last().unwrap().verdict, full);
+}
+
+/// A port that loses the first of what it is given.
+struct LosesFirst(MemoryPort);
+
+struct Sender(Box<dyn Transmit>);
+
+impl Port for LosesFirst {
+    type Peer = MemoryGuest;
+
+    fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<MemoryGuest>> {
+        let Opened { receivers, senders, peer } = self.0.open(senders, pool)?;
+        let sender = |inner| Box::new(Sender(inner)) as Box<dyn Transmit>;
+        Ok(Opened { receivers, senders: senders.into_iter().map(sender).collect(), peer })
+    }
+}
+
+impl Transmit for Sender {
+    fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
+        let mut others = frames.split_off(1);
+        self.0.transmit(&mut others)
+    }
+}
+
+#[test]
+fn what_a_port_loses_is_told_of_the_frame_that_was_lost() {
+    let mut net = Net::new(two_namespaces());
+    net.dataplane.detach(PortId(2));
+    net.guests[2] = net.dataplane.attach(PortId(2), LosesFirst(memory(8))).unwrap();
+    let capture = capture(&net);
+    for sport in 0..3 {
+        let probe = Probe::new(0, Proto::UDP, &format!("10.0.0.2:{}", 4000 + sport), "10.0.0.18:80");
+        net.guests[0].send(&probe.frame()).unwrap();
+    }
+    net.poll();
+    let seen = records(&capture);
+    let out: Vec<_> = seen.iter().filter(|r| r.direction == Out).map(|r| (&r.verdict, r.data[35])).collect();
+    let (lost, sent) = (
+        Verdict::Dropped { reason: DropReason::PortFull, at: Some(PortId(0)) },
+        Verdict::Sent { from: Some(PortId(0)) },
+    );
+    // By the last byte of the source port.
+    let port = |n: u16| (4000 + n).to_be_bytes()[1];
+    assert_eq!(out, [(&lost, port(0)), (&sent, port(1)), (&sent, port(2))]);
 }
 
 #[test]

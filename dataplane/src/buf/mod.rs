@@ -173,6 +173,11 @@ impl Frame {
         unsafe { self.slot.bytes_mut(self.len()) }
     }
 
+    /// Where its bytes lie. Frames are moved and never copied, so as long as one lives it is known again by this.
+    pub fn place(&self) -> usize {
+        self.bytes().as_ptr() as usize
+    }
+
     /// Bytes it has room for.
     pub fn capacity(&self) -> usize {
         CAPACITIES[(self.size >> KIND & 3) as usize]

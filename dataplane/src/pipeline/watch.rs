@@ -114,17 +114,13 @@ impl Known {
 
 /// A frame that a port is handed, or a piece of it that was lost before.
 struct Handed {
+    place: usize,
     copy: Snap,
     known: Known,
 }
 
 /// Bytes from a frame's start on, beyond which nothing is rewritten: headers, and the headers that an ICMP error quotes.
 const REWRITTEN: usize = 256;
-
-/// Where a frame lies.
-fn place(frame: &Frame) -> usize {
-    frame.bytes().as_ptr() as usize
-}
 
 /// Runs a batch, frame by frame.
 #[cold]
@@ -199,7 +195,7 @@ impl Watch {
         let most = if self.follows(&[port]) { self.most() } else { self.most().min(REWRITTEN) };
         current.copy.take(frame, most);
         let current = &mut *current;
-        (current.port, current.place) = (Some(port), place(frame));
+        (current.port, current.place) = (Some(port), frame.place());
         current.packet = wire::parse(frame.bytes()).ok();
         (current.fate, current.rule, current.opened) = (None, None, false);
     }
@@ -210,7 +206,7 @@ impl Watch {
     pub(super) fn dropped(&self, port: PortId, reason: DropReason, frame: &Frame) {
         let rule = {
             let mut current = self.current.borrow_mut();
-            if current.port.is_some() && current.place == place(frame) && current.fate.is_none() {
+            if current.port.is_some() && current.place == frame.place() && current.fate.is_none() {
                 current.fate = Some(Fate::Dropped(reason));
                 current.copy.go_on(frame, self.most());
                 return;
@@ -288,7 +284,7 @@ impl Watch {
                 if sent.is_none() {
                     sent = wire::parse(frame.bytes()).ok().map(|packet| (port, packet));
                 }
-                went.push(place(&frame));
+                went.push(frame.place());
                 out.push(port, frame);
             }
         });
@@ -339,7 +335,7 @@ impl Watch {
     ) -> offload::Lowered {
         let mut all = offload::Lowered::default();
         for frame in std::mem::take(frames) {
-            let known = self.leaving.borrow_mut().remove(&place(&frame));
+            let known = self.leaving.borrow_mut().remove(&frame.place());
             let headers = frame.offload().map(|_| Snap::of(&frame, self.most().min(HEADER)));
             let mut pieces = vec![frame];
             let lowered = offload::lower(&mut pieces, offloads, pool);
@@ -349,7 +345,7 @@ impl Watch {
                 self.tell_lost(port, &known, &headers, lowered.lost);
             }
             if let Some(known) = known {
-                let known = pieces.iter().map(|piece| (place(piece), known.clone()));
+                let known = pieces.iter().map(|piece| (piece.place(), known.clone()));
                 self.leaving.borrow_mut().extend(known);
             }
             frames.append(&mut pieces);
@@ -363,22 +359,21 @@ impl Watch {
         let most = if self.follows(&[port]) { self.most() } else { 0 };
         let mut leaving = self.leaving.borrow_mut();
         let handed = frames.iter().map(|frame| Handed {
+            place: frame.place(),
             copy: Snap::of(frame, most),
-            known: leaving.remove(&place(frame)).unwrap_or_default(),
+            known: leaving.remove(&frame.place()).unwrap_or_default(),
         });
         self.handed.borrow_mut().extend(handed);
     }
 
-    /// The port has left these, the last of them. A port that is not there has left them all.
+    /// The port has left these of them. A port that is not there has left them all.
     #[cold]
     pub(crate) fn left(&self, port: PortId, frames: &[Frame]) {
         if self.handed.borrow().is_empty() {
             self.leaves(port, frames);
         }
-        let mut handed = self.handed.borrow_mut();
-        let taken = handed.len().saturating_sub(frames.len());
-        for (n, Handed { mut copy, mut known }) in handed.drain(..).enumerate() {
-            let verdict = match n.checked_sub(taken).and_then(|n| frames.get(n)) {
+        for Handed { place, mut copy, mut known } in self.handed.borrow_mut().drain(..) {
+            let verdict = match frames.iter().find(|frame| frame.place() == place) {
                 None => Verdict::Sent { from: known.from },
                 Some(frame) => {
                     let reason = DropReason::PortFull;

@@ -350,14 +350,13 @@ impl Lane {
     fn send(&mut self, left: &mut Vec<Frame>) -> io::Result<()> {
         let Line { due, counts, .. } = &mut self.line;
         let count = due.len();
-        // What is left is known again by where its bytes lie: a port may lose frames before one that it sends.
-        let place = |frame: &Frame| frame.bytes().as_ptr();
-        let copies: Vec<*const u8> = due.iter().filter(|d| !d.owed).map(|d| place(&d.frame)).collect();
+        // A port may lose frames before one that it sends.
+        let copies: Vec<usize> = due.iter().filter(|d| !d.owed).map(|d| d.frame.place()).collect();
         let mut frames: Vec<Frame> = due.drain(..).map(|d| d.frame).collect();
         let sent = if count > 0 { self.inner.transmit(&mut frames) } else { Ok(()) };
         counts.passed += count.saturating_sub(frames.len()) as u64;
         for frame in frames {
-            if !copies.contains(&place(&frame)) {
+            if !copies.contains(&frame.place()) {
                 counts.taken -= 1;
                 left.push(frame);
             } else {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Any worker may have to send to any port, so [`Port::open`] splits a port into a sender for each worker and
-//! a receiver, or several if it has several queues; none is ever shared. An embedder's own type is a port by implementing [`Port`].
+//! a receiver, or several if it has several queues; none is ever shared. An embedder's own type is a port by
+//! implementing [`Port`].
 //!
 //! | port | what it is |
 //! | --- | --- |

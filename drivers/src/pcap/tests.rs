@@ -10,8 +10,10 @@ use pcap_file::{
     },
 };
 use proptest::prelude::*;
-use supernet_dataplane::buf::FRAME_CAPACITY;
-use supernet_dataplane::port::memory;
+use supernet_dataplane::{
+    buf::FRAME_CAPACITY,
+    port::memory::{MemoryGuest, MemoryPort, memory},
+};
 
 /// A pcap file of frames `[n, n, ...]`, each `len` bytes long.
 fn pcap(lens: &[usize], link: DataLink) -> Vec<u8> {
@@ -103,6 +105,46 @@ fn what_is_no_ethernet_capture_is_refused() {
     assert!(matches!(&error, PcapError::NotEthernet { frame: 1, .. }), "{error}");
     assert!(matches!(parse(b"#!/bin/sh\necho this is no capture\n"), Err(PcapError::NotPcap { .. })));
     assert!(matches!(replay("/nonexistent/x.pcap"), Err(PcapError::Read { .. })));
+}
+
+/// A port that loses frames of ones.
+struct Loses(MemoryPort);
+
+struct LosesSender(Box<dyn Transmit>);
+
+impl Port for Loses {
+    type Peer = MemoryGuest;
+
+    fn open(self, senders: usize, pool: &Pool) -> io::Result<Opened<MemoryGuest>> {
+        let Opened { receivers, senders, peer } = self.0.open(senders, pool)?;
+        let sender = |inner| Box::new(LosesSender(inner)) as Box<dyn Transmit>;
+        Ok(Opened { receivers, senders: senders.into_iter().map(sender).collect(), peer })
+    }
+}
+
+impl Transmit for LosesSender {
+    fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
+        let (lost, mut good): (Vec<_>, Vec<_>) = frames.drain(..).partition(|f| f.bytes()[0] == 1);
+        *frames = lost;
+        self.0.transmit(&mut good)
+    }
+}
+
+#[test]
+fn what_a_port_lost_in_between_is_not_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pcapng");
+    let pool = Pool::new(8);
+    let mut opened =
+        record(Loses(memory(8)), &path, || Duration::from_secs(1)).unwrap().open(1, &pool).unwrap();
+    let mut frames: Vec<_> = [1, 2, 1, 3].map(|n| pool.copy(&[n; 60]).unwrap()).into();
+    opened.senders[0].transmit(&mut frames).unwrap();
+    assert_eq!(frames.len(), 2);
+    opened.peer.recording.flush().unwrap();
+    let mut replay = replay(&path).unwrap().open(1, &pool).unwrap();
+    let mut frames = Vec::new();
+    replay.receivers[0].receive(&mut frames, 8, &pool).unwrap();
+    assert_eq!(frames.iter().map(|f| f.bytes()[0]).collect::<Vec<_>>(), [2, 3]);
 }
 
 #[test]
