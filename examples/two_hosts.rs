@@ -77,6 +77,7 @@ fn allow_curl() -> NetworkPolicy {
         pods: Selector::labels([("app", "web")]),
         ingress: Some(vec![Rule { peers: vec![curl], ports: vec![http] }]),
         egress: None,
+        staged: false,
         at: Position::default(),
     }
 }

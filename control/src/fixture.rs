@@ -61,7 +61,8 @@ impl Cluster {
     ) {
         let pods = Selector::labels(pods.iter().copied());
         let at = Position::default();
-        self.model.insert(NetworkPolicy { name: name(policy), pods, ingress, egress, at }.into());
+        self.model
+            .insert(NetworkPolicy { name: name(policy), pods, ingress, egress, staged: false, at }.into());
     }
 
     pub(crate) fn service(

@@ -42,6 +42,8 @@ pub enum Signature {
     },
     /// Addresses of nodes, and so of the host-networked pods on them.
     Node {
+        /// The labels of the node, of the keys that some node selector asks for.
+        labels: Labels,
         /// Named ports of the host-networked pods at the address.
         ports: Vec<NamedPort>,
         /// The longest range of some ipBlock that the address lies in.

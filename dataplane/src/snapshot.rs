@@ -11,12 +11,12 @@ mod rows;
 mod text;
 
 pub use index::Index;
-pub(crate) use index::{Facts, Firewall, Listener, PortRow, Role};
+pub(crate) use index::{Facts, FirewallAt, Listener, PortRow, Role};
 pub use rows::{Hop, MAC_BITS, Row, mac_of, mac_word};
 
 use crate::{
     id::{Generation, IdentityId, NamespaceId, PortId, RuleId, SegmentId, ServerId, Tier1Id},
-    table::{classifier::RuleSet, lpm::Lpm, maglev::Maglev},
+    table::{firewall::Firewall, lpm::Lpm, maglev::Maglev},
     wire::{Mac, Proto},
 };
 use foldhash::HashMap;
@@ -195,9 +195,9 @@ pub struct EndpointPort {
     /// Addresses of the node it runs on, which may always reach it (kubelet probes).
     pub node: Vec<IpAddr>,
     /// The firewall for what it sends; `None`: it stands outside policy.
-    pub egress: Option<Arc<RuleSet>>,
+    pub egress: Option<Arc<Firewall>>,
     /// The firewall for what it receives; `None`: it stands outside policy.
-    pub ingress: Option<Arc<RuleSet>>,
+    pub ingress: Option<Arc<Firewall>>,
 }
 
 /// An uplink's port.
@@ -369,9 +369,11 @@ pub struct Names {
 /// A rule in words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RuleName {
-    /// The policy it comes from: "shop/allow-web", or "posture" for the Supervisor's.
+    /// Where it stands in the order of evaluation: "Emergency", "Admin", "NetworkPolicy", "posture".
+    pub tier: &'static str,
+    /// The policy it comes from: "shop/allow-web", "no-smtp", or "posture" for the Supervisor's.
     pub policy: String,
-    /// Which rule of it: `ingress[0]`, `isolation`, `deny`.
+    /// Which rule of it: `ingress[0]`, `isolation`, `deny`, or its own name.
     pub rule: String,
 }
 

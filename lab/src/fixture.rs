@@ -59,6 +59,7 @@ pub(crate) fn shop() -> Shop {
         pods: apps(app),
         ingress: Some(vec![rule]),
         egress: None,
+        staged: false,
         at: Position::default(),
     };
     let web = Peer::Pods { namespaces: None, pods: Some(apps("web")) };

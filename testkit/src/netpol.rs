@@ -9,6 +9,7 @@ use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use supernet_control::{
     ipam::{Addressing, PodAddresses, SegmentBlock},
+    manifests,
     model::{
         At, ContainerPort, IngressPosture, Labels, Mac, Model, Name, Namespace, NetworkPolicy, NextHop,
         Object, Operator, Peer, Pod, PolicyPort, PortMatch, Position, Protocol, Requirement, Rule, Selector,
@@ -31,8 +32,6 @@ pub struct Case {
     pub source: String,
     /// What it is about.
     pub title: String,
-    /// Whether it also has admin or baseline policies, which are left out here.
-    pub has_admin_policies: bool,
     /// The objects.
     pub model: Model,
     /// The addresses they have.
@@ -126,6 +125,15 @@ struct RawCase {
 struct RawCluster {
     namespaces: Vec<RawNamespace>,
     pods: Vec<RawPod>,
+    #[serde(default)]
+    nodes: Vec<RawNode>,
+}
+
+#[derive(Deserialize)]
+struct RawNode {
+    name: String,
+    labels: Option<Labels>,
+    ips: Vec<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -265,12 +273,22 @@ impl RawCase {
             namespace.labels.extend(raw.labels.unwrap_or_default());
             model.insert(namespace.into());
         }
-        let some_nodes = self.cluster.pods.iter().any(|p| p.host_network || p.node.is_some());
+        let on_nodes = self.cluster.pods.iter().any(|p| p.host_network || p.node.is_some());
+        let some_nodes = on_nodes || !self.cluster.nodes.is_empty();
+        for raw in self.cluster.nodes {
+            addressing.nodes.insert(raw.name.clone(), raw.ips);
+            let labels = raw.labels.unwrap_or_default();
+            let (addresses, at) = (Vec::new(), Position::default());
+            model.insert(supernet_control::model::Node { name: raw.name, labels, addresses, at }.into());
+        }
         for raw in self.cluster.pods {
             add_pod(raw, some_nodes, &mut model, &mut addressing)?;
         }
         for raw in self.policies.unwrap_or_default() {
             model.insert(Object::NetworkPolicy(raw.into_policy()?));
+        }
+        for object in admin_policies(self.admin_policies.unwrap_or_default(), &model)? {
+            model.insert(object);
         }
         for (n, namespace) in (0u8..).zip(model.namespaces.values_mut()) {
             namespace.snat = Snat::None;
@@ -282,16 +300,22 @@ impl RawCase {
             });
         }
         let probes = self.probes.into_iter().map(|p| p.into_probe(&model)).collect::<Result<_, _>>()?;
-        Ok(Case {
-            id: self.id,
-            source: self.source,
-            title: self.title,
-            has_admin_policies: self.admin_policies.is_some_and(|p| !p.is_empty()),
-            model,
-            addressing,
-            probes,
-        })
+        Ok(Case { id: self.id, source: self.source, title: self.title, model, addressing, probes })
     }
+}
+
+/// Policies of administrators, by the reader of manifests. Some cases leave out names.
+fn admin_policies(mut raw: Vec<serde_json::Value>, model: &Model) -> Result<Vec<Object>, String> {
+    for (n, policy) in raw.iter_mut().enumerate() {
+        let baseline = policy["kind"] == "BaselineAdminNetworkPolicy";
+        let name = &mut policy["metadata"]["name"];
+        if baseline || !name.is_string() {
+            *name = if baseline { "default".into() } else { format!("unnamed-{n}").into() };
+        }
+    }
+    let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": raw });
+    let read = manifests::read_objects("adminPolicies", &list.to_string(), model);
+    read.map(|read| read.objects).map_err(|e| e.to_string())
 }
 
 /// The network around a case: one uplink with a default route, nothing closed, nothing translated.
@@ -406,6 +430,7 @@ impl RawPolicy {
             pods: spec.pod_selector.map(RawSelector::into_selector).transpose()?.unwrap_or_default(),
             ingress: rules(ingress, spec.ingress)?,
             egress: rules(egress, spec.egress)?,
+            staged: false,
             at: Position::default(),
         })
     }

@@ -10,10 +10,7 @@ use supernet_dataplane::{
         EndpointPort, Namespace, Neighbor, PortEntry, PortRole, Segment, ServerKind, Snapshot, UplinkPort,
         VirtualServer,
     },
-    table::{
-        classifier::{Action, Decision, RuleSet},
-        maglev::Maglev,
-    },
+    table::{classifier::Action, firewall::Firewall, maglev::Maglev},
     wire::{Mac, Proto},
 };
 
@@ -34,9 +31,9 @@ pub fn mac(port: u32) -> Mac {
     Mac::from_u64(0x0200_0000_0000 | u64::from(port + 1))
 }
 
-/// A rule set that does one thing with everything.
-pub fn every(action: Action, rule: u32) -> Arc<RuleSet> {
-    Arc::new(RuleSet::new(Vec::new(), Decision { rule: RuleId(rule), action }))
+/// A firewall that does one thing with everything.
+pub fn every(action: Action, rule: u32) -> Arc<Firewall> {
+    Arc::new(Firewall::every(action, RuleId(rule)))
 }
 
 impl Topology {

@@ -223,7 +223,7 @@ fn fragments_of_a_packet_that_was_stopped_are_stopped() {
     assert_eq!(net.sessions(), 0);
 }
 
-fn deny() -> std::sync::Arc<supernet_dataplane::table::classifier::RuleSet> {
+fn deny() -> std::sync::Arc<supernet_dataplane::table::firewall::Firewall> {
     supernet_testkit::topology::every(supernet_dataplane::table::classifier::Action::Drop, 1)
 }
 

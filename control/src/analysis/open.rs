@@ -3,21 +3,17 @@
 use super::text;
 use crate::model::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
-use supernet_dataplane::{
-    id::IdentityId,
-    table::classifier::{Action, RuleSet},
-    wire::Proto,
-};
+use supernet_dataplane::{id::IdentityId, table::firewall::Firewall, wire::Proto};
 
 /// Asks both sides at every port where either may change its mind.
 pub(super) fn ask(
-    egress: Option<&RuleSet>,
-    ingress: Option<&RuleSet>,
+    egress: Option<&Firewall>,
+    ingress: Option<&Firewall>,
     from: IdentityId,
     to: IdentityId,
 ) -> Open {
-    let passes = |set: Option<&RuleSet>, peer, proto, port| {
-        set.is_none_or(|set| set.decide(peer, proto, port).action == Action::Allow)
+    let passes = |firewall: Option<&Firewall>, peer, proto, port| {
+        firewall.is_none_or(|firewall| firewall.decide(peer, proto, port).action.allows())
     };
     let both = |proto, port| passes(egress, to, proto, port) && passes(ingress, from, proto, port);
     let mut open = Open { others: both(Proto::ICMP, 0), ranges: BTreeMap::new() };
@@ -116,34 +112,34 @@ mod tests {
     use proptest::prelude::*;
     use supernet_dataplane::{
         id::RuleId,
-        table::classifier::{Clause, Decision, Peers, Rule, Service},
+        table::classifier::{Action, Clause, Decision, Effect, Peers, Rule, Service},
     };
 
     const ME: IdentityId = IdentityId(1);
     const YOU: IdentityId = IdentityId(2);
 
-    fn rule_set() -> impl Strategy<Value = RuleSet> {
+    fn firewall() -> impl Strategy<Value = Firewall> {
         let port = prop_oneof![Just(0u16), 1u16..6, Just(80), Just(65534), Just(65535)];
         let protocol = prop::sample::select(&[Proto::TCP, Proto::UDP][..]);
         let service = (protocol, port.clone(), port)
             .prop_map(|(proto, a, b)| Service { proto, ports: a.min(b)..=a.max(b) });
         let peers = prop_oneof![
             Just(Peers::Any),
-            prop::sample::select(&[ME, YOU][..]).prop_map(|id| Peers::Identities([id].into())),
+            prop::sample::select(&[ME, YOU][..]).prop_map(|id| Peers::of([id])),
         ];
         let clause = (peers, prop::collection::vec(service, 0..3))
             .prop_map(|(peers, services)| Clause { peers, services });
         prop::collection::vec(prop::collection::vec(clause, 0..3), 0..4).prop_map(|rules| {
-            let rule = |clauses| Rule { id: RuleId(0), action: Action::Allow, clauses };
+            let rule = |clauses| Rule { id: RuleId(0), effect: Effect::Decide(Action::Allow), clauses };
             let default = Decision { rule: RuleId(1), action: Action::Drop };
-            RuleSet::new(rules.into_iter().map(rule).collect(), default)
+            Firewall::of(rules.into_iter().map(rule).collect(), default)
         })
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn open_is_what_both_sides_allow_at_every_port(egress in rule_set(), ingress in prop::option::of(rule_set())) {
+        fn open_is_what_both_sides_allow_at_every_port(egress in firewall(), ingress in prop::option::of(firewall())) {
             let open = ask(Some(&egress), ingress.as_ref(), ME, YOU);
             let both = |proto, port| {
                 egress.decide_linear(YOU, proto, port).action == Action::Allow

@@ -34,7 +34,7 @@ use std::{
 use supernet_dataplane::{
     id::IdentityId,
     snapshot::{EndpointPort, PortRole, Snapshot},
-    table::classifier::RuleSet,
+    table::firewall::Firewall,
 };
 
 /// Who reaches whom.
@@ -185,8 +185,8 @@ struct End<'a> {
     info: EndInfo,
     /// What the firewall calls it, in each family that it has.
     identities: BTreeMap<IpFamily, IdentityId>,
-    egress: Option<&'a RuleSet>,
-    ingress: Option<&'a RuleSet>,
+    egress: Option<&'a Firewall>,
+    ingress: Option<&'a Firewall>,
     /// What its containers declare.
     declared: BTreeSet<(Protocol, u16)>,
 }
@@ -280,8 +280,8 @@ fn named(table: Table, infos: &[EndInfo]) -> Vec<Row> {
     rows.filter(|row| !row.sources.is_empty()).collect()
 }
 
-/// Rule sets are shared, so where one lies tells which it is.
-fn place_of(set: Option<&RuleSet>) -> usize {
+/// Firewalls are shared, so where one lies tells which it is.
+fn place_of(set: Option<&Firewall>) -> usize {
     set.map_or(0, |set| ptr::from_ref(set).addr())
 }
 
@@ -441,8 +441,8 @@ impl Judge {
 
     fn ask(
         &mut self,
-        egress: Option<&RuleSet>,
-        ingress: Option<&RuleSet>,
+        egress: Option<&Firewall>,
+        ingress: Option<&Firewall>,
         from: IdentityId,
         to: IdentityId,
     ) -> Rc<Open> {

@@ -15,6 +15,10 @@ fn peer(namespace: &str, peer: &Peer) -> String {
     match peer {
         Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
         Peer::Block { cidr, except } => format!("{cidr} except {}", join(except.iter(), ", ")),
+        Peer::Nodes(s) if s.requirements.is_empty() => "all nodes".to_owned(),
+        Peer::Nodes(s) => format!("nodes {}", selector(s)),
+        Peer::Domains(names) => format!("domains {}", names.join(", ")),
+        Peer::Set(name) => format!("address set {name}"),
         Peer::Pods { namespaces, pods } => {
             let pods = match pods {
                 None => "all pods".to_owned(),

@@ -45,18 +45,18 @@ pub fn compile(
     let namespaces = namespaces(model, addressing, interner, &mut names);
     let mut segments = segments::segments(model, addressing, interner, &mut names);
     let specs = server_specs(model, addressing, &places)?;
-    let firewall = policy::compile(model, addressing, &places, interner);
-    let ports = ports::ports(model, addressing, &places, &firewall, &mut segments, interner, &mut names)?;
+    let firewalls = policy::compile(model, addressing, &places, interner);
+    let ports = ports::ports(model, addressing, &places, &firewalls, &mut segments, interner, &mut names)?;
     let tier0 = tier0::tier0(model, interner)?;
     let servers = servers::servers(model, addressing, &specs, interner, &mut names)?;
-    names.rules = firewall.rules.into_iter().collect();
+    names.rules = firewalls.rules.into_iter().collect();
     Ok(Snapshot {
         generation: Generation::default(),
         ports: dense(ports.entries.into_iter().map(|p| (p.id.index(), p))),
         segments: dense(segments.into_iter().map(|s| (s.id.index(), s))),
         namespaces: dense(namespaces.into_iter().map(|n| (n.id.index(), n))),
         endpoints: ports.endpoints.into_iter().collect(),
-        identities: firewall.identities,
+        identities: firewalls.identities,
         servers,
         tier0,
         owned: owned(model, addressing),

@@ -6,7 +6,7 @@ use crate::{
     ipam::Addressing,
     model::{Mac, Model, Name, Position},
     place::Places,
-    policy::Firewall,
+    policy::Firewalls,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -28,7 +28,7 @@ pub(super) fn ports(
     model: &Model,
     addressing: &Addressing,
     places: &Places<'_>,
-    firewall: &Firewall<'_>,
+    firewalls: &Firewalls<'_>,
     segments: &mut [Segment],
     interner: &mut Interner,
     names: &mut Names,
@@ -49,7 +49,7 @@ pub(super) fn ports(
             at: place.pod.at.clone(),
         })?;
         let node = place.node.and_then(|node| addressing.nodes.get(node)).cloned().unwrap_or_default();
-        let rules = firewall.pods.get(name);
+        let rules = firewalls.pods.get(name);
         let endpoint = EndpointPort {
             segment: segments[segment].id,
             namespace: Some(builder.interner.namespace(&name.namespace)),

@@ -8,7 +8,7 @@ use super::{
     expand::{self, Place},
     reading::Reading,
     schema::Kind,
-    service, syntax,
+    security_policy, service, syntax,
 };
 use crate::model::{
     Endpoint, IpFamily, Labels, Model, Name, Node, Object, Pod, Position, Selector, ServerBackend, Service,
@@ -46,6 +46,8 @@ pub(super) fn assemble(
     if let Some(supervisor) = &given {
         check_backends(r, supervisor, &pods, base);
     }
+    let known = base.iter().flat_map(|b| b.address_sets.keys()).map(String::as_str).collect();
+    security_policy::check_references(r, &declared, &known);
     check_slices(r, &declared, &services, base);
     note_endpoints(r, &declared, &services, base);
     if base.is_none() {
@@ -60,6 +62,8 @@ pub(super) fn assemble(
     objects.extend(services.into_iter().map(Object::from));
     objects.extend(declared.slices.into_iter().map(Object::from));
     objects.extend(declared.policies.into_iter().map(Object::from));
+    objects.extend(declared.address_sets.into_iter().map(Object::from));
+    objects.extend(declared.tiered_policies.into_iter().map(Object::from));
     objects
 }
 

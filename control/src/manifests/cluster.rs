@@ -51,8 +51,8 @@ fn snat(r: &mut Reading, meta: &Meta<'_>) -> Snat {
         }
         addresses.get_or_insert((read, node));
     }
-    let on = flag(r, meta, SNAT_ANNOTATION);
-    let off = flag(r, meta, "ncp/no_snat");
+    let on = meta.flag(r, SNAT_ANNOTATION);
+    let off = meta.flag(r, "ncp/no_snat");
     let none = on == Some(false) || off == Some(true);
     match addresses {
         Some((_, node)) if none => {
@@ -79,11 +79,6 @@ fn mtu(r: &mut Reading, node: &yaml::Node) -> Option<u16> {
         r.invalid(node.place, format!("`{text}` is no MTU"), advice);
     }
     mtu
-}
-
-fn flag(r: &mut Reading, meta: &Meta<'_>, key: &str) -> Option<bool> {
-    let node = meta.annotation(key)?;
-    r.word(node, &[("true", true), ("false", false), ("True", true), ("False", false)])
 }
 
 pub(super) fn read_node(r: &mut Reading, node: &yaml::Node, declared: &mut Declared) {

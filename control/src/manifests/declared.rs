@@ -3,6 +3,7 @@
 use super::{
     cluster::{IP_ANNOTATION, MTU_ANNOTATION, SNAT_ANNOTATION, SNAT_IP_ANNOTATION},
     error::Problem,
+    policy::STAGED_ANNOTATION,
     reading::{Fields, Reading, either},
     schema::{self, Kind, Schema},
     syntax,
@@ -10,8 +11,8 @@ use super::{
     yaml::{Key, Node},
 };
 use crate::model::{
-    At, EndpointSlice, IpFamily, Labels, Name, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Position,
-    Service, Supervisor,
+    AddressSet, At, EndpointSlice, IpFamily, Labels, Name, Namespace, NetworkPolicy, Node as ClusterNode,
+    Pod, Position, Service, Supervisor, TieredPolicy,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +32,10 @@ pub(super) struct Declared {
     /// Objects of kind Endpoints. They are not read, but a Service may count on them.
     pub(super) endpoints: Vec<(Name, Position)>,
     pub(super) policies: Vec<NetworkPolicy>,
+    pub(super) tiered_policies: Vec<TieredPolicy>,
+    pub(super) address_sets: Vec<AddressSet>,
+    /// Who refers to which AddressSet, and where.
+    pub(super) set_references: Vec<(String, String, Position)>,
     /// Workloads that have made something of what was declared. They are not expanded.
     pub(super) owners: BTreeSet<(Kind, Name)>,
     places: BTreeMap<(Kind, Name), Position>,
@@ -119,11 +124,21 @@ pub(super) struct Meta<'n> {
 }
 
 /// Supernet's own annotations, and what each can stand on.
-static OWN_ANNOTATIONS: [(&str, &[&Schema]); 4] = [
+static OWN_ANNOTATIONS: [(&str, &[&Schema]); 5] = [
     (IP_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NODE]),
     (MTU_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_IP_ANNOTATION, &[&schema::NAMESPACE]),
+    (
+        STAGED_ANNOTATION,
+        &[
+            &schema::NETWORK_POLICY,
+            &schema::SECURITY_POLICY,
+            &schema::CLUSTER_POLICY,
+            &schema::ADMIN_POLICY,
+            &schema::BASELINE_POLICY,
+        ],
+    ),
 ];
 
 /// Whether objects of a kind lie in a namespace.
@@ -174,6 +189,12 @@ impl<'n> Meta<'n> {
         };
         let name = Name::new(namespace?, name?);
         Some(Self { name, labels, annotations, owner, uid, terminating })
+    }
+
+    /// An annotation that is "true" or "false".
+    pub(super) fn flag(&self, r: &mut Reading, key: &str) -> Option<bool> {
+        let node = self.annotation(key)?;
+        r.word(node, &[("true", true), ("false", false), ("True", true), ("False", false)])
     }
 
     /// An annotation's value.

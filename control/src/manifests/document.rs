@@ -2,12 +2,12 @@
 
 use super::error::Problem;
 use super::{
-    cluster,
+    admin_policy, cluster,
     declared::Declared,
     pod, policy,
     reading::Reading,
     schema::{self, Kind},
-    service, supervisor, syntax, workload,
+    security_policy, service, supervisor, syntax, workload,
     yaml::{Node, Value},
 };
 
@@ -94,7 +94,11 @@ fn skip(r: &mut Reading, kind: &str, group: &str, node: &Node) {
         return;
     }
     if group == "supernet.dev" {
-        r.invalid(node.place, format!("unknown kind `{kind}` of {group}"), "the only one is Supervisor");
+        r.invalid(
+            node.place,
+            format!("unknown kind `{kind}` of {group}"),
+            "use Supervisor, SecurityPolicy or AddressSet",
+        );
         return;
     }
     let shapes = schema::shapes_traffic(kind, group);
@@ -114,6 +118,11 @@ fn dispatch(r: &mut Reading, kind: Kind, node: &Node, declared: &mut Declared) {
         Kind::Service => service::read_service(r, node, declared),
         Kind::EndpointSlice => service::read_slice(r, node, declared),
         Kind::NetworkPolicy => policy::read(r, node, declared),
+        Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => {
+            admin_policy::read(r, kind, node, declared);
+        }
+        Kind::SecurityPolicy => security_policy::read(r, node, declared),
+        Kind::AddressSet => security_policy::read_address_set(r, node, declared),
         Kind::Deployment
         | Kind::ReplicaSet
         | Kind::ReplicationController

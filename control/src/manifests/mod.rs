@@ -5,7 +5,8 @@
 //!   (files)    (tree)   (lists)      (schema, reading)                  (expand)
 //! ```
 //!
-//! What is read: Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy, and `Supervisor`
+//! What is read: Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy, ClusterNetworkPolicy,
+//! AdminNetworkPolicy, BaselineAdminNetworkPolicy, and `Supervisor`, `SecurityPolicy` and `AddressSet`
 //! (`supernet.dev/v1alpha1`). Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job and
 //! CronJob become pods, named and labelled as Kubernetes would; if what a workload made was declared too
 //! (`kubectl get -o yaml`), that stands for the expansion. Other kinds are skipped, with one warning that counts
@@ -21,6 +22,7 @@
 //! `supernet.dev/snat-ip` or `ncp/static_snat_ip`, and `supernet.dev/snat: "false"` or `ncp/no_snat: "true"`, on a
 //! namespace.
 
+mod admin_policy;
 mod assemble;
 mod cluster;
 mod declared;
@@ -31,6 +33,7 @@ mod pod;
 mod policy;
 mod reading;
 mod schema;
+mod security_policy;
 mod selector;
 mod service;
 mod source;

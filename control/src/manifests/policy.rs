@@ -10,6 +10,9 @@ use super::{
 };
 use crate::model::{NetworkPolicy, Peer, PolicyPort, PortMatch, Rule, Selector};
 
+/// "true": the policy is judged without being enforced.
+pub(super) const STAGED_ANNOTATION: &str = "supernet.dev/staged";
+
 pub(super) fn read(r: &mut Reading, node: &Node, declared: &mut Declared) {
     let fields = r.fields(node, &schema::NETWORK_POLICY);
     r.sub(&fields, "status", &schema::NETWORK_POLICY_STATUS);
@@ -27,6 +30,7 @@ pub(super) fn read(r: &mut Reading, node: &Node, declared: &mut Declared) {
         }
     }
     let Some(meta) = meta else { return };
+    let staged = meta.flag(r, STAGED_ANNOTATION).unwrap_or(false);
     let at = r.at(node.place);
     if declared.claim(r, Kind::NetworkPolicy, &meta.name, &at) {
         declared.policies.push(NetworkPolicy {
@@ -34,6 +38,7 @@ pub(super) fn read(r: &mut Reading, node: &Node, declared: &mut Declared) {
             pods,
             ingress: types.0.then_some(ingress),
             egress: types.1.then_some(egress),
+            staged,
             at,
         });
     }

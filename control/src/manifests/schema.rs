@@ -175,6 +175,43 @@ schemas! {
     IP_BLOCK "an ipBlock" ["cidr" "except"];
     POLICY_PORT "a policy's port" ["endPort" "port" "protocol"];
 
+    CLUSTER_POLICY "a ClusterNetworkPolicy" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" CLUSTER_POLICY_SPEC };
+    CLUSTER_POLICY_SPEC "a ClusterNetworkPolicy's spec" ["egress" "ingress" "priority" "subject" "tier"];
+    CLUSTER_INGRESS_RULE "an ingress rule" ["action" "from" "name" "protocols"];
+    CLUSTER_EGRESS_RULE "an egress rule" ["action" "name" "protocols" "to"];
+    CLUSTER_PROTOCOL "an item of protocols" ["destinationNamedPort" "sctp" "tcp" "udp"];
+    CLUSTER_TRANSPORT "a protocol" ["destinationPort"];
+    CLUSTER_PORT "a destinationPort" ["number" "range"];
+    PORT_RANGE "a range of ports" ["end" "start"];
+    ADMIN_POLICY "an AdminNetworkPolicy" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" ADMIN_POLICY_SPEC };
+    ADMIN_POLICY_SPEC "an AdminNetworkPolicy's spec" ["egress" "ingress" "priority" "subject"];
+    BASELINE_POLICY "a BaselineAdminNetworkPolicy" ["apiVersion" "kind" "metadata" "spec" "status"]
+        { "metadata" METADATA "spec" BASELINE_POLICY_SPEC };
+    BASELINE_POLICY_SPEC "a BaselineAdminNetworkPolicy's spec" ["egress" "ingress" "subject"];
+    ADMIN_INGRESS_RULE "an ingress rule" ["action" "from" "name" "ports"];
+    ADMIN_EGRESS_RULE "an egress rule" ["action" "name" "ports" "to"];
+    ADMIN_PORT "an item of ports" ["namedPort" "portNumber" "portRange"];
+    PORT_NUMBER "a portNumber" ["port" "protocol"];
+    PROTOCOL_PORT_RANGE "a portRange" ["end" "protocol" "start"];
+    SUBJECT "a subject" ["namespaces" "pods"];
+    NAMESPACED_PODS "pods" ["namespaceSelector" "podSelector"];
+    ADMIN_INGRESS_PEER "a peer" ["namespaces" "pods"] { "pods" NAMESPACED_PODS };
+    ADMIN_EGRESS_PEER "a peer" ["domainNames" "namespaces" "networks" "nodes" "pods"] { "pods" NAMESPACED_PODS };
+
+    SECURITY_POLICY "a SecurityPolicy" ["apiVersion" "kind" "metadata" "spec"]
+        { "metadata" METADATA "spec" SECURITY_POLICY_SPEC };
+    SECURITY_POLICY_SPEC "a SecurityPolicy's spec" ["appliedTo" "category" "priority" "rules"];
+    SECURITY_RULE "a rule" ["action" "appliedTo" "destinations" "destinationsExcluded" "direction" "disabled"
+        "logLabel" "name" "services" "sources" "sourcesExcluded" "stateful"] { "services" SECURITY_SERVICE };
+    APPLIED_TO "an item of appliedTo" ["namespaceSelector" "podSelector"];
+    SECURITY_END "an end" ["addressSet" "cidr" "except" "namespaceSelector" "nodeSelector" "podSelector"];
+    SECURITY_SERVICE "a service" ["icmpCode" "icmpType" "ports" "protocol"];
+    ADDRESS_SET "an AddressSet" ["apiVersion" "kind" "metadata" "spec"]
+        { "metadata" METADATA "spec" ADDRESS_SET_SPEC };
+    ADDRESS_SET_SPEC "an AddressSet's spec" ["addresses"];
+
     SUPERVISOR "a Supervisor" ["apiVersion" "kind" "metadata" "spec"]
         { "metadata" METADATA "spec" SUPERVISOR_SPEC };
     SUPERVISOR_SPEC "a Supervisor's spec" ["cliTools" "egressCIDRs" "ingressCIDRs" "ingressPosture" "kubeAPI"
@@ -205,11 +242,16 @@ pub(super) enum Kind {
     Service,
     EndpointSlice,
     NetworkPolicy,
+    ClusterNetworkPolicy,
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
+    SecurityPolicy,
+    AddressSet,
 }
 
 impl Kind {
     /// Every kind, its name, and the version that is read.
-    pub(super) const ALL: [(Self, &'static str, &'static str); 14] = [
+    pub(super) const ALL: [(Self, &'static str, &'static str); 19] = [
         (Self::Supervisor, "Supervisor", "supernet.dev/v1alpha1"),
         (Self::Namespace, "Namespace", "v1"),
         (Self::Node, "Node", "v1"),
@@ -224,6 +266,11 @@ impl Kind {
         (Self::Service, "Service", "v1"),
         (Self::EndpointSlice, "EndpointSlice", "discovery.k8s.io/v1"),
         (Self::NetworkPolicy, "NetworkPolicy", "networking.k8s.io/v1"),
+        (Self::ClusterNetworkPolicy, "ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2"),
+        (Self::AdminNetworkPolicy, "AdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1"),
+        (Self::BaselineAdminNetworkPolicy, "BaselineAdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1"),
+        (Self::SecurityPolicy, "SecurityPolicy", "supernet.dev/v1alpha1"),
+        (Self::AddressSet, "AddressSet", "supernet.dev/v1alpha1"),
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -233,8 +280,16 @@ impl Kind {
 
 /// API groups that hold, or once held, kinds that are read. A kind of the same name in any other group is
 /// another kind (Knative's Service, Calico's NetworkPolicy).
-pub(super) const OWN_GROUPS: [&str; 7] =
-    ["", "apps", "batch", "discovery.k8s.io", "extensions", "networking.k8s.io", "supernet.dev"];
+pub(super) const OWN_GROUPS: [&str; 8] = [
+    "",
+    "apps",
+    "batch",
+    "discovery.k8s.io",
+    "extensions",
+    "networking.k8s.io",
+    "policy.networking.k8s.io",
+    "supernet.dev",
+];
 
 /// Whether objects of this kind, which is not read, would change who reaches whom.
 pub(super) fn shapes_traffic(kind: &str, group: &str) -> bool {

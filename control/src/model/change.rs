@@ -1,7 +1,8 @@
 //! The whole desired state, and steps from one state to the next.
 
 use super::{
-    EndpointSlice, Labels, Name, Namespace, NetworkPolicy, Node, Pod, Position, Service, Snat, Supervisor,
+    AddressSet, EndpointSlice, Labels, Name, Namespace, NetworkPolicy, Node, Pod, Position, Service, Snat,
+    Supervisor, TieredPolicy,
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -23,6 +24,10 @@ pub struct Model {
     pub endpoint_slices: BTreeMap<Name, EndpointSlice>,
     /// NetworkPolicies.
     pub policies: BTreeMap<Name, NetworkPolicy>,
+    /// Policies of administrators.
+    pub tiered_policies: BTreeMap<ObjectId, TieredPolicy>,
+    /// Sets of addresses that rules refer to.
+    pub address_sets: BTreeMap<String, AddressSet>,
 }
 
 /// An object of any kind.
@@ -42,6 +47,11 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A NetworkPolicy.
     NetworkPolicy(NetworkPolicy),
+    /// A policy of an administrator: SecurityPolicy, ClusterNetworkPolicy, AdminNetworkPolicy,
+    /// BaselineAdminNetworkPolicy.
+    TieredPolicy(TieredPolicy),
+    /// An AddressSet.
+    AddressSet(AddressSet),
 }
 
 /// A kind of object.
@@ -55,6 +65,21 @@ pub enum ObjectKind {
     Service,
     EndpointSlice,
     NetworkPolicy,
+    SecurityPolicy,
+    ClusterNetworkPolicy,
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
+    AddressSet,
+}
+
+impl ObjectKind {
+    /// The kinds that are a [`TieredPolicy`].
+    pub const TIERED: [Self; 4] = [
+        Self::SecurityPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::AdminNetworkPolicy,
+        Self::BaselineAdminNetworkPolicy,
+    ];
 }
 
 impl fmt::Display for ObjectKind {
@@ -91,7 +116,17 @@ macro_rules! object_from {
         })+
     };
 }
-object_from!(Supervisor, Namespace, Node, Pod, Service, EndpointSlice, NetworkPolicy);
+object_from!(
+    Supervisor,
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    EndpointSlice,
+    NetworkPolicy,
+    TieredPolicy,
+    AddressSet
+);
 
 impl Object {
     /// Its kind and name.
@@ -104,6 +139,8 @@ impl Object {
             Self::Service(o) => (ObjectKind::Service, o.name.clone()),
             Self::EndpointSlice(o) => (ObjectKind::EndpointSlice, o.name.clone()),
             Self::NetworkPolicy(o) => (ObjectKind::NetworkPolicy, o.name.clone()),
+            Self::TieredPolicy(o) => return o.id.clone(),
+            Self::AddressSet(o) => (ObjectKind::AddressSet, Name::new("", &o.name)),
         };
         ObjectId { kind, name }
     }
@@ -118,6 +155,8 @@ impl Object {
             Self::Service(o) => &o.at,
             Self::EndpointSlice(o) => &o.at,
             Self::NetworkPolicy(o) => &o.at,
+            Self::TieredPolicy(o) => &o.at,
+            Self::AddressSet(o) => &o.at,
         }
     }
 }
@@ -200,6 +239,8 @@ impl Model {
             Object::Service(o) => drop(self.services.insert(name, o)),
             Object::EndpointSlice(o) => drop(self.endpoint_slices.insert(name, o)),
             Object::NetworkPolicy(o) => drop(self.policies.insert(name, o)),
+            Object::TieredPolicy(o) => drop(self.tiered_policies.insert(o.id.clone(), o)),
+            Object::AddressSet(o) => drop(self.address_sets.insert(name.name, o)),
         }
     }
 
@@ -218,6 +259,11 @@ impl Model {
             ObjectKind::Service => self.services.remove(name).is_some(),
             ObjectKind::EndpointSlice => self.endpoint_slices.remove(name).is_some(),
             ObjectKind::NetworkPolicy => self.policies.remove(name).is_some(),
+            ObjectKind::SecurityPolicy
+            | ObjectKind::ClusterNetworkPolicy
+            | ObjectKind::AdminNetworkPolicy
+            | ObjectKind::BaselineAdminNetworkPolicy => self.tiered_policies.remove(id).is_some(),
+            ObjectKind::AddressSet => self.address_sets.remove(&name.name).is_some(),
         };
         if there { Ok(()) } else { Err(ModelError::Missing(id.clone())) }
     }

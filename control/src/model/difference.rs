@@ -1,6 +1,6 @@
 //! What is different between two models: objects that came, went, or say something else now.
 
-use super::{Model, Name, ObjectId, ObjectKind, Position};
+use super::{Model, Name, ObjectId, ObjectKind, Position, TieredPolicy};
 use std::collections::BTreeMap;
 
 /// What became of an object.
@@ -47,6 +47,15 @@ impl Model {
         compare!(Service, services, Name::clone);
         compare!(EndpointSlice, endpoint_slices, Name::clone);
         compare!(NetworkPolicy, policies, Name::clone);
+        for kind in ObjectKind::TIERED {
+            let of_kind = |model: &Self| -> BTreeMap<Name, TieredPolicy> {
+                let all = model.tiered_policies.iter().filter(|(id, _)| id.kind == kind);
+                all.map(|(id, policy)| (id.name.clone(), policy.clone())).collect()
+            };
+            let unplace = |o: &mut TieredPolicy| o.at = Position::default();
+            maps(&of_kind(self), &of_kind(next), kind, Name::clone, unplace, &mut steps);
+        }
+        compare!(AddressSet, address_sets, alone);
         steps
     }
 }

@@ -11,6 +11,7 @@ mod labels;
 mod policy;
 mod service;
 mod supervisor;
+mod tiers;
 mod workload;
 
 pub use change::{Change, Model, ModelError, Object, ObjectId, ObjectKind};
@@ -23,6 +24,9 @@ pub use service::{
 pub use supervisor::{
     DefaultServer, IngressPosture, InterfaceDriver, NextHop, OnInterface, ServerBackend, StaticRoute,
     Supervisor, Tier1Layout, Uplink,
+};
+pub use tiers::{
+    AddressSet, Directions, Ends, Service as PolicyService, Tier, TieredPolicy, TieredRule, Verdict,
 };
 pub use workload::{ContainerPort, DnsPolicy, Namespace, Node, Pod, PodDns, Snat};
 

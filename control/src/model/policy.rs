@@ -15,6 +15,8 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<Rule>>,
     /// What they may reach. `None`: the policy says nothing about egress and does not isolate it.
     pub egress: Option<Vec<Rule>>,
+    /// It is judged without being enforced (`supernet.dev/staged`).
+    pub staged: bool,
     /// Where it was written.
     pub at: Position,
 }
@@ -45,6 +47,12 @@ pub enum Peer {
         /// Which pods in them; `None` is all.
         pods: Option<Selector>,
     },
+    /// Nodes, by labels, and with them the pods that use their network.
+    Nodes(Selector),
+    /// Domains by name. Which addresses they have is not known, so this matches nothing.
+    Domains(Vec<String>),
+    /// The addresses of the AddressSet of this name, pods included.
+    Set(String),
 }
 
 /// A protocol and the destination ports of it.

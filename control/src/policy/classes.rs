@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   pod address  ─▶ namespace, labels peers ask for, named ports egress rules ask for ─┐
-//!   node address ─▶ named ports of the host-networked pods there ──────────────────────┼─▶ identity
-//!   any address  ─▶ longest range of some ipBlock ─────────────────────────────────────┘
+//!   node address ─▶ labels peers ask for, named ports of host-networked pods there ────┼─▶ identity
+//!   any address  ─▶ longest range of some ipBlock or address set ──────────────────────┘
 //! ```
 //!
 //! The ranges of all ipBlocks and exceptions form a tree, so an address is inside one of them exactly when the
@@ -13,13 +13,17 @@
 use super::select::LabelIndex;
 use crate::{
     intern::{Interner, NamedPort, Signature},
-    model::{ContainerPort, Labels, Model, NetworkPolicy, Peer, PortMatch, Protocol, Rule},
+    model::{
+        AddressSet, ContainerPort, IpFamily, Labels, Model, Peer, PolicyPort, PolicyService, PortMatch,
+        Protocol, Rule, Selector,
+    },
     place::Places,
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 use supernet_dataplane::{id::IdentityId, snapshot::Identities, table::lpm::Lpm};
 
@@ -32,13 +36,15 @@ pub(super) struct Classes<'a> {
     namespaces: Vec<&'a str>,
     namespace_labels: LabelIndex<'a>,
     pods: HashMap<String, Members>,
+    nodes: Members,
+    sets: &'a BTreeMap<String, AddressSet>,
     /// Every range of the tree with the classes of addresses in it and in no longer one.
     ranges: BTreeMap<IpNet, BTreeSet<IdentityId>>,
     /// Which endpoints have a named port, by its number.
     named: HashMap<(String, Protocol), BTreeMap<u16, BTreeSet<IdentityId>>>,
 }
 
-/// The pod classes of one namespace.
+/// The classes of one namespace's pods, or of nodes.
 #[derive(Default)]
 struct Members {
     ids: Vec<IdentityId>,
@@ -60,6 +66,8 @@ impl<'a> Classes<'a> {
             namespaces: model.namespaces.keys().map(String::as_str).collect(),
             namespace_labels: model.namespaces.values().map(|n| &n.labels).collect(),
             pods: HashMap::new(),
+            nodes: Members::default(),
+            sets: &model.address_sets,
             ranges: BTreeMap::new(),
             named: HashMap::new(),
         };
@@ -74,12 +82,7 @@ impl<'a> Classes<'a> {
 
         for place in places.pods.values().filter(|p| p.segment.is_some()) {
             let pod = place.pod;
-            let labels: Labels = pod
-                .labels
-                .iter()
-                .filter(|(key, _)| asked.keys.contains(key.as_str()))
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect();
+            let labels = among(&pod.labels, &asked.keys);
             let ports = asked.named_ports(&pod.ports);
             for &addr in place.addresses {
                 let signature = Signature::Pod {
@@ -101,8 +104,11 @@ impl<'a> Classes<'a> {
             let mut ports = at_node.remove(node.as_str()).unwrap_or_default();
             ports.sort_unstable();
             ports.dedup();
+            let labels =
+                model.nodes.get(node).map(|n| among(&n.labels, &asked.node_keys)).unwrap_or_default();
             for &addr in addresses {
-                let signature = Signature::Node { ports: ports.clone(), range: range_of(addr) };
+                let signature =
+                    Signature::Node { labels: labels.clone(), ports: ports.clone(), range: range_of(addr) };
                 classes.add_endpoint(addr, &signature, interner);
             }
         }
@@ -122,7 +128,11 @@ impl<'a> Classes<'a> {
                 members.labels.push(labels.clone());
                 (ports, range)
             }
-            Signature::Node { ports, range } => (ports, range),
+            Signature::Node { labels, ports, range } => {
+                self.nodes.ids.push(id);
+                self.nodes.labels.push(labels.clone());
+                (ports, range)
+            }
             Signature::Range(_) => return,
         };
         for (name, protocol, number) in ports {
@@ -149,22 +159,42 @@ impl<'a> Classes<'a> {
         self.named.get(&key).into_iter().flatten().map(|(number, ids)| (*number, ids))
     }
 
+    /// The classes of a family's addresses. Only of use where the families were told apart: see [`Vocabulary`].
+    pub(super) fn of_family(&self, family: IpFamily) -> BTreeSet<IdentityId> {
+        let of_family = self.ranges.iter().filter(|(range, _)| IpFamily::of(range.addr()) == family);
+        of_family.flat_map(|(_, ids)| ids).copied().collect()
+    }
+
     /// Answers what peers mean.
     pub(super) fn peers(&self) -> PeerIndex<'_> {
         let pods = self.pods.iter().map(|(ns, m)| (ns.as_str(), m.labels.iter().collect())).collect();
-        PeerIndex { classes: self, pods }
+        PeerIndex { classes: self, pods, nodes: self.nodes.labels.iter().collect(), known: HashMap::new() }
     }
 }
 
-/// Finds the classes that peers speak of.
+/// Those of the labels whose keys are asked for.
+fn among(labels: &Labels, keys: &BTreeSet<&str>) -> Labels {
+    let asked = labels.iter().filter(|(key, _)| keys.contains(key.as_str()));
+    asked.map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// Finds the classes that peers speak of, and remembers them.
 pub(super) struct PeerIndex<'a> {
     classes: &'a Classes<'a>,
     pods: HashMap<&'a str, LabelIndex<'a>>,
+    nodes: LabelIndex<'a>,
+    known: HashMap<(String, Vec<Peer>), Arc<BTreeSet<IdentityId>>>,
 }
 
 impl PeerIndex<'_> {
     /// The classes that any of these peers of a policy in `namespace` matches.
-    pub(super) fn resolve(&self, namespace: &str, peers: &[Peer]) -> BTreeSet<IdentityId> {
+    pub(super) fn resolve(&mut self, namespace: &str, peers: &[Peer]) -> Arc<BTreeSet<IdentityId>> {
+        let is_local = |peer: &Peer| matches!(peer, Peer::Pods { namespaces: None, .. });
+        let namespace = if peers.iter().any(is_local) { namespace } else { "" };
+        let key = (namespace.to_owned(), peers.to_vec());
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
         let mut ids = BTreeSet::new();
         for peer in peers {
             match peer {
@@ -175,17 +205,21 @@ impl PeerIndex<'_> {
                         self.add_pods(self.classes.namespaces[at], pods.as_ref(), &mut ids);
                     }
                 }
+                Peer::Nodes(selector) => {
+                    let nodes = &self.classes.nodes.ids;
+                    ids.extend(self.nodes.select(selector).into_iter().map(|at| nodes[at]));
+                }
+                Peer::Domains(_) => {}
+                Peer::Set(name) => {
+                    let ranges = self.classes.sets.get(name).map(|set| &set.ranges[..]).unwrap_or_default();
+                    ranges.iter().for_each(|range| self.add_block(range, &[], &mut ids));
+                }
             }
         }
-        ids
+        self.known.entry(key).or_insert(Arc::new(ids)).clone()
     }
 
-    fn add_pods(
-        &self,
-        namespace: &str,
-        pods: Option<&crate::model::Selector>,
-        ids: &mut BTreeSet<IdentityId>,
-    ) {
+    fn add_pods(&self, namespace: &str, pods: Option<&Selector>, ids: &mut BTreeSet<IdentityId>) {
         let (Some(members), Some(index)) = (self.classes.pods.get(namespace), self.pods.get(namespace))
         else {
             return;
@@ -208,39 +242,73 @@ impl PeerIndex<'_> {
 }
 
 /// What rules can tell addresses apart by.
+#[derive(Default)]
 struct Vocabulary<'a> {
     /// Label keys in pod selectors of peers.
     keys: BTreeSet<&'a str>,
+    /// Label keys in node selectors.
+    node_keys: BTreeSet<&'a str>,
     /// Named ports in egress rules; those of ingress rules belong to the selected pod.
     ports: BTreeSet<(&'a str, Protocol)>,
-    /// Ranges and exceptions of ipBlocks.
+    /// Ranges and exceptions of ipBlocks, ranges of address sets; and all of either family, if some rule may hold
+    /// for a pod in one family and not in the other.
     ranges: BTreeSet<IpNet>,
 }
 
 impl<'a> Vocabulary<'a> {
     fn of(model: &'a Model) -> Self {
-        let mut asked = Self { keys: BTreeSet::new(), ports: BTreeSet::new(), ranges: BTreeSet::new() };
+        let mut asked = Self::default();
         let rules = |rules: &'a Option<Vec<Rule>>| rules.as_deref().unwrap_or_default();
-        for NetworkPolicy { ingress, egress, .. } in model.policies.values() {
-            for peer in rules(ingress).iter().chain(rules(egress)).flat_map(|r| &r.peers) {
-                match peer {
-                    Peer::Block { cidr, except } => {
-                        asked.ranges.insert(cidr.trunc());
-                        asked.ranges.extend(except.iter().map(IpNet::trunc));
-                    }
-                    Peer::Pods { pods, .. } => {
-                        let requirements = pods.iter().flat_map(|s| &s.requirements);
-                        asked.keys.extend(requirements.map(|r| r.key.as_str()));
-                    }
-                }
+        for policy in model.policies.values() {
+            let (ingress, egress) = (rules(&policy.ingress), rules(&policy.egress));
+            asked.add_peers(ingress.iter().chain(egress).flat_map(|r| &r.peers), model);
+            asked.add_ports(egress.iter().flat_map(|r| &r.ports));
+        }
+        for rule in model.tiered_policies.values().flat_map(|policy| &policy.rules) {
+            let (to, from) = (rule.directions.has_egress(), rule.directions.has_ingress());
+            let (sources, destinations) = (&rule.sources.peers, &rule.destinations.peers);
+            if to {
+                asked.add_peers(destinations, model);
+                asked.add_ports(rule.services.iter().filter_map(|service| match service {
+                    PolicyService::Ports(port) => Some(port),
+                    PolicyService::Icmp { .. } => None,
+                }));
             }
-            for port in rules(egress).iter().flat_map(|r| &r.ports) {
-                if let PortMatch::Named(name) = &port.port {
-                    asked.ports.insert((name, port.protocol));
-                }
+            if from {
+                asked.add_peers(sources, model);
+            }
+            let own = destinations.iter().filter(|_| from).chain(sources.iter().filter(|_| to));
+            if own.into_iter().any(|peer| matches!(peer, Peer::Block { .. } | Peer::Set(_))) {
+                asked.ranges.extend(EVERYTHING);
             }
         }
         asked
+    }
+
+    fn add_peers(&mut self, peers: impl IntoIterator<Item = &'a Peer>, model: &'a Model) {
+        let keys = |selector: &'a Selector| selector.requirements.iter().map(|r| r.key.as_str());
+        for peer in peers {
+            match peer {
+                Peer::Block { cidr, except } => {
+                    self.ranges.insert(cidr.trunc());
+                    self.ranges.extend(except.iter().map(IpNet::trunc));
+                }
+                Peer::Pods { pods, .. } => self.keys.extend(pods.iter().flat_map(keys)),
+                Peer::Nodes(selector) => self.node_keys.extend(keys(selector)),
+                Peer::Domains(_) => {}
+                Peer::Set(name) => {
+                    let ranges = model.address_sets.get(name).into_iter().flat_map(|set| &set.ranges);
+                    self.ranges.extend(ranges.map(IpNet::trunc));
+                }
+            }
+        }
+    }
+
+    fn add_ports(&mut self, ports: impl Iterator<Item = &'a PolicyPort>) {
+        self.ports.extend(ports.filter_map(|port| match &port.port {
+            PortMatch::Named(name) => Some((name.as_str(), port.protocol)),
+            PortMatch::All | PortMatch::Numbers { .. } => None,
+        }));
     }
 
     /// Those of a pod's ports that some egress rule asks for by name.
@@ -255,3 +323,9 @@ impl<'a> Vocabulary<'a> {
         named
     }
 }
+
+/// Every address, by family.
+const EVERYTHING: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];

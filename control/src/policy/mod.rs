@@ -1,37 +1,48 @@
-//! NetworkPolicies and the ingress posture, compiled to the firewall rule sets of the dataplane.
+//! Policies of every kind and the ingress posture, compiled to the firewalls of the dataplane.
 //!
 //! ```text
 //!   policies ──▶ ranges, label keys, port names they ask for ──▶ classes of addresses (identities)
 //!       │                                                              │
 //!       └──▶ rules, once each: peers as identities ◀───────────────────┘
 //!                 │
-//!   pods ──▶ policies that select them ──▶ rule sets, one for all pods that see the same rules
+//!   pods ──▶ policies that select them ──▶ layers, one for all pods that see the same rules
 //! ```
+//!
+//! The order of evaluation, the same for what a pod receives and for what it sends; the first that decides does:
+//!
+//! | | layer | decides |
+//! | --- | --- | --- |
+//! | 1 | Emergency, Infrastructure, Environment (SecurityPolicy), Admin (ClusterNetworkPolicy, AdminNetworkPolicy) | first match; Pass and JUMP_TO_APPLICATION go on at 2 |
+//! | 2 | NetworkPolicies that select the pod for this direction | always: what none of them allows is dropped in their name |
+//! | 3 | Application (SecurityPolicy), Baseline (ClusterNetworkPolicy, BaselineAdminNetworkPolicy) | first match |
+//! | 4 | the Supervisor's posture | always |
 //!
 //! What always holds: a rule's peers are resolved once, whoever shares the rule; the peer of an egress rule is
 //! the destination behind any load balancer, the peer of an ingress rule the real source; a rule set never names
-//! an address. Pods on their node's network have no rule sets and stand outside policy. Traffic of a pod with
+//! an address. Pods on their node's network have no firewall and stand outside policy. Traffic of a pod with
 //! itself and from its own node is the dataplane's to allow.
 //!
-//! Semantics: the field documentation of `networking.k8s.io/v1` NetworkPolicy. Rules of all policies that select
-//! a pod for a direction are a union; what none of them matches is dropped in the name of these policies.
+//! Semantics: the field documentation of `networking.k8s.io/v1` NetworkPolicy and of `policy.networking.k8s.io`.
+//! Rules of all NetworkPolicies that select a pod for a direction are a union.
 
 mod classes;
+mod cluster;
 mod rules;
 pub(crate) mod select;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 use crate::{
     intern::{Interner, NamedPort},
     ipam::Addressing,
     model::{IngressPosture, Model, Name, NetworkPolicy, ServerBackend},
-    place::Places,
+    place::{Place, Places},
 };
 use classes::Classes;
+use cluster::ClusterIndex;
 pub(crate) use rules::Direction;
-use rules::Rules;
-use select::LabelIndex;
+use rules::{NetworkPolicies, Workshop};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -39,30 +50,34 @@ use std::{
 use supernet_dataplane::{
     id::RuleId,
     snapshot::{Identities, RuleName},
-    table::classifier::{Action, Clause, Decision, Peers, Rule, RuleSet},
+    table::{
+        classifier::{Action, Clause, Decision, Effect, Peers, Rule, RuleSet},
+        firewall::Firewall,
+    },
 };
+use tiers::{LayerKey, Stage, Tiers};
 
-/// The policy name of rules that the Supervisor's posture gives.
+/// The policy name and the tier of rules that the Supervisor's posture gives.
 pub const POSTURE: &str = "posture";
 
-/// The firewall of a whole network.
+/// The firewalls of a whole network.
 #[derive(Debug, Clone)]
-pub struct Firewall<'a> {
+pub struct Firewalls<'a> {
     /// Who has which identity.
     pub identities: Identities,
-    /// The rule sets of every pod that policy applies to.
+    /// The firewalls of every pod that policy applies to.
     pub pods: BTreeMap<&'a Name, PodFirewall>,
     /// What the rules are called.
     pub rules: BTreeMap<RuleId, RuleName>,
 }
 
-/// The rule sets of one pod; pods that see the same rules share them.
+/// The firewalls of one pod; pods that see the same rules share them.
 #[derive(Debug, Clone)]
 pub struct PodFirewall {
     /// For what reaches it.
-    pub ingress: Arc<RuleSet>,
+    pub ingress: Arc<Firewall>,
     /// For what it sends.
-    pub egress: Arc<RuleSet>,
+    pub egress: Arc<Firewall>,
 }
 
 /// Compiles all policies of a model.
@@ -71,46 +86,52 @@ pub fn compile<'a>(
     addressing: &Addressing,
     places: &Places<'a>,
     interner: &mut Interner,
-) -> Firewall<'a> {
+) -> Firewalls<'a> {
     let classes = Classes::of(model, &addressing.nodes, places, interner);
-    let selection = Selection::of(model);
-    let exempt = exempt_pods(model);
-    let mut rules = Rules::new(model, &classes, interner);
-    let mut sets: HashMap<SetKey<'_>, Arc<RuleSet>> = HashMap::new();
+    let cluster = ClusterIndex::of(model);
+    let selection = Selection::among(model, &cluster);
+    let mut compiler = Compiler {
+        model,
+        exempt: exempt_pods(model),
+        tiers: Tiers::of(model, places, &cluster),
+        policies: NetworkPolicies::new(selection.pods.iter().map(|(policy, _)| *policy).collect()),
+        selection,
+        workshop: Workshop::new(&classes, interner),
+        bodies: HashMap::new(),
+        firewalls: HashMap::new(),
+    };
     let mut pods = BTreeMap::new();
     for (&name, place) in places.pods.iter().filter(|(_, p)| p.segment.is_some()) {
-        let mut set = |direction| {
-            let selecting = selection.policies(name, direction);
-            let key = if selecting.is_empty() {
-                SetKey::Open(open(model, name, direction, &exempt))
-            } else {
-                let ports = match direction {
-                    Direction::Ingress => rules.own_ports(&selecting, &place.pod.ports),
-                    Direction::Egress => Vec::new(),
-                };
-                SetKey::Isolated(direction, selecting, ports)
-            };
-            if let Some(set) = sets.get(&key) {
-                return set.clone();
-            }
-            let set = Arc::new(match &key {
-                SetKey::Open(open) => open_set(*open, &classes, &mut rules),
-                SetKey::Isolated(direction, policies, ports) => rules.isolated(*direction, policies, ports),
-            });
-            sets.insert(key, set.clone());
-            set
-        };
-        let ingress = set(Direction::Ingress);
-        let egress = set(Direction::Egress);
+        let ingress = compiler.firewall(name, place, Direction::Ingress);
+        let egress = compiler.firewall(name, place, Direction::Egress);
         pods.insert(name, PodFirewall { ingress, egress });
     }
-    let rules = rules.into_names();
-    Firewall { identities: classes.identities, pods, rules }
+    let rules = compiler.workshop.into_names();
+    Firewalls { identities: classes.identities, pods, rules }
 }
 
-/// What pods must agree on to share a rule set.
+struct Compiler<'a, 'w> {
+    model: &'a Model,
+    exempt: BTreeSet<&'a Name>,
+    selection: Selection<'a>,
+    tiers: Tiers<'a>,
+    policies: NetworkPolicies<'a>,
+    workshop: Workshop<'w>,
+    bodies: HashMap<BodyKey<'a>, (Option<Arc<RuleSet>>, Decision)>,
+    firewalls: HashMap<FirewallKey<'a>, Arc<Firewall>>,
+}
+
+/// What pods must agree on to share a firewall.
 #[derive(PartialEq, Eq, Hash)]
-enum SetKey<'a> {
+struct FirewallKey<'a> {
+    before: Option<LayerKey>,
+    after: Option<LayerKey>,
+    body: BodyKey<'a>,
+}
+
+/// What they must agree on to share what no tier decides.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum BodyKey<'a> {
     /// No policy isolates them.
     Open(Open<'a>),
     /// These policies do, by position, and named ports of their ingress rules have these numbers.
@@ -128,39 +149,81 @@ enum Open<'a> {
     Egress,
 }
 
-fn open<'a>(model: &Model, pod: &'a Name, direction: Direction, exempt: &BTreeSet<&Name>) -> Open<'a> {
-    if direction == Direction::Egress {
-        return Open::Egress;
+impl<'a> Compiler<'a, '_> {
+    fn firewall(&mut self, name: &'a Name, place: &Place<'a>, direction: Direction) -> Arc<Firewall> {
+        let ports = &place.pod.ports;
+        let selecting = self.selection.policies(name, direction);
+        let before = self.tiers.key(name, ports, direction, Stage::Before, &mut self.workshop);
+        let (body, after) = if selecting.is_empty() {
+            let after = self.tiers.key(name, ports, direction, Stage::After, &mut self.workshop);
+            (BodyKey::Open(self.open(name, direction)), after)
+        } else {
+            let own_ports = match direction {
+                Direction::Ingress => self.policies.own_ports(&selecting, ports, &mut self.workshop),
+                Direction::Egress => Vec::new(),
+            };
+            (BodyKey::Isolated(direction, selecting, own_ports), None)
+        };
+        let key = FirewallKey { before, after, body };
+        if let Some(firewall) = self.firewalls.get(&key) {
+            return firewall.clone();
+        }
+        let mut tier = |key: &Option<LayerKey>| key.as_ref().map(|k| self.tiers.layer(k, &mut self.workshop));
+        let (before, after) = (tier(&key.before), tier(&key.after));
+        let (body, default) = self.body(&key.body);
+        let firewall = Arc::new(Firewall::new([before, after, body].into_iter().flatten(), default));
+        self.firewalls.insert(key, firewall.clone());
+        firewall
     }
-    if exempt.contains(pod) {
-        return Open::ToAllAsBackend;
-    }
-    match model.supervisor.ingress_posture {
-        IngressPosture::Deny => Open::ToNobody,
-        IngressPosture::AllowNamespace => Open::ToNamespace(&pod.namespace),
-        IngressPosture::AllowCluster => Open::ToCluster,
-        IngressPosture::Allow => Open::ToAll,
-    }
-}
 
-fn open_set(open: Open<'_>, classes: &Classes<'_>, rules: &mut Rules<'_>) -> RuleSet {
-    let mut decide = |name: &str, action| Decision { rule: rules.name(POSTURE, name), action };
-    let only_default = |default| RuleSet::new(Vec::new(), default);
-    let (name, peers) = match open {
-        Open::ToNobody => return only_default(decide("deny", Action::Drop)),
-        Open::ToAll => return only_default(decide("allow", Action::Allow)),
-        Open::ToAllAsBackend => return only_default(decide("default servers", Action::Allow)),
-        Open::Egress => return only_default(decide("egress", Action::Allow)),
-        Open::ToNamespace(namespace) => ("allowNamespace", classes.of_namespace(namespace)),
-        Open::ToCluster => ("allowCluster", classes.endpoints.clone()),
-    };
-    let allow = Rule {
-        id: decide(name, Action::Allow).rule,
-        action: Action::Allow,
-        clauses: vec![Clause { peers: Peers::Identities(peers), services: Vec::new() }],
-    };
-    let deny = decide("deny", Action::Drop);
-    rules.set(vec![allow], deny)
+    /// What no tier decides: the rules, and what becomes of the rest.
+    fn body(&mut self, key: &BodyKey<'a>) -> (Option<Arc<RuleSet>>, Decision) {
+        if let Some(body) = self.bodies.get(key) {
+            return body.clone();
+        }
+        let body = match key {
+            BodyKey::Open(open) => self.posture(*open),
+            BodyKey::Isolated(direction, policies, ports) => {
+                let (set, rule) = self.policies.isolated(*direction, policies, ports, &mut self.workshop);
+                (Some(Arc::new(set)), Decision { rule, action: Action::Drop })
+            }
+        };
+        self.bodies.insert(key.clone(), body.clone());
+        body
+    }
+
+    fn open(&self, pod: &'a Name, direction: Direction) -> Open<'a> {
+        if direction == Direction::Egress {
+            return Open::Egress;
+        }
+        if self.exempt.contains(pod) {
+            return Open::ToAllAsBackend;
+        }
+        match self.model.supervisor.ingress_posture {
+            IngressPosture::Deny => Open::ToNobody,
+            IngressPosture::AllowNamespace => Open::ToNamespace(&pod.namespace),
+            IngressPosture::AllowCluster => Open::ToCluster,
+            IngressPosture::Allow => Open::ToAll,
+        }
+    }
+
+    fn posture(&mut self, open: Open<'_>) -> (Option<Arc<RuleSet>>, Decision) {
+        let classes = self.workshop.classes;
+        let mut decide = |name, action| Decision { rule: self.workshop.name(POSTURE, POSTURE, name), action };
+        let (name, peers) = match open {
+            Open::ToNobody => return (None, decide("deny", Action::Drop)),
+            Open::ToAll => return (None, decide("allow", Action::Allow)),
+            Open::ToAllAsBackend => return (None, decide("default servers", Action::Allow)),
+            Open::Egress => return (None, decide("egress", Action::Allow)),
+            Open::ToNamespace(namespace) => ("allowNamespace", classes.of_namespace(namespace)),
+            Open::ToCluster => ("allowCluster", classes.endpoints.clone()),
+        };
+        let Decision { rule: id, action } = decide(name, Action::Allow);
+        let clauses = vec![Clause { peers: Peers::of(peers), services: Vec::new() }];
+        let allow = Rule { id, effect: Effect::Decide(action), clauses };
+        let deny = decide("deny", Action::Drop);
+        (Some(Arc::new(self.workshop.set(vec![allow]))), deny)
+    }
 }
 
 /// Pods behind the default virtual servers: they must be reachable whatever the posture is.
@@ -185,23 +248,13 @@ pub(crate) struct Selection<'a> {
 impl<'a> Selection<'a> {
     /// Asks every policy for its pods. Pods on their node's network are not selected.
     pub(crate) fn of(model: &'a Model) -> Self {
-        let mut by_namespace: HashMap<&str, Vec<&crate::model::Pod>> = HashMap::new();
-        for pod in model.pods.values().filter(|p| !p.host_network) {
-            by_namespace.entry(&pod.name.namespace).or_default().push(pod);
-        }
-        let indexed: HashMap<&str, (LabelIndex<'_>, Vec<&Name>)> = by_namespace
-            .into_iter()
-            .map(|(namespace, pods)| {
-                let index = pods.iter().map(|p| &p.labels).collect();
-                (namespace, (index, pods.iter().map(|p| &p.name).collect()))
-            })
-            .collect();
+        Self::among(model, &ClusterIndex::of(model))
+    }
+
+    fn among(model: &'a Model, cluster: &ClusterIndex<'a>) -> Self {
         let mut selection = Self { pods: Vec::new(), policies: HashMap::new() };
         for (at, policy) in model.policies.values().enumerate() {
-            let pods = match indexed.get(policy.name.namespace.as_str()) {
-                Some((index, names)) => index.select(&policy.pods).into_iter().map(|i| names[i]).collect(),
-                None => Vec::new(),
-            };
+            let pods = cluster.select_in(&policy.name.namespace, &policy.pods);
             for pod in &pods {
                 selection.policies.entry(pod).or_default().push(at);
             }

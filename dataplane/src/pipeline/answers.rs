@@ -39,7 +39,17 @@ impl Pipeline {
                 return out.push(port, frame);
             }
             Stop::Drop(reason, rule) => self.count_denied(reason, rule),
+            Stop::Reject(reason, rule) if is_later => self.count_denied(reason, Some(rule)),
             _ if is_later => {}
+            Stop::Reject(reason, rule) => {
+                self.count_denied(reason, Some(rule));
+                if arrival.packet.proto == Proto::TCP {
+                    self.reset_sender(&arrival, now, out);
+                } else {
+                    let from = arrival.packet.dst;
+                    self.icmp_error(icmp::Error::Prohibited, from, &arrival, now, out);
+                }
+            }
             Stop::Refuse(_) if arrival.packet.proto == Proto::TCP => self.reset_sender(&arrival, now, out),
             Stop::Refuse(_) => {
                 let from = arrival.packet.dst;

@@ -4,7 +4,6 @@ use super::{Arrival, Output, Pipeline};
 use crate::{
     capture::Stage,
     id::PortId,
-    rewrite::Tuple,
     snapshot::{GATEWAY_MAC, GATEWAY_V6, PortRole},
     stage::{
         Stop, dfw,
@@ -101,12 +100,14 @@ impl Pipeline {
 
     /// Copies a multicast to every other port of the segment whose firewall lets it in.
     fn flood(&mut self, arrival: Arrival, now: Instant, out: &mut Output) {
-        let tuple = Tuple::of(&arrival.packet);
+        let (packet, service) = (&arrival.packet, dfw::service_of(&arrival.packet));
         let snap = &self.snapshot;
         let Some(PortRole::Endpoint(from)) = snap.port(arrival.port).map(|p| &p.role) else {
             return self.drop_frame(arrival.port, DropReason::NotReady, arrival.frame);
         };
-        if let Err(stop) = dfw::egress(snap, from, &tuple).allowed(DropReason::EgressDenied) {
+        // Many may hear it, so its sender is told nothing.
+        if let Err(stop) = dfw::egress(snap, from, packet.dst, service).allowed(DropReason::EgressDenied) {
+            let stop = Stop::Drop(DropReason::EgressDenied, stop.rule());
             return self.stop(arrival, stop, now, out);
         }
         let mut none = DropReason::NoReceiver;
@@ -114,17 +115,17 @@ impl Pipeline {
             .filter(|id| {
                 let Some(port) = snap.port(*id) else { return false };
                 let PortRole::Endpoint(to) = &port.role else { return false };
-                let judged = dfw::ingress(snap, to, &tuple).allowed(DropReason::IngressDenied);
-                if let Err(Stop::Drop(reason, rule)) = judged {
-                    self.count_denied(reason, rule);
-                    none = reason;
+                let judged = dfw::ingress(snap, to, packet.src, service).allowed(DropReason::IngressDenied);
+                if let Err(stop) = judged {
+                    self.count_denied(DropReason::IngressDenied, stop.rule());
+                    none = DropReason::IngressDenied;
                     return false;
                 }
                 let fits = arrival.packet.largest <= port.mtu;
                 if !fits {
                     none = DropReason::TooBig;
                 }
-                fits && judged.is_ok()
+                fits
             })
             .collect();
         let Some((last, others)) = receivers.split_last() else {

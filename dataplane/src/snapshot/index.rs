@@ -12,23 +12,27 @@
 //! indices, and a test compares each answer with theirs. Building costs a pass over all addresses and no more than
 //! the comparisons that publishing makes anyway.
 
+mod firewalls;
+
 use super::{Neighbor, PortRole, ServerKind, Snapshot};
 use crate::{
     id::{IdentityId, PortId, SegmentId, ServerId, Tier1Id},
     table::{
-        classifier::{Decision, RuleSet, Shape},
+        classifier::Decision,
         exact::{Exact, Key},
+        firewall::Firewall,
         maglev,
         ranges::Ranges,
     },
     wire::{Address, AnyAddress, Mac, Proto},
 };
+pub(crate) use firewalls::FirewallAt;
+use firewalls::Firewalls;
 use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    num::NonZeroU32,
     sync::Arc,
 };
 
@@ -38,9 +42,7 @@ pub struct Index {
     v4: Family<u32>,
     v6: Family<u128>,
     ports: Vec<PortRow>,
-    /// The firewalls' shapes, and the cells of all of them.
-    shapes: Vec<Arc<Shape>>,
-    cells: Vec<Decision>,
+    firewalls: Firewalls,
     listeners: Exact<u64, Listener>,
     /// Maglev's tables, one after the other: positions in `members`, from the listener's own on. One byte a slot,
     /// or two, low one first, where there are more than 256 members.
@@ -200,9 +202,9 @@ enum Hops {
 #[repr(align(64))]
 pub(crate) struct PortRow {
     /// The firewall for what it sends.
-    pub(crate) egress: Option<Firewall>,
+    pub(crate) egress: Option<FirewallAt>,
     /// The firewall for what it receives.
-    pub(crate) ingress: Option<Firewall>,
+    pub(crate) ingress: Option<FirewallAt>,
     /// The Tier-1 of its segment.
     pub(crate) tier1: Option<Tier1Id>,
     /// Its segment, if it is a workload's.
@@ -212,14 +214,6 @@ pub(crate) struct PortRow {
     /// Its MAC.
     pub(crate) mac: Mac,
     pub(crate) role: Role,
-}
-
-/// A rule set, by where its shape and its cells are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Firewall {
-    /// From 1 on, so that having none takes no room.
-    shape: NonZeroU32,
-    cells: u32,
 }
 
 /// What a port is for.
@@ -265,9 +259,8 @@ impl Index {
 
     /// What a firewall decides for a connection with a peer of this identity.
     #[inline]
-    pub(crate) fn decide(&self, firewall: Firewall, peer: IdentityId, proto: Proto, port: u16) -> Decision {
-        let cell = self.shapes[firewall.shape.get() as usize - 1].cell(peer, proto, port);
-        self.cells[firewall.cells as usize + cell]
+    pub(crate) fn decide(&self, firewall: FirewallAt, peer: IdentityId, proto: Proto, port: u16) -> Decision {
+        self.firewalls.decide(firewall, peer, proto, port)
     }
 
     /// Who listens at an address of which `facts` are known; `from_outside`, only VIPs do.
@@ -365,19 +358,8 @@ impl Index {
     }
 
     fn add_ports(&mut self, snap: &Snapshot) {
-        let mut firewalls = HashMap::new();
-        let mut shapes = HashMap::new();
-        let mut firewall = |rules: &Arc<RuleSet>| {
-            *firewalls.entry(Arc::as_ptr(rules)).or_insert_with(|| {
-                let (shape, cells) = rules.compiled();
-                self.cells.extend_from_slice(cells);
-                let shape = *shapes.entry(Arc::as_ptr(shape)).or_insert_with(|| {
-                    self.shapes.push(shape.clone());
-                    NonZeroU32::MIN.saturating_add(self.shapes.len() as u32 - 1)
-                });
-                Firewall { shape, cells: (self.cells.len() - cells.len()) as u32 }
-            })
-        };
+        let mut firewalls = firewalls::Builder::default();
+        let mut firewall = |firewall: &Arc<Firewall>| firewalls.add(firewall);
         let mut row = |port: &super::PortEntry| match &port.role {
             PortRole::Uplink(_) => PortRow { role: Role::Uplink, mac: port.mac, ..PortRow::default() },
             PortRole::Endpoint(e) => {
@@ -396,6 +378,7 @@ impl Index {
         };
         let ports = snap.ports.iter().map(|port| port.as_deref());
         self.ports = ports.map(|port| port.map_or_else(PortRow::default, &mut row)).collect();
+        self.firewalls = firewalls.finish();
     }
 
     fn add_servers(&mut self, snap: &Snapshot, numbers: &HashMap<IpAddr, u32>) {

@@ -3,15 +3,13 @@
 use super::{Names, PortRole, Snapshot};
 use crate::{
     id::{PortId, RuleId},
-    table::classifier::{Action, Decision, Peers, RuleSet},
+    table::{
+        classifier::{Action, Decision, Effect, Peers},
+        firewall::Firewall,
+    },
 };
 use foldhash::HashMap;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    hash::Hash,
-    net::SocketAddr,
-};
+use std::{collections::BTreeSet, fmt, hash::Hash, net::SocketAddr};
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,27 +118,35 @@ fn called<K: Eq + Hash + fmt::Debug>(names: &HashMap<K, String>, id: &K) -> Stri
     names.get(id).cloned().unwrap_or_else(|| format!("{id:?}"))
 }
 
-fn rule_line(names: &Names, rules: &RuleSet) -> String {
+fn rule_line(names: &Names, firewall: &Firewall) -> String {
     let rule = |id: RuleId| names.rules.get(&id).map_or_else(|| format!("{id:?}"), ToString::to_string);
-    let verb = |action| if action == Action::Allow { "allow" } else { "drop" };
+    let verb = |action| match action {
+        Action::Allow => "allow",
+        Action::Drop => "drop",
+        Action::Reject => "reject",
+    };
     let mut text = String::new();
-    for r in rules.rules() {
-        let clauses: BTreeMap<String, ()> = r
+    for r in firewall.layers().iter().flat_map(|layer| layer.rules()) {
+        let clauses: BTreeSet<String> = r
             .clauses
             .iter()
             .map(|c| {
                 let peers = match &c.peers {
                     Peers::Any => "any".to_owned(),
                     Peers::Identities(ids) => format!("{ids:?}"),
+                    Peers::Except(ids) => format!("not {ids:?}"),
                 };
                 let services: Vec<String> =
                     c.services.iter().map(|s| format!("{} {:?}", s.proto, s.ports)).collect();
-                (format!("{peers} {}", services.join(",")), ())
+                format!("{peers} {}", services.join(","))
             })
             .collect();
-        let clauses: Vec<&String> = clauses.keys().collect();
-        text += &format!("[{} {}: {clauses:?}] ", verb(r.action), rule(r.id));
+        let effect = match r.effect {
+            Effect::Decide(action) => verb(action),
+            Effect::Pass => "pass",
+        };
+        text += &format!("[{effect} {}: {clauses:?}] ", rule(r.id));
     }
-    let Decision { rule: id, action } = rules.default_decision();
+    let Decision { rule: id, action } = firewall.default_decision();
     text + &format!("[else {} {}]", verb(action), rule(id))
 }

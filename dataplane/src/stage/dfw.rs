@@ -5,39 +5,64 @@ use super::{Judged, Stop};
 use crate::{
     id::{IdentityId, RuleId},
     rewrite::Tuple,
-    snapshot::{EndpointPort, Firewall, Snapshot},
-    table::classifier::{Action, RuleSet},
+    snapshot::{EndpointPort, FirewallAt, Snapshot},
+    table::{
+        classifier::{Action, icmp_port},
+        firewall::Firewall,
+    },
     verdict::DropReason,
-    wire::Proto,
+    wire::{Packet, Proto},
 };
+use std::net::IpAddr;
 
-/// Judges what leaves a workload; `tuple` has the member as its destination.
-pub fn egress(snap: &Snapshot, from: &EndpointPort, tuple: &Tuple) -> Judged {
-    by_rules(from.egress.as_deref(), snap.index.of(tuple.dst).identity, tuple)
+/// What a firewall tells services apart by: the protocol, and the destination port or the ICMP type and code.
+pub type Service = (Proto, u16);
+
+/// The service of a connection. ICMP connections are opened by echo requests.
+#[inline]
+pub fn service<A>(tuple: &Tuple<A>) -> Service {
+    let port = match tuple.proto {
+        Proto::ICMP => const { icmp_port(8, 0) },
+        Proto::ICMPV6 => const { icmp_port(128, 0) },
+        _ => tuple.dport,
+    };
+    (tuple.proto, port)
 }
 
-/// Judges what reaches a workload; `tuple` has the real client as its source.
-pub fn ingress(snap: &Snapshot, to: &EndpointPort, tuple: &Tuple) -> Judged {
-    if to.node.contains(&tuple.src) {
+/// The service of a packet that no connection is made of.
+pub fn service_of(packet: &Packet) -> Service {
+    let port =
+        if packet.proto.is_icmp() { icmp_port(packet.icmp.kind, packet.icmp.code) } else { packet.dport };
+    (packet.proto, port)
+}
+
+/// Judges what leaves a workload towards this destination.
+pub fn egress(snap: &Snapshot, from: &EndpointPort, dst: IpAddr, service: Service) -> Judged {
+    by_rules(from.egress.as_deref(), snap.index.of(dst).identity, service)
+}
+
+/// Judges what reaches a workload from this source, the real client.
+pub fn ingress(snap: &Snapshot, to: &EndpointPort, src: IpAddr, service: Service) -> Judged {
+    if to.node.contains(&src) {
         return Judged::OwnNode;
     }
-    by_rules(to.ingress.as_deref(), snap.index.of(tuple.src).identity, tuple)
+    by_rules(to.ingress.as_deref(), snap.index.of(src).identity, service)
 }
 
-fn by_rules(rules: Option<&RuleSet>, peer: IdentityId, tuple: &Tuple) -> Judged {
-    match rules {
-        Some(rules) => Judged::Rule(rules.decide(peer, tuple.proto, tuple.dport)),
+fn by_rules(firewall: Option<&Firewall>, peer: IdentityId, (proto, port): Service) -> Judged {
+    match firewall {
+        Some(firewall) => Judged::Rule(firewall.decide(peer, proto, port)),
         None => Judged::NoFirewall,
     }
 }
 
-/// Asks one firewall about a new connection, with a peer of this identity, by this protocol to this port.
+/// Asks one firewall about a new connection with a peer of this identity.
 #[inline]
 pub(super) fn judge(
     snap: &Snapshot,
-    firewall: Option<Firewall>,
+    firewall: Option<FirewallAt>,
     peer: IdentityId,
-    (proto, port): (Proto, u16),
+    (proto, port): Service,
 ) -> Judged {
     match firewall {
         Some(firewall) => Judged::Rule(snap.index.decide(firewall, peer, proto, port)),
@@ -49,11 +74,14 @@ impl Judged {
     /// The rule that allows it, if a rule decided.
     ///
     /// # Errors
-    /// A rule drops it, for `reason`.
+    /// A rule drops or rejects it, for `reason`.
     pub fn allowed(self, reason: DropReason) -> Result<Option<RuleId>, Stop> {
         match self {
-            Self::Rule(d) if d.action == Action::Drop => Err(Stop::Drop(reason, Some(d.rule))),
-            Self::Rule(d) => Ok(Some(d.rule)),
+            Self::Rule(d) => match d.action {
+                Action::Allow => Ok(Some(d.rule)),
+                Action::Drop => Err(Stop::Drop(reason, Some(d.rule))),
+                Action::Reject => Err(Stop::Reject(reason, d.rule)),
+            },
             Self::NoFirewall | Self::SamePod | Self::OwnNode => Ok(None),
         }
     }

@@ -1,7 +1,7 @@
 //! Judge: what a new snapshot means for sessions that live, and which of them the sweep ends.
 
 use super::{
-    First, Stop,
+    First,
     commit::{self, is_expired, session},
     plan::{self, Adjacency, Course},
     router, tier0,
@@ -63,12 +63,12 @@ fn judge(state: &State, snap: &Snapshot, session: &Session, id: SessionId, recor
                 rewrite(&state.v6, session, &course, metas)
             }
         }
-        Err(Stop::Drop(DropReason::EgressDenied, rule)) => deny(state, snap, record, Denial::Egress, rule),
-        Err(Stop::Drop(DropReason::IngressDenied, rule)) => deny(state, snap, record, Denial::Ingress, rule),
-        Err(Stop::NoRoute(_) | Stop::Drop(DropReason::NoRoute, _)) => {
-            deny(state, snap, record, Denial::NoRoute, None)
-        }
-        Err(_) => Judged::Gone,
+        Err(stop) => match stop.reason() {
+            Some(DropReason::EgressDenied) => deny(state, snap, record, Denial::Egress, stop.rule()),
+            Some(DropReason::IngressDenied) => deny(state, snap, record, Denial::Ingress, stop.rule()),
+            Some(DropReason::NoRoute) => deny(state, snap, record, Denial::NoRoute, None),
+            _ => Judged::Gone,
+        },
     }
 }
 

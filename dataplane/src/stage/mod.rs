@@ -111,6 +111,9 @@ impl Next {
 pub enum Stop {
     /// Dropped without a word; by a firewall rule, if one is named.
     Drop(DropReason, Option<RuleId>),
+    /// Dropped by a firewall rule that says so: TCP gets a reset, everything else ICMP's administratively
+    /// prohibited.
+    Reject(DropReason, RuleId),
     /// Refused: TCP gets a reset, everything else an ICMP port unreachable.
     Refuse(DropReason),
     /// No route: the sender gets an ICMP error from this router.
@@ -124,10 +127,19 @@ pub enum Stop {
 }
 
 impl Stop {
+    /// The firewall rule that stopped it, if one did.
+    pub fn rule(&self) -> Option<RuleId> {
+        match self {
+            Self::Drop(_, rule) => *rule,
+            Self::Reject(_, rule) => Some(*rule),
+            _ => None,
+        }
+    }
+
     /// The reason under which the packet is counted; `None` for one that is answered in place.
     pub fn reason(&self) -> Option<DropReason> {
         match self {
-            Self::Drop(reason, _) | Self::Refuse(reason) => Some(*reason),
+            Self::Drop(reason, _) | Self::Reject(reason, _) | Self::Refuse(reason) => Some(*reason),
             Self::NoRoute(_) => Some(DropReason::NoRoute),
             Self::TimeExceeded(_) => Some(DropReason::TtlExceeded),
             Self::TooBig(..) => Some(DropReason::TooBig),
@@ -271,7 +283,7 @@ fn from_endpoint<A: AnyAddress>(
     let judged = if same_pod {
         Judged::SamePod
     } else {
-        dfw::judge(snap, from.egress, dst.identity, (tuple.proto, tuple.dport))
+        dfw::judge(snap, from.egress, dst.identity, dfw::service(&tuple))
     };
     seen.see(Event::Judged { egress: true, port: first.ingress, judged }, &tuple.ip());
     let egress_rule = judged.allowed(DropReason::EgressDenied)?;
@@ -361,7 +373,7 @@ fn dfw_ingress<A: AnyAddress>(
     if snap.index.is_node_of(snap, to, src.ip(), facts) {
         return Judged::OwnNode;
     }
-    dfw::judge(snap, dest.ingress, facts.identity, (tuple.proto, tuple.dport))
+    dfw::judge(snap, dest.ingress, facts.identity, dfw::service(tuple))
 }
 
 /// The egress address of a new connection; a living one keeps being translated or not, as it began.

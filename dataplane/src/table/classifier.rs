@@ -1,4 +1,4 @@
-//! The compiled firewall of one port and direction.
+//! Ordered rules, compiled to a table.
 //!
 //! ```text
 //!   peer address ─▶ identity ─▶ row ─┐
@@ -6,9 +6,11 @@
 //!   protocol, port ─────────▶ column ┘
 //! ```
 //!
-//! Rules are ordered and the first that matches decides. Identities that every clause treats alike share a
-//! row, ports that every clause treats alike share a column, so a look-up costs one probe, one search among few
-//! and one load, however many rules there are. [`RuleSet::decide_linear`] is the slow oracle.
+//! The first rule that matches decides, or says that this set has no more to say; where none matches it has nothing
+//! to say either, and whoever asks goes on elsewhere ([`Firewall`](super::firewall::Firewall)). Identities that every
+//! clause treats alike share a row, ports that every clause treats alike share a column, so a look-up costs one
+//! probe, one search among few and one load, however many rules there are. [`RuleSet::decide_linear`] is the slow
+//! oracle.
 //!
 //! Rows and columns are a [`Shape`], and rule sets of the same shape share it ([`Shapes`]): of a thousand
 //! namespaces with the same policy each has cells of its own, a line of the caches or two, and no more.
@@ -32,6 +34,25 @@ pub enum Action {
     Allow,
     /// Drop it without a word.
     Drop,
+    /// Drop it and tell its sender: TCP gets a reset, everything else an ICMP error, administratively prohibited
+    /// (RFC 1812, 5.2.7.1; RFC 4443, 3.1).
+    Reject,
+}
+
+impl Action {
+    /// Whether packets pass.
+    pub fn allows(self) -> bool {
+        self == Self::Allow
+    }
+}
+
+/// What a rule that matches says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// This becomes of the packet.
+    Decide(Action),
+    /// The rules after it are passed over: the packet goes on behind this rule set.
+    Pass,
 }
 
 /// Which peers a clause speaks of: destinations in an egress rule, sources in an ingress rule.
@@ -40,7 +61,24 @@ pub enum Peers {
     /// Every address.
     Any,
     /// Addresses of these identities.
-    Identities(BTreeSet<IdentityId>),
+    Identities(Arc<BTreeSet<IdentityId>>),
+    /// Addresses of any identity but these.
+    Except(Arc<BTreeSet<IdentityId>>),
+}
+
+impl Peers {
+    /// Addresses of these identities.
+    pub fn of(identities: impl IntoIterator<Item = IdentityId>) -> Self {
+        Self::Identities(Arc::new(identities.into_iter().collect()))
+    }
+
+    fn matches(&self, peer: IdentityId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Identities(ids) => ids.contains(&peer),
+            Self::Except(ids) => !ids.contains(&peer),
+        }
+    }
 }
 
 /// A protocol and a range of destination ports.
@@ -48,8 +86,14 @@ pub enum Peers {
 pub struct Service {
     /// The protocol.
     pub proto: Proto,
-    /// Destination ports. Protocols without ports match only the full range.
+    /// Destination ports; of ICMP and ICMPv6, types and codes as [`icmp_port`] puts them. Other protocols without
+    /// ports match only the full range.
     pub ports: RangeInclusive<u16>,
+}
+
+/// What stands for the destination port in ICMP and ICMPv6: type and code.
+pub const fn icmp_port(kind: u8, code: u8) -> u16 {
+    u16::from_be_bytes([kind, code])
 }
 
 impl Service {
@@ -77,11 +121,8 @@ impl Clause {
     pub const ANY: Self = Self { peers: Peers::Any, services: Vec::new() };
 
     fn matches(&self, peer: IdentityId, proto: Proto, port: u16) -> bool {
-        let peers = match &self.peers {
-            Peers::Any => true,
-            Peers::Identities(ids) => ids.contains(&peer),
-        };
-        peers && (self.services.is_empty() || self.services.iter().any(|s| s.matches(proto, port)))
+        self.peers.matches(peer)
+            && (self.services.is_empty() || self.services.iter().any(|s| s.matches(proto, port)))
     }
 }
 
@@ -91,7 +132,7 @@ pub struct Rule {
     /// Its name, and where its hits are counted.
     pub id: RuleId,
     /// What it does.
-    pub action: Action,
+    pub effect: Effect,
     /// Ways to match it.
     pub clauses: Vec<Clause>,
 }
@@ -105,16 +146,27 @@ pub struct Decision {
     pub action: Action,
 }
 
-/// An ordered rule list for one direction of the ports that share it, compiled.
-///
-/// The last rule, the default, matches everything.
+impl Rule {
+    /// Does this to everything.
+    pub fn every(id: RuleId, action: Action) -> Self {
+        Self { id, effect: Effect::Decide(action), clauses: vec![Clause::ANY] }
+    }
+
+    fn decision(&self) -> Option<Decision> {
+        match self.effect {
+            Effect::Decide(action) => Some(Decision { rule: self.id, action }),
+            Effect::Pass => None,
+        }
+    }
+}
+
+/// An ordered rule list, compiled.
 #[derive(Debug, Clone)]
 pub struct RuleSet {
     shape: Arc<Shape>,
-    /// rows x columns.
-    cells: Box<[Decision]>,
+    /// rows x columns; `None` where it says nothing.
+    cells: Box<[Option<Decision>]>,
     rules: Vec<Rule>,
-    default: Decision,
 }
 
 /// Which cell decides.
@@ -156,8 +208,8 @@ type ShapeKey = (Vec<(u32, u32)>, Columns);
 
 impl PartialEq for RuleSet {
     fn eq(&self, other: &Self) -> bool {
-        // The rest is computed from these two.
-        self.rules == other.rules && self.default == other.default
+        // The rest is computed from them.
+        self.rules == other.rules
     }
 }
 
@@ -165,30 +217,34 @@ impl PartialEq for RuleSet {
 impl Eq for RuleSet {}
 
 impl RuleSet {
-    /// Compiles `rules`, in order, and what happens when none matches.
-    pub fn new(rules: Vec<Rule>, default: Decision) -> Self {
-        Self::sharing(rules, default, &mut Shapes::default())
+    /// Compiles `rules`, in order.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self::sharing(rules, &mut Shapes::default())
     }
 
     /// The same for one of many, which may have the same shape.
-    pub fn sharing(rules: Vec<Rule>, default: Decision, shapes: &mut Shapes) -> Self {
+    pub fn sharing(rules: Vec<Rule>, shapes: &mut Shapes) -> Self {
         let clauses: Vec<(usize, &Clause)> =
             rules.iter().enumerate().flat_map(|(r, rule)| rule.clauses.iter().map(move |c| (r, c))).collect();
         let columns = columns(&rules);
         let width = 1 + columns.values().copied().max().unwrap_or(0);
         let (rows, row_clauses) = rows(&clauses);
 
-        let any: Vec<u32> = (0..clauses.len() as u32)
-            .filter(|&c| matches!(clauses[c as usize].1.peers, Peers::Any))
+        let unnamed: Vec<u32> = (0..clauses.len() as u32)
+            .filter(|&c| !matches!(clauses[c as usize].1.peers, Peers::Identities(_)))
             .collect();
-        let mut cells = vec![default; width as usize * row_clauses.len()];
+        let mut cells = vec![None; width as usize * row_clauses.len()];
         for (cells, naming) in cells.chunks_mut(width as usize).zip(&row_clauses) {
-            let mut here: Vec<u32> = naming.iter().chain(&any).copied().collect();
+            // A clause that names an identity to except it does not hold for it.
+            let excepting = |c: &u32| matches!(clauses[*c as usize].1.peers, Peers::Except(_));
+            let positive = naming.iter().filter(|c| !excepting(c));
+            let others = unnamed.iter().filter(|c| !(excepting(c) && naming.contains(c)));
+            let mut here: Vec<u32> = positive.chain(others).copied().collect();
             // Later clauses first, so that the first rule to match is the last to write.
             here.sort_unstable_by(|a, b| b.cmp(a));
             for c in here {
                 let (rule, clause) = clauses[c as usize];
-                let decision = Decision { rule: rules[rule].id, action: rules[rule].action };
+                let decision = rules[rule].decision();
                 if clause.services.is_empty() {
                     cells.fill(decision);
                 }
@@ -212,25 +268,27 @@ impl RuleSet {
                 shapes.0.entry(key).or_insert(Arc::new(shape)).clone()
             }
         };
-        Self { shape, cells, rules, default }
+        Self { shape, cells, rules }
     }
 
-    /// The rule that decides for a connection with `peer` to `port`.
-    pub fn decide(&self, peer: IdentityId, proto: Proto, port: u16) -> Decision {
+    /// The rule that decides for a connection with `peer` to `port`, if one does.
+    pub fn decide(&self, peer: IdentityId, proto: Proto, port: u16) -> Option<Decision> {
         self.cells[self.shape.cell(peer, proto, port)]
     }
 
     /// Which cell decides, and the cells.
-    pub(crate) fn compiled(&self) -> (&Arc<Shape>, &[Decision]) {
+    pub(crate) fn compiled(&self) -> (&Arc<Shape>, &[Option<Decision>]) {
         (&self.shape, &self.cells)
     }
 
     /// The same by walking the rules in order: the oracle of [`RuleSet::decide`].
-    pub fn decide_linear(&self, peer: IdentityId, proto: Proto, port: u16) -> Decision {
-        self.rules
-            .iter()
-            .find(|rule| rule.clauses.iter().any(|c| c.matches(peer, proto, port)))
-            .map_or(self.default, |rule| Decision { rule: rule.id, action: rule.action })
+    pub fn decide_linear(&self, peer: IdentityId, proto: Proto, port: u16) -> Option<Decision> {
+        self.first_match(peer, proto, port)?.decision()
+    }
+
+    /// The first rule, in order, that matches a connection with `peer` to `port`.
+    pub fn first_match(&self, peer: IdentityId, proto: Proto, port: u16) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.clauses.iter().any(|c| c.matches(peer, proto, port)))
     }
 
     /// Ports of a protocol from which on a decision may differ from the one before; always begins with 0.
@@ -240,14 +298,9 @@ impl RuleSet {
         std::iter::once(0).chain(starts.filter(|start| *start != 0))
     }
 
-    /// The rules in order, without the default.
+    /// The rules in order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
-    }
-
-    /// What happens when no rule matches.
-    pub fn default_decision(&self) -> Decision {
-        self.default
     }
 }
 
@@ -277,10 +330,10 @@ fn columns(rules: &[Rule]) -> BTreeMap<ServiceKey, u32> {
 fn merged(
     columns: BTreeMap<ServiceKey, u32>,
     width: usize,
-    cells: &[Decision],
-) -> (Columns, Box<[Decision]>) {
+    cells: &[Option<Decision>],
+) -> (Columns, Box<[Option<Decision>]>) {
     let mut distinct: Vec<usize> = Vec::new();
-    let mut seen: HashMap<Vec<Decision>, u32> = HashMap::new();
+    let mut seen: HashMap<Vec<Option<Decision>>, u32> = HashMap::new();
     let merge = (0..width).map(|column| {
         let decisions = cells.iter().skip(column).step_by(width).copied().collect();
         *seen.entry(decisions).or_insert_with(|| {
@@ -301,7 +354,7 @@ fn merged(
 fn rows(clauses: &[(usize, &Clause)]) -> (Vec<(u32, u32)>, Vec<Vec<u32>>) {
     let mut named: Vec<(u32, u32)> = Vec::new();
     for (c, (_, clause)) in clauses.iter().enumerate() {
-        if let Peers::Identities(ids) = &clause.peers {
+        if let Peers::Identities(ids) | Peers::Except(ids) = &clause.peers {
             named.extend(ids.iter().map(|id| (id.0, c as u32)));
         }
     }
@@ -344,30 +397,31 @@ mod tests {
     fn clause() -> impl Strategy<Value = Clause> {
         let peers = prop_oneof![
             Just(Peers::Any),
-            prop::collection::btree_set((0u32..8).prop_map(IdentityId), 0..5).prop_map(Peers::Identities),
+            prop::collection::btree_set((0u32..8).prop_map(IdentityId), 0..5).prop_map(Peers::of),
+            prop::collection::btree_set((0u32..8).prop_map(IdentityId), 0..5)
+                .prop_map(|ids| Peers::Except(Arc::new(ids))),
         ];
         (peers, prop::collection::vec(service(), 0..4))
             .prop_map(|(peers, services)| Clause { peers, services })
     }
 
     fn rules() -> impl Strategy<Value = Vec<Rule>> {
-        let rule = (prop::collection::vec(clause(), 0..4), any::<bool>());
+        let effect = prop_oneof![
+            Just(Effect::Decide(Action::Allow)),
+            Just(Effect::Decide(Action::Drop)),
+            Just(Effect::Decide(Action::Reject)),
+            Just(Effect::Pass),
+        ];
+        let rule = (prop::collection::vec(clause(), 0..4), effect);
         prop::collection::vec(rule, 0..8).prop_map(|rules| {
-            (0..)
-                .zip(rules)
-                .map(|(i, (clauses, allow))| Rule {
-                    id: RuleId(i),
-                    action: if allow { Action::Allow } else { Action::Drop },
-                    clauses,
-                })
-                .collect()
+            (0..).zip(rules).map(|(i, (clauses, effect))| Rule { id: RuleId(i), effect, clauses }).collect()
         })
     }
 
     proptest! {
         #[test]
         fn agrees_with_the_ordered_list(rules in rules()) {
-            let set = RuleSet::new(rules, Decision { rule: RuleId(99), action: Action::Drop });
+            let set = RuleSet::new(rules);
             for peer in (0..9).map(IdentityId) {
                 for proto in PROTOS {
                     for port in (0..8).chain([79, 80, 81, 65533, 65534, 65535]) {
@@ -382,16 +436,14 @@ mod tests {
     fn decisions_change_at_boundaries_only() {
         let clause =
             Clause { peers: Peers::Any, services: vec![Service { proto: Proto::TCP, ports: 80..=443 }] };
-        let rule = Rule { id: RuleId(1), action: Action::Allow, clauses: vec![clause] };
-        let set = RuleSet::new(vec![rule], Decision { rule: RuleId(0), action: Action::Drop });
+        let rule = Rule { id: RuleId(1), effect: Effect::Decide(Action::Allow), clauses: vec![clause] };
+        let set = RuleSet::new(vec![rule]);
         assert_eq!(set.boundaries(Proto::TCP).collect::<Vec<_>>(), [0, 80, 444]);
         assert_eq!(set.boundaries(Proto::UDP).collect::<Vec<_>>(), [0]);
     }
 
     #[test]
-    fn no_rule_means_the_default() {
-        let default = Decision { rule: RuleId(7), action: Action::Allow };
-        let set = RuleSet::new(Vec::new(), default);
-        assert_eq!(set.decide(IdentityId(3), Proto::TCP, 80), default);
+    fn no_rule_says_nothing() {
+        assert_eq!(RuleSet::new(Vec::new()).decide(IdentityId(3), Proto::TCP, 80), None);
     }
 }

@@ -18,6 +18,8 @@ pub enum Error {
     NoRoute,
     /// Nobody listens on the port.
     PortUnreachable,
+    /// A firewall forbids it.
+    Prohibited,
     /// It is larger than this, which is all that its way can take, and may not be cut (RFC 1191; RFC 8201).
     TooBig(u16),
 }
@@ -48,6 +50,9 @@ pub fn error(
                 Error::PortUnreachable => {
                     Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port)
                 }
+                Error::Prohibited => {
+                    Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FilterProhibited)
+                }
                 Error::TooBig(next_hop_mtu) => {
                     let header = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu };
                     Icmpv4Type::DestinationUnreachable(header)
@@ -66,6 +71,9 @@ pub fn error(
                 Error::NoRoute => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::NoRoute),
                 Error::PortUnreachable => {
                     Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
+                }
+                Error::Prohibited => {
+                    Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Prohibited)
                 }
                 Error::TooBig(mtu) => Icmpv6Type::PacketTooBig { mtu: mtu.into() },
             };

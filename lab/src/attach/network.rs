@@ -17,7 +17,8 @@ use supernet_dataplane::{
         Snapshot, UplinkPort, VirtualServer,
     },
     table::{
-        classifier::{Action, Clause, Decision, Peers, RuleSet, Service, Shapes},
+        classifier::{Action, Clause, Decision, Effect, Peers, RuleSet, Service, Shapes},
+        firewall::Firewall,
         maglev::Maglev,
     },
     wire::{Mac, Proto},
@@ -112,7 +113,7 @@ pub(super) fn compile(file: &File) -> Result<Network, TopologyError> {
         network.snapshot.namespaces.push(Some(Arc::new(namespace)));
         network.snapshot.segments.push(Some(Arc::new(compiled)));
     }
-    let firewall = Firewall::new(file);
+    let firewall = Rulebook::new(file);
     network.snapshot.identities.ranges = firewall.nets.iter().map(|(net, id)| (*net, *id)).collect();
     let (mut rule_sets, mut taps) = (RuleSets::default(), BTreeMap::new());
     for port in &file.ports {
@@ -198,10 +199,10 @@ pub(super) fn compile(file: &File) -> Result<Network, TopologyError> {
     services(file, &mut network, &mut names)?;
     for (n, rule) in file.rules.iter().enumerate() {
         let what = if rule.action.denies { "deny" } else { "allow" };
-        let name = RuleName { policy: format!("rules[{n}]"), rule: what.to_owned() };
+        let name = RuleName { tier: "rules", policy: format!("rules[{n}]"), rule: what.to_owned() };
         names.rules.insert(RuleId(n as u32), name);
     }
-    let name = RuleName { policy: "default".to_owned(), rule: String::new() };
+    let name = RuleName { tier: "rules", policy: "default".to_owned(), rule: String::new() };
     names.rules.insert(RuleId(file.rules.len() as u32), name);
     network.snapshot.names = Arc::new(names);
     Ok(network)
@@ -293,7 +294,7 @@ fn services(
 }
 
 /// The rules, and the classes of addresses that they tell apart.
-struct Firewall<'a> {
+struct Rulebook<'a> {
     rules: &'a [Rule],
     default: Action,
     /// Every range that a rule names; each has a class of its own, of what no smaller one holds.
@@ -303,11 +304,11 @@ struct Firewall<'a> {
 /// Compiled rules, by which rules they are.
 #[derive(Default)]
 struct RuleSets {
-    sets: HashMap<(bool, Vec<usize>), Option<Arc<RuleSet>>>,
+    sets: HashMap<(bool, Vec<usize>), Option<Arc<Firewall>>>,
     shapes: Shapes,
 }
 
-impl<'a> Firewall<'a> {
+impl<'a> Rulebook<'a> {
     fn new(file: &'a File) -> Self {
         let named = file.rules.iter().flat_map(|r| r.src.iter().chain(&r.dst)).copied();
         // All that no rule names, too, by family: a rule about one has nothing to say of the other.
@@ -318,7 +319,7 @@ impl<'a> Firewall<'a> {
     }
 
     /// What a port with these addresses may send, and what it may be sent.
-    fn of(&self, ips: &[IpAddr], sets: &mut RuleSets) -> (Option<Arc<RuleSet>>, Option<Arc<RuleSet>>) {
+    fn of(&self, ips: &[IpAddr], sets: &mut RuleSets) -> (Option<Arc<Firewall>>, Option<Arc<Firewall>>) {
         let names =
             |nets: &[IpNet]| nets.is_empty() || nets.iter().any(|net| ips.iter().any(|ip| net.contains(ip)));
         let own = |of: fn(&Rule) -> &Vec<IpNet>| -> Vec<usize> {
@@ -329,7 +330,7 @@ impl<'a> Firewall<'a> {
         (self.set(true, egress, sets), self.set(false, ingress, sets))
     }
 
-    fn set(&self, is_egress: bool, rules: Vec<usize>, sets: &mut RuleSets) -> Option<Arc<RuleSet>> {
+    fn set(&self, is_egress: bool, rules: Vec<usize>, sets: &mut RuleSets) -> Option<Arc<Firewall>> {
         let RuleSets { sets, shapes } = sets;
         let mut compile = |rules: &[usize]| {
             if rules.is_empty() && self.default == Action::Allow {
@@ -337,7 +338,7 @@ impl<'a> Firewall<'a> {
             }
             let rules = rules.iter().map(|n| self.rule(*n, is_egress)).collect();
             let default = Decision { rule: RuleId(self.rules.len() as u32), action: self.default };
-            Some(Arc::new(RuleSet::sharing(rules, default, shapes)))
+            Some(Arc::new(Firewall::new([Arc::new(RuleSet::sharing(rules, shapes))], default)))
         };
         let key = (is_egress, rules);
         if let Some(set) = sets.get(&key) {
@@ -358,7 +359,7 @@ impl<'a> Firewall<'a> {
         let clause = Clause { peers: self.peers(peers), services: services_of(rule) };
         supernet_dataplane::table::classifier::Rule {
             id: RuleId(n as u32),
-            action: action(rule.action),
+            effect: Effect::Decide(action(rule.action)),
             clauses: vec![clause],
         }
     }
@@ -370,7 +371,7 @@ impl<'a> Firewall<'a> {
         }
         // In order, ranges within another follow it.
         let within = |net: IpNet| self.nets.range(net..).take_while(move |(inner, _)| net.contains(*inner));
-        Peers::Identities(nets.iter().flat_map(|net| within(*net)).map(|(_, id)| *id).collect())
+        Peers::of(nets.iter().flat_map(|net| within(*net)).map(|(_, id)| *id))
     }
 }
 

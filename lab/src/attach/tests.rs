@@ -206,7 +206,7 @@ proptest! {
         let decide = |at: usize, egress: bool, peer: IpAddr| {
             let PortRole::Endpoint(e) = &snapshot.ports[at].as_ref().unwrap().role else { unreachable!() };
             let set = if egress { &e.egress } else { &e.ingress };
-            let action = |set: &supernet_dataplane::table::classifier::RuleSet| {
+            let action = |set: &supernet_dataplane::table::firewall::Firewall| {
                 set.decide(snapshot.identities.of(peer), proto, port).action == Action::Drop
             };
             set.as_deref().is_some_and(action)

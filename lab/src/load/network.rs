@@ -398,6 +398,7 @@ fn policies(ns: &str) -> Vec<NetworkPolicy> {
         pods,
         ingress,
         egress,
+        staged: false,
         at: Position::default(),
     };
     let role = |role| Selector::labels([("role", role)]);
@@ -437,6 +438,7 @@ fn another_policy(ns: &str, n: usize) -> NetworkPolicy {
         pods: Selector::labels([("role", role)]),
         ingress,
         egress,
+        staged: false,
         at: Position::default(),
     }
 }

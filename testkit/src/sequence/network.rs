@@ -4,14 +4,16 @@
 
 use crate::topology::Topology;
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 use supernet_dataplane::{
     id::{IdentityId, PortId, RuleId},
     snapshot::{ServerKind, Snapshot},
-    table::classifier::{Action, Clause, Decision, Peers, Rule, RuleSet, Service},
+    table::{
+        classifier::{Action, Clause, Decision, Effect, Peers, Rule, RuleSet, Service},
+        firewall::Firewall,
+    },
     wire::Proto,
 };
 
@@ -214,19 +216,23 @@ impl World {
 }
 
 impl Rules {
-    fn compile(&self, base: u32) -> Arc<RuleSet> {
+    /// In layers of two rules.
+    fn compile(&self, base: u32) -> Arc<Firewall> {
         let action = |allow| if allow { Action::Allow } else { Action::Drop };
         let rule = |(n, (allow, peers, proto)): (usize, &(bool, Vec<u32>, Option<u8>))| {
             let peers = match peers.as_slice() {
                 [] => Peers::Any,
-                ids => Peers::Identities(ids.iter().map(|id| IdentityId(*id)).collect::<BTreeSet<_>>()),
+                ids => Peers::of(ids.iter().map(|id| IdentityId(*id))),
             };
             let services = proto.iter().map(|p| Service { proto: Proto(*p), ports: 80..=8079 }).collect();
             let clauses = vec![Clause { peers, services }];
-            Rule { id: RuleId(base + n as u32), action: action(*allow), clauses }
+            let action = if n == 1 && !allow { Action::Reject } else { action(*allow) };
+            Rule { id: RuleId(base + n as u32), effect: Effect::Decide(action), clauses }
         };
         let default = Decision { rule: RuleId(base + 49), action: action(self.1) };
-        Arc::new(RuleSet::new(self.0.iter().enumerate().map(rule).collect(), default))
+        let rules: Vec<Rule> = self.0.iter().enumerate().map(rule).collect();
+        let layers = rules.chunks(2).map(|rules| Arc::new(RuleSet::new(rules.to_vec())));
+        Arc::new(Firewall::new(layers, default))
     }
 }
 

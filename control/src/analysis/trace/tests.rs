@@ -70,6 +70,7 @@ fn shop() -> Model {
                 ports: vec![PolicyPort { protocol: Protocol::Tcp, port: PortMatch::Named("http".into()) }],
             }]),
             egress: None,
+            staged: false,
             at: Position::default(),
         }
         .into(),
@@ -147,6 +148,7 @@ fn a_service_whose_members_do_not_fare_alike() {
         pods,
         ingress: Some(vec![Rule { peers: Vec::new(), ports: Vec::new() }]),
         egress: None,
+        staged: false,
         at: Position::default(),
     };
     model.insert(policy("open", Selector::labels([("open", "yes")])).into());

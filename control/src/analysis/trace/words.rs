@@ -283,7 +283,7 @@ impl Names<'_> {
             Stop::NoRoute(_) => "there is no route to the destination".to_owned(),
             Stop::TimeExceeded(router) => format!("the TTL ends at {router}"),
             Stop::TooBig(router, mtu) => format!("{router} passes on at most {mtu} bytes"),
-            Stop::Drop(reason, _) => format!("drops it: {reason}"),
+            Stop::Drop(reason, _) | Stop::Reject(reason, _) => format!("drops it: {reason}"),
             Stop::EchoReply => String::new(),
         }
     }

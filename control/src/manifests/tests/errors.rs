@@ -30,7 +30,7 @@ fn documents_and_headers() {
     assert!(slip.contains("Deployment is read as apiVersion apps/v1, not app/v1;"), "{slip}");
     says(
         "apiVersion: supernet.dev/v1alpha1\nkind: Zone\n",
-        "net.yaml:2:7: unknown kind `Zone` of supernet.dev; the only one is Supervisor",
+        "net.yaml:2:7: unknown kind `Zone` of supernet.dev; use Supervisor, SecurityPolicy or AddressSet",
     );
     says(
         "a: [1\n",
@@ -386,7 +386,7 @@ fn foreign_and_unneeded_kinds_are_counted() {
         "{apiVersion: v1, kind: Secret, metadata: {name: a}, anything: 1}\n---\n{apiVersion: v1, kind: ConfigMap}\n---\n\
          {apiVersion: v1, kind: Secret}\n---\n{apiVersion: serving.knative.dev/v1, kind: Service}\n---\n\
          {apiVersion: networking.k8s.io/v1, kind: Ingress}\n---\n{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy}\n\
-         ---\n{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy}\n---\n\
+         ---\n{apiVersion: security.antrea.tanzu.vmware.com/v1alpha1, kind: ClusterNetworkPolicy}\n---\n\
          {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute}\n---\n\
          {apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy}\n---\n",
     );
@@ -395,8 +395,8 @@ fn foreign_and_unneeded_kinds_are_counted() {
         [
             "no object of a network was read: is this the right file?",
             "skipped, as the network does not need them: 1 ConfigMap, 2 Secret, 1 Service (serving.knative.dev)",
-            "not enforced yet, and left out of the network: 1 CiliumNetworkPolicy, 1 ClusterNetworkPolicy, 1 \
-             HTTPRoute, 1 Ingress, 1 NetworkPolicy (crd.projectcalico.org)",
+            "not enforced yet, and left out of the network: 1 CiliumNetworkPolicy, 1 ClusterNetworkPolicy \
+             (security.antrea.tanzu.vmware.com), 1 HTTPRoute, 1 Ingress, 1 NetworkPolicy (crd.projectcalico.org)",
         ]
     );
 }

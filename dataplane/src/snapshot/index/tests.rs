@@ -5,7 +5,7 @@ use crate::{
     id::{Generation, NamespaceId, RuleId},
     snapshot::{EndpointPort, Namespace, PortEntry, Segment, UplinkPort, VirtualServer},
     table::{
-        classifier::{Action, Clause, Peers, Rule, Service},
+        classifier::{Action, Clause, Effect, Peers, Rule, RuleSet, Service},
         maglev::Maglev,
     },
 };
@@ -87,13 +87,26 @@ fn declared() -> impl Strategy<Value = Declared> {
 const SERVICES: [(Proto, u16); 4] =
     [(Proto::TCP, 80), (Proto::UDP, 80), (Proto::TCP, 443), (Proto::SCTP, 80)];
 
-fn rules(peers: &BTreeSet<u32>, n: u32) -> Arc<RuleSet> {
-    let clause = Clause {
-        peers: Peers::Identities(peers.iter().map(|id| IdentityId(*id)).collect()),
-        services: vec![Service { proto: Proto::TCP, ports: 80..=443 }],
+/// A firewall of as many layers as its number has bits, and mostly one of them shared with others.
+fn rules(peers: &BTreeSet<u32>, n: u32) -> Arc<Firewall> {
+    let rule = |id, effect, first| {
+        let services = vec![Service { proto: Proto::TCP, ports: first..=443 }];
+        let peers = Peers::of(peers.iter().map(|id| IdentityId(*id)));
+        Rule { id: RuleId(id), effect, clauses: vec![Clause { peers, services }] }
     };
-    let rule = Rule { id: RuleId(n), action: Action::Allow, clauses: vec![clause] };
-    Arc::new(RuleSet::new(vec![rule], super::Decision { rule: RuleId(n + 100), action: Action::Drop }))
+    let allow = Arc::new(RuleSet::new(vec![rule(n, Effect::Decide(Action::Allow), 80)]));
+    let pass = [rule(50, Effect::Pass, 100), rule(51, Effect::Decide(Action::Reject), 90)];
+    let mut layers = vec![allow];
+    if n & 1 == 1 {
+        layers.insert(0, Arc::new(RuleSet::new(pass.to_vec())));
+    }
+    if n & 2 == 2 {
+        layers.push(Arc::new(RuleSet::new(vec![Rule::every(RuleId(52), Action::Drop)])));
+    }
+    if n & 4 == 4 {
+        layers.clear();
+    }
+    Arc::new(Firewall::new(layers, super::Decision { rule: RuleId(n + 100), action: Action::Drop }))
 }
 
 fn snapshot(d: &Declared) -> Snapshot {

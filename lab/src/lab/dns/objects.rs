@@ -277,6 +277,7 @@ fn missing_policy(model: &Model, service: &Service) -> Option<NetworkPolicy> {
         pods: Selector::labels(selector),
         ingress: Some(vec![rule]),
         egress: None,
+        staged: false,
         at: Position::default(),
     })
 }

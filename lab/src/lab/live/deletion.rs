@@ -73,6 +73,11 @@ impl<'a> Deletion<'a> {
             ObjectKind::Service => base.services.contains_key(name),
             ObjectKind::EndpointSlice => base.endpoint_slices.contains_key(name),
             ObjectKind::NetworkPolicy => base.policies.contains_key(name),
+            ObjectKind::SecurityPolicy
+            | ObjectKind::ClusterNetworkPolicy
+            | ObjectKind::AdminNetworkPolicy
+            | ObjectKind::BaselineAdminNetworkPolicy => base.tiered_policies.contains_key(&id),
+            ObjectKind::AddressSet => base.address_sets.contains_key(&name.name),
         };
         if there {
             self.all.insert(id);
@@ -90,6 +95,11 @@ impl<'a> Deletion<'a> {
             "Service" => ObjectKind::Service,
             "EndpointSlice" => ObjectKind::EndpointSlice,
             "NetworkPolicy" => ObjectKind::NetworkPolicy,
+            "SecurityPolicy" => ObjectKind::SecurityPolicy,
+            "ClusterNetworkPolicy" => ObjectKind::ClusterNetworkPolicy,
+            "AdminNetworkPolicy" => ObjectKind::AdminNetworkPolicy,
+            "BaselineAdminNetworkPolicy" => ObjectKind::BaselineAdminNetworkPolicy,
+            "AddressSet" => ObjectKind::AddressSet,
             workload => {
                 let owner = format!("{}/{}", workload.to_lowercase(), name.name);
                 return self.workload(&WorkloadId { namespace: name.namespace, owner });

@@ -3,13 +3,22 @@
 use super::wire::Target;
 
 /// Kinds that can be deleted: as Kubernetes writes them, what people may write, and whether they lie in a namespace.
-const KINDS: [(&str, &[&str], bool); 13] = [
+const KINDS: [(&str, &[&str], bool); 18] = [
     ("Namespace", &["namespace", "namespaces", "ns"], false),
     ("Node", &["node", "nodes", "no"], false),
     ("Pod", &["pod", "pods", "po"], true),
     ("Service", &["service", "services", "svc"], true),
     ("EndpointSlice", &["endpointslice", "endpointslices"], true),
     ("NetworkPolicy", &["networkpolicy", "networkpolicies", "netpol"], true),
+    ("SecurityPolicy", &["securitypolicy", "securitypolicies", "sp"], false),
+    ("ClusterNetworkPolicy", &["clusternetworkpolicy", "clusternetworkpolicies", "cnp"], false),
+    ("AdminNetworkPolicy", &["adminnetworkpolicy", "adminnetworkpolicies", "anp"], false),
+    (
+        "BaselineAdminNetworkPolicy",
+        &["baselineadminnetworkpolicy", "baselineadminnetworkpolicies", "banp"],
+        false,
+    ),
+    ("AddressSet", &["addressset", "addresssets"], false),
     ("Deployment", &["deployment", "deployments", "deploy"], true),
     ("ReplicaSet", &["replicaset", "replicasets", "rs"], true),
     ("ReplicationController", &["replicationcontroller", "replicationcontrollers", "rc"], true),

@@ -1,19 +1,17 @@
-//! Compiled decisions against the words of the API, and against a slow oracle that asks every policy.
+//! Compiled decisions against the words of the API.
+
+mod oracle;
 
 use crate::{
     compile::compile,
     fixture::{Cluster, block, endpoint, http, name, pods_in_own_namespace, tcp},
     intern::Interner,
-    model::{
-        ContainerPort, IngressPosture, IpFamily, Labels, Model, Name, Operator, Peer, Pod, PolicyPort,
-        PortMatch, Protocol, Requirement, Rule, Selector, ServerBackend,
-    },
+    model::{IngressPosture, IpFamily, PolicyPort, PortMatch, Protocol, Rule, ServerBackend},
 };
-use proptest::prelude::*;
 use std::{net::IpAddr, sync::Arc};
 use supernet_dataplane::{
     snapshot::Snapshot,
-    table::classifier::{Action, RuleSet},
+    table::{classifier::Action, firewall::Firewall},
     wire::Proto,
 };
 
@@ -23,7 +21,7 @@ const DB: &[(&str, &str)] = &[("app", "db")];
 /// What the rule set of one side says, and in whose name.
 fn decide(
     snapshot: &Snapshot,
-    set: Option<&Arc<RuleSet>>,
+    set: Option<&Arc<Firewall>>,
     peer: IpAddr,
     proto: Proto,
     port: u16,
@@ -138,7 +136,7 @@ fn pods_share_rule_sets_unless_their_named_ports_differ() {
             );
         }
     }
-    assert_eq!(set(&c, "shop/web-0").rules().len(), 1);
+    assert_eq!(set(&c, "shop/web-0").layers()[0].rules().len(), 1);
 }
 
 #[test]
@@ -244,227 +242,4 @@ fn ids_are_the_same_in_every_compile_of_a_network() {
     let again = compile(&c.model, &c.addressing(), &mut interner).unwrap();
     assert_eq!(first, again);
     assert_eq!(first, c.compile().unwrap(), "and what was compiled before plays no part in a fresh one");
-}
-
-// ---- the oracle: the API's words, asked of every policy for every probe
-
-enum Place<'a> {
-    Pod(&'a Pod),
-    Elsewhere,
-}
-
-impl Place<'_> {
-    /// What selectors can see.
-    fn selectable(&self) -> Option<&Pod> {
-        match self {
-            Place::Pod(pod) if !pod.host_network => Some(pod),
-            _ => None,
-        }
-    }
-}
-
-fn peer_matches(model: &Model, own: &str, peer: &Peer, other: &Place<'_>, addr: IpAddr) -> bool {
-    match peer {
-        Peer::Block { cidr, except } => cidr.contains(&addr) && !except.iter().any(|e| e.contains(&addr)),
-        Peer::Pods { namespaces, pods } => other.selectable().is_some_and(|pod| {
-            let namespace = &model.namespaces[&pod.name.namespace];
-            let there = match namespaces {
-                None => namespace.name == own,
-                Some(selector) => selector.matches(&namespace.labels),
-            };
-            there && pods.as_ref().is_none_or(|s| s.matches(&pod.labels))
-        }),
-    }
-}
-
-fn port_matches(port: &PolicyPort, destination: &Place<'_>, protocol: Protocol, number: u16) -> bool {
-    port.protocol == protocol
-        && match &port.port {
-            PortMatch::All => true,
-            PortMatch::Numbers { from, to } => (*from..=*to).contains(&number),
-            PortMatch::Named(name) => match destination {
-                Place::Pod(pod) => {
-                    pod.ports.iter().any(|p| p.name == *name && p.protocol == protocol && p.port == number)
-                }
-                Place::Elsewhere => false,
-            },
-        }
-}
-
-#[derive(Clone, Copy)]
-struct Probe {
-    protocol: Protocol,
-    port: u16,
-}
-
-fn oracle(
-    model: &Model,
-    me: &Place<'_>,
-    other: &Place<'_>,
-    other_addr: IpAddr,
-    ingress: bool,
-    probe: Probe,
-) -> bool {
-    let Some(pod) = me.selectable() else { return true };
-    let destination = if ingress { me } else { other };
-    let mut isolated = false;
-    for policy in model.policies.values() {
-        let rules = if ingress { &policy.ingress } else { &policy.egress };
-        let Some(rules) = rules else { continue };
-        if policy.name.namespace != pod.name.namespace || !policy.pods.matches(&pod.labels) {
-            continue;
-        }
-        isolated = true;
-        let allowed = rules.iter().any(|rule| {
-            let own = &policy.name.namespace;
-            (rule.peers.is_empty()
-                || rule.peers.iter().any(|p| peer_matches(model, own, p, other, other_addr)))
-                && (rule.ports.is_empty()
-                    || rule.ports.iter().any(|p| port_matches(p, destination, probe.protocol, probe.port)))
-        });
-        if allowed {
-            return true;
-        }
-    }
-    !isolated
-}
-
-fn some_labels() -> impl Strategy<Value = Labels> {
-    prop::collection::btree_map("[ab]", "[xy]?", 0..3)
-}
-
-fn selector() -> impl Strategy<Value = Selector> {
-    let values = || prop::collection::vec("[xy]?", 1..3);
-    let operator = prop_oneof![
-        values().prop_map(Operator::In),
-        values().prop_map(Operator::NotIn),
-        Just(Operator::Exists),
-        Just(Operator::DoesNotExist),
-    ];
-    let requirement = ("[ab]", operator).prop_map(|(key, operator)| Requirement { key, operator });
-    prop::collection::vec(requirement, 0..3).prop_map(|requirements| Selector { requirements })
-}
-
-/// Ranges around the addresses that pods, nodes and the probes' outside have.
-fn range() -> impl Strategy<Value = ipnet::IpNet> {
-    let v4 = (
-        prop::sample::select(vec![[10u8, 244, 0, 2], [10, 244, 1, 3], [172, 26, 0, 2], [203, 0, 113, 9]]),
-        0u8..=32,
-    )
-        .prop_map(|(a, len)| ipnet::IpNet::new(IpAddr::from(a), len).unwrap());
-    let v6 = (prop::sample::select(vec!["fd00::2", "fd00:0:0:1::3", "2001:db8::9"]), 0u8..=128)
-        .prop_map(|(a, len)| ipnet::IpNet::new(a.parse().unwrap(), len).unwrap());
-    prop_oneof![3 => v4, 2 => v6]
-}
-
-fn peer() -> impl Strategy<Value = Peer> {
-    prop_oneof![
-        (range(), prop::collection::vec(range(), 0..3))
-            .prop_map(|(cidr, except)| Peer::Block { cidr, except }),
-        (prop::option::of(selector()), prop::option::of(selector()))
-            .prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
-    ]
-}
-
-fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![2 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
-}
-
-fn policy_port() -> impl Strategy<Value = PolicyPort> {
-    let port = prop_oneof![
-        Just(PortMatch::All),
-        (78u16..84, 0u16..4).prop_map(|(from, more)| PortMatch::Numbers { from, to: from + more }),
-        "[pq]".prop_map(PortMatch::Named),
-    ];
-    (protocol(), port).prop_map(|(protocol, port)| PolicyPort { protocol, port })
-}
-
-fn rules() -> impl Strategy<Value = Option<Vec<Rule>>> {
-    let rule = (prop::collection::vec(peer(), 0..3), prop::collection::vec(policy_port(), 0..3))
-        .prop_map(|(peers, ports)| Rule { peers, ports });
-    prop::option::weighted(0.7, prop::collection::vec(rule, 0..3))
-}
-
-fn cluster() -> impl Strategy<Value = Cluster> {
-    let port = ("[pq]?", protocol(), 79u16..83).prop_map(|(name, protocol, port)| ContainerPort {
-        name,
-        protocol,
-        port,
-    });
-    let pod = (0..3usize, some_labels(), prop::collection::vec(port, 0..3), prop::bool::weighted(0.15));
-    let policy = (0..3usize, selector(), rules(), rules());
-    (
-        prop::collection::vec(some_labels(), 3),
-        prop::collection::vec(pod, 1..6),
-        prop::collection::vec(policy, 0..5),
-    )
-        .prop_map(|(namespaces, pods, policies)| {
-            let mut c = Cluster::default();
-            c.model.supervisor.ingress_posture = IngressPosture::Allow;
-            const NAMES: [&str; 3] = ["x", "y", "z"];
-            for (n, labels) in namespaces.into_iter().enumerate() {
-                let mut namespace = crate::model::Namespace::named(NAMES[n], Default::default());
-                namespace.labels.extend(labels);
-                c.model.insert(namespace.into());
-            }
-            // At most one host-networked pod a node: at one address they could not be told apart.
-            let mut nodes = 1..=3;
-            for (n, (ns, labels, ports, host)) in pods.into_iter().enumerate() {
-                let mut pod = Pod::new(Name::new(NAMES[ns], format!("p{n}")));
-                pod.labels = labels;
-                pod.ports = ports;
-                if let Some(node) = nodes.next().filter(|_| host) {
-                    pod.host_network = true;
-                    pod.node = Some(format!("node-{node}").into());
-                }
-                c.model.insert(pod.into());
-            }
-            for (n, (ns, pods, ingress, egress)) in policies.into_iter().enumerate() {
-                let name = Name::new(NAMES[ns], format!("np{n}"));
-                let at = Default::default();
-                c.model.insert(crate::model::NetworkPolicy { name, pods, ingress, egress, at }.into());
-            }
-            c
-        })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-    #[test]
-    fn agrees_with_asking_every_policy(c in cluster()) {
-        let snapshot = c.compile().unwrap();
-        let addressing = c.addressing();
-        for family in [IpFamily::V4, IpFamily::V6] {
-            let mut ends: Vec<(Place<'_>, IpAddr)> = c.model.pods.values().map(|pod| {
-                let addresses = match &pod.node {
-                    Some(node) => &addressing.nodes[&node.value],
-                    None => &addressing.pods[&pod.name].addresses,
-                };
-                (Place::Pod(pod), *addresses.iter().find(|a| IpFamily::of(**a) == family).unwrap())
-            }).collect();
-            let elsewhere: [&str; 3] = match family {
-                IpFamily::V4 => ["203.0.113.9", "203.0.113.200", "10.244.0.99"],
-                IpFamily::V6 => ["2001:db8::9", "2001:db8::ff00", "fd00::99"],
-            };
-            ends.extend(elsewhere.iter().map(|a| (Place::Elsewhere, a.parse().unwrap())));
-            for (from, from_addr) in &ends {
-                for (to, to_addr) in &ends {
-                    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
-                        for port in 77..88 {
-                            let probe = Probe { protocol, port };
-                            let got = (
-                                egress(&snapshot, *from_addr, *to_addr, protocol.into(), port).0,
-                                ingress(&snapshot, *from_addr, *to_addr, protocol.into(), port).0,
-                            );
-                            let want = (
-                                oracle(&c.model, from, to, *to_addr, false, probe),
-                                oracle(&c.model, to, from, *from_addr, true, probe),
-                            );
-                            prop_assert_eq!(got, want, "(egress, ingress) {} -> {} {} {}", from_addr, to_addr, protocol, port);
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
