@@ -41,7 +41,7 @@ mod runtime;
 mod stats;
 
 pub use builder::{BuildError, Builder, Running, Supernet};
-pub use handle::{ApplyError, AttachError, Handle, SessionInfo};
+pub use handle::{ApplyError, AttachError, Handle, SessionInfo, StagedRule};
 pub use runtime::Threads;
 pub use stats::Stats;
 

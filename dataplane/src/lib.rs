@@ -25,6 +25,7 @@ pub mod port;
 pub mod rewrite;
 pub mod snapshot;
 pub mod stage;
+pub mod staged;
 pub mod state;
 mod sync;
 pub mod table;

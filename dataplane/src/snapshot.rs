@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub owned: Lpm<()>,
     /// The maximum segment size that TCP connections agree on is lowered to what fits the MTUs of both their ports.
     pub clamp_mss: bool,
+    /// Some port has firewalls that are not enforced; filled in by [`Snapshot::succeed`].
+    pub has_staged: bool,
     /// What the ids are called.
     pub names: Arc<Names>,
     /// Whose egress address an address is; filled in by [`Snapshot::succeed`].
@@ -132,6 +134,11 @@ impl Snapshot {
             v4.into_iter().chain(v6).map(|a| (a, n.id)).collect::<Vec<_>>()
         };
         self.egress = self.namespaces.iter().flatten().flat_map(egress).collect();
+        self.has_staged = self
+            .ports
+            .iter()
+            .flatten()
+            .any(|port| matches!(&port.role, PortRole::Endpoint(e) if e.staged.is_some()));
         self.fill_rows(before);
         self.index = Arc::new(Index::build(&self));
         self
@@ -198,6 +205,17 @@ pub struct EndpointPort {
     pub egress: Option<Arc<Firewall>>,
     /// The firewall for what it receives; `None`: it stands outside policy.
     pub ingress: Option<Arc<Firewall>>,
+    /// Firewalls that are asked and not obeyed, if there are any.
+    pub staged: Option<Arc<StagedFirewalls>>,
+}
+
+/// Firewalls of a workload's port that are not enforced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedFirewalls {
+    /// For what it sends.
+    pub egress: Arc<Firewall>,
+    /// For what it receives.
+    pub ingress: Arc<Firewall>,
 }
 
 /// An uplink's port.

@@ -11,6 +11,7 @@ use crate::{
     },
     id::{NeighborId, PortId},
     snapshot::Neighbor,
+    staged::Staged,
     table::{
         ports::{self, PortPool},
         registry::{Registry, RegistryKey},
@@ -111,6 +112,8 @@ pub struct State {
     pub neighbors: Neighbors,
     /// What hits are counted under.
     pub tallies: Tallies,
+    /// What firewalls that are not enforced would have done.
+    pub staged: Staged,
     /// What reads and hashes headers.
     pub engine: Engine,
     /// Where the next pipeline looks for places for its sessions first: one each, so that they rarely meet.
@@ -153,6 +156,7 @@ impl State {
             windows: config.strict_tcp.then(|| Windows::new(config.sessions)),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),
+            staged: Staged::default(),
             hints: AtomicU32::default(),
             sweep: Cursor::default(),
             config,

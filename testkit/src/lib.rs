@@ -5,5 +5,6 @@ pub mod net;
 pub mod netpol;
 pub mod oracle;
 pub mod packet;
+pub mod scale;
 pub mod sequence;
 pub mod topology;

@@ -102,6 +102,7 @@ impl Topology {
             node: Vec::new(),
             egress: None,
             ingress: None,
+            staged: None,
         });
         self.push_port(id, role)
     }

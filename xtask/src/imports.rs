@@ -1,7 +1,7 @@
 //! The rule that imports run one way, checked on the source text.
 //!
 //! ```text
-//!   dataplane:  sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- state <- capture <- stage <- pipeline <- worker
+//!   dataplane:  sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- staged <- state <- capture <- stage <- pipeline <- worker
 //!               port uses only buf, id, sync and verdict; counters and trace stand beside the order
 //!   packages:   dataplane <- drivers control <- supernet <- lab; testkit in tests only
 //! ```
@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Modules of the dataplane, lowest first. A module may import its own row and the rows before it.
-const ORDER: [&[&str]; 12] = [
+const ORDER: [&[&str]; 13] = [
     &["sync", "id", "time", "pages"],
     &["buf"],
     &["wire"],
@@ -26,6 +26,7 @@ const ORDER: [&[&str]; 12] = [
     &["table", "rewrite", "verdict"],
     &["flow", "handover"],
     &["snapshot"],
+    &["staged"],
     &["state"],
     &["capture"],
     &["stage"],

@@ -61,6 +61,7 @@ pub fn compile(
         tier0,
         owned: owned(model, addressing),
         clamp_mss: model.supervisor.mss_clamping,
+        has_staged: false,
         names: Arc::new(names),
         egress: Default::default(),
         rows: Vec::new(),

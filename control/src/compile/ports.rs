@@ -57,6 +57,7 @@ pub(super) fn ports(
             node,
             egress: rules.map(|r| r.egress.clone()),
             ingress: rules.map(|r| r.ingress.clone()),
+            staged: rules.and_then(|r| r.staged.clone()),
         };
         let mtu = segments[segment].mtu;
         let id = builder.endpoint(name.to_string(), endpoint, mtu, &place.pod.at)?;
@@ -72,6 +73,7 @@ pub(super) fn ports(
             node: Vec::new(),
             egress: None,
             ingress: None,
+            staged: None,
         };
         check_no_pod(places, "node", name)?;
         let at = model.nodes.get(name).map(|n| n.at.clone()).unwrap_or_default();

@@ -49,7 +49,7 @@ use std::{
 };
 use supernet_dataplane::{
     id::RuleId,
-    snapshot::{Identities, RuleName},
+    snapshot::{Identities, RuleName, StagedFirewalls},
     table::{
         classifier::{Action, Clause, Decision, Effect, Peers, Rule, RuleSet},
         firewall::Firewall,
@@ -78,6 +78,23 @@ pub struct PodFirewall {
     pub ingress: Arc<Firewall>,
     /// For what it sends.
     pub egress: Arc<Firewall>,
+    /// What they would be if staged policies were enforced; `None`: the same.
+    pub staged: Option<Arc<StagedFirewalls>>,
+}
+
+/// Which policies a firewall is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Among {
+    /// Those that are enforced.
+    Enforced,
+    /// Staged ones too.
+    All,
+}
+
+impl Among {
+    pub(crate) fn has(self, is_staged: bool) -> bool {
+        self == Self::All || !is_staged
+    }
 }
 
 /// Compiles all policies of a model.
@@ -89,24 +106,30 @@ pub fn compile<'a>(
 ) -> Firewalls<'a> {
     let classes = Classes::of(model, &addressing.nodes, places, interner);
     let cluster = ClusterIndex::of(model);
-    let selection = Selection::among(model, &cluster);
-    let mut compiler = Compiler {
-        model,
-        exempt: exempt_pods(model),
-        tiers: Tiers::of(model, places, &cluster),
-        policies: NetworkPolicies::new(selection.pods.iter().map(|(policy, _)| *policy).collect()),
-        selection,
-        workshop: Workshop::new(&classes, interner),
-        bodies: HashMap::new(),
-        firewalls: HashMap::new(),
-    };
+    let mut compiler =
+        Compiler::new(model, places, &cluster, Among::Enforced, Workshop::new(&classes, interner));
     let mut pods = BTreeMap::new();
     for (&name, place) in places.pods.iter().filter(|(_, p)| p.segment.is_some()) {
-        let ingress = compiler.firewall(name, place, Direction::Ingress);
-        let egress = compiler.firewall(name, place, Direction::Egress);
-        pods.insert(name, PodFirewall { ingress, egress });
+        let [ingress, egress] = Direction::ALL.map(|direction| compiler.firewall(name, place, direction));
+        pods.insert(name, PodFirewall { ingress, egress, staged: None });
     }
-    let rules = compiler.workshop.into_names();
+    let mut workshop = compiler.workshop;
+    if model.policies.values().any(|p| p.staged) || model.tiered_policies.values().any(|p| p.staged) {
+        let mut compiler = Compiler::new(model, places, &cluster, Among::All, workshop);
+        let mut shared: HashMap<[*const Firewall; 2], Arc<StagedFirewalls>> = HashMap::new();
+        for (&name, pod) in &mut pods {
+            let Some(place) = places.pods.get(name) else { continue };
+            let [ingress, egress] = Direction::ALL.map(|direction| compiler.firewall(name, place, direction));
+            if ingress != pod.ingress || egress != pod.egress {
+                let key = [Arc::as_ptr(&ingress), Arc::as_ptr(&egress)];
+                let staged =
+                    shared.entry(key).or_insert_with(|| Arc::new(StagedFirewalls { egress, ingress }));
+                pod.staged = Some(staged.clone());
+            }
+        }
+        workshop = compiler.workshop;
+    }
+    let rules = workshop.into_names();
     Firewalls { identities: classes.identities, pods, rules }
 }
 
@@ -149,7 +172,27 @@ enum Open<'a> {
     Egress,
 }
 
-impl<'a> Compiler<'a, '_> {
+impl<'a, 'w> Compiler<'a, 'w> {
+    fn new(
+        model: &'a Model,
+        places: &Places<'a>,
+        cluster: &ClusterIndex<'a>,
+        among: Among,
+        workshop: Workshop<'w>,
+    ) -> Self {
+        let selection = Selection::among(model, cluster, among);
+        Self {
+            model,
+            exempt: exempt_pods(model),
+            tiers: Tiers::of(model, places, cluster, among),
+            policies: NetworkPolicies::new(selection.pods.iter().map(|(policy, _)| *policy).collect()),
+            selection,
+            workshop,
+            bodies: HashMap::new(),
+            firewalls: HashMap::new(),
+        }
+    }
+
     fn firewall(&mut self, name: &'a Name, place: &Place<'a>, direction: Direction) -> Arc<Firewall> {
         let ports = &place.pod.ports;
         let selecting = self.selection.policies(name, direction);
@@ -239,7 +282,7 @@ pub(crate) fn exempt_pods(model: &Model) -> BTreeSet<&Name> {
 
 /// Which policies select which pods.
 pub(crate) struct Selection<'a> {
-    /// In the order of the model's policies: the pods each selects, ascending.
+    /// In the order of the model's policies that are enforced: the pods each selects, ascending.
     pub(crate) pods: Vec<(&'a NetworkPolicy, Vec<&'a Name>)>,
     /// The other way round: positions of policies, ascending.
     policies: HashMap<&'a Name, Vec<usize>>,
@@ -248,12 +291,12 @@ pub(crate) struct Selection<'a> {
 impl<'a> Selection<'a> {
     /// Asks every policy for its pods. Pods on their node's network are not selected.
     pub(crate) fn of(model: &'a Model) -> Self {
-        Self::among(model, &ClusterIndex::of(model))
+        Self::among(model, &ClusterIndex::of(model), Among::Enforced)
     }
 
-    fn among(model: &'a Model, cluster: &ClusterIndex<'a>) -> Self {
+    fn among(model: &'a Model, cluster: &ClusterIndex<'a>, among: Among) -> Self {
         let mut selection = Self { pods: Vec::new(), policies: HashMap::new() };
-        for (at, policy) in model.policies.values().enumerate() {
+        for (at, policy) in model.policies.values().filter(|p| among.has(p.staged)).enumerate() {
             let pods = cluster.select_in(&policy.name.namespace, &policy.pods);
             for pod in &pods {
                 selection.policies.entry(pod).or_default().push(at);

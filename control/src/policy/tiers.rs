@@ -5,6 +5,7 @@
 //! looked up. Pods with the same list share it.
 
 use super::{
+    Among,
     cluster::ClusterIndex,
     rules::{Direction, PortsOrIcmp, Resolved, Workshop, own_ports},
 };
@@ -70,8 +71,14 @@ struct Variants {
 }
 
 impl<'a> Tiers<'a> {
-    pub(super) fn of(model: &'a Model, places: &Places<'a>, cluster: &ClusterIndex<'a>) -> Self {
-        let mut policies: Vec<&TieredPolicy> = model.tiered_policies.values().collect();
+    pub(super) fn of(
+        model: &'a Model,
+        places: &Places<'a>,
+        cluster: &ClusterIndex<'a>,
+        among: Among,
+    ) -> Self {
+        let of_them = model.tiered_policies.values().filter(|policy| among.has(policy.staged));
+        let mut policies: Vec<&TieredPolicy> = of_them.collect();
         policies.sort_by_key(|policy| (policy.tier, policy.priority, &policy.id));
         let mut tiers = Self {
             policies,

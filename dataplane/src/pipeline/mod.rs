@@ -20,6 +20,7 @@ mod local;
 mod output;
 mod related;
 mod slow;
+mod staged;
 mod watch;
 
 pub use output::Output;

@@ -384,6 +384,9 @@ impl Pipeline {
         out: &mut Output,
     ) {
         let mut arrival = arrival;
+        if self.snapshot.has_staged {
+            self.ask_staged(&arrival.packet, arrival.port, now);
+        }
         let Arrival { frame, packet, .. } = &mut arrival;
         A::table(&self.state).touch(found.entry, Tick::of(now), frame.len());
         if let Some(windows) = self.state.windows.as_ref().filter(|_| packet.proto == Proto::TCP) {

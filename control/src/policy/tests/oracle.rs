@@ -282,13 +282,14 @@ fn tiered_policy() -> impl Strategy<Value = TieredPolicy> {
     let kind = prop::sample::select(ObjectKind::TIERED.to_vec());
     let applied_to = prop::collection::vec(pods(), 0..3);
     let rules = prop::collection::vec(rule, 0..5);
-    (kind, "[mn]", tier, 0u32..3, applied_to, rules).prop_map(
-        |(kind, name, tier, priority, applied_to, mut rules)| {
+    let staged = prop::bool::weighted(0.2);
+    (kind, "[mn]", tier, 0u32..3, applied_to, rules, staged).prop_map(
+        |(kind, name, tier, priority, applied_to, mut rules, staged)| {
             for (n, rule) in rules.iter_mut().enumerate() {
                 rule.name = format!("rules[{n}]");
             }
             let id = ObjectId { kind, name: Name::new("", name) };
-            TieredPolicy { id, tier, priority, applied_to, rules, staged: false, at: Default::default() }
+            TieredPolicy { id, tier, priority, applied_to, rules, staged, at: Default::default() }
         },
     )
 }
@@ -300,7 +301,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         port,
     });
     let pod = (0..3usize, some_labels(), prop::collection::vec(port, 0..3), prop::bool::weighted(0.15));
-    let policy = (0..3usize, selector(), rules(), rules());
+    let policy = (0..3usize, selector(), rules(), rules(), prop::bool::weighted(0.2));
     (
         prop::collection::vec(some_labels(), 3),
         prop::collection::vec(pod, 1..6),
@@ -338,12 +339,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 c.model.insert(set.into());
             }
             tiered.into_iter().for_each(|policy| c.model.insert(policy.into()));
-            for (n, (ns, pods, ingress, egress)) in policies.into_iter().enumerate() {
+            for (n, (ns, pods, ingress, egress, staged)) in policies.into_iter().enumerate() {
                 let name = Name::new(NAMES[ns], format!("np{n}"));
                 let at = Default::default();
-                c.model.insert(
-                    crate::model::NetworkPolicy { name, pods, ingress, egress, staged: false, at }.into(),
-                );
+                c.model
+                    .insert(crate::model::NetworkPolicy { name, pods, ingress, egress, staged, at }.into());
             }
             c
         })
@@ -354,6 +354,9 @@ proptest! {
     #[test]
     fn agrees_with_asking_every_policy(c in cluster()) {
         let snapshot = c.compile().unwrap();
+        let mut enforced = c.model.clone();
+        enforced.policies.retain(|_, policy| !policy.staged);
+        enforced.tiered_policies.retain(|_, policy| !policy.staged);
         let addressing = c.addressing();
         for family in [IpFamily::V4, IpFamily::V6] {
             let of_family = |addresses: &[IpAddr]| *addresses.iter().find(|a| IpFamily::of(**a) == family).unwrap();
@@ -388,13 +391,17 @@ proptest! {
                         for (me, other, is_ingress) in [(from, to, false), (to, from, true)] {
                             let side = endpoint(&snapshot, me.address);
                             let firewall = side.and_then(|e| if is_ingress { e.ingress.as_ref() } else { e.egress.as_ref() });
-                            let got = firewall.map(|f| f.decide(snapshot.identities.of(other.address), proto, port));
-                            let (action, rule) = oracle(&c.model, me, other, is_ingress, probe);
-                            let place = format!("ingress {is_ingress}, {} -> {} {probe:?}", from.address, to.address);
-                            prop_assert_eq!(got.map_or(Action::Allow, |d| d.action), action, "{}", place);
-                            if let (Some(got), Some(rule)) = (got, rule) {
-                                let name = &snapshot.names.rules[&got.rule];
-                                prop_assert_eq!(format!("{} {name}", name.tier), rule, "{}", place);
+                            let staged = side.and_then(|e| e.staged.as_ref());
+                            let staged = staged.map(|s| if is_ingress { &s.ingress } else { &s.egress }).or(firewall);
+                            for (firewall, model) in [(firewall, &enforced), (staged, &c.model)] {
+                                let got = firewall.map(|f| f.decide(snapshot.identities.of(other.address), proto, port));
+                                let (action, rule) = oracle(model, me, other, is_ingress, probe);
+                                let place = format!("ingress {is_ingress}, {} -> {} {probe:?}", from.address, to.address);
+                                prop_assert_eq!(got.map_or(Action::Allow, |d| d.action), action, "{}", place);
+                                if let (Some(got), Some(rule)) = (got, rule) {
+                                    let name = &snapshot.names.rules[&got.rule];
+                                    prop_assert_eq!(format!("{} {name}", name.tier), rule, "{}", place);
+                                }
                             }
                         }
                     }

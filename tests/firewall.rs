@@ -1,0 +1,138 @@
+//! What firewalls do beyond letting pass and dropping: rejections, layers, ICMP types, firewalls that are not
+//! enforced.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+use std::sync::Arc;
+use supernet_dataplane::{
+    id::RuleId,
+    snapshot::StagedFirewalls,
+    staged::SAMPLES,
+    table::{
+        classifier::{Action, Clause, Decision, Effect, Peers, Rule, RuleSet, Service, icmp_port},
+        firewall::Firewall,
+    },
+    verdict::DropReason,
+    wire::{Icmp, Proto, tcp_flags::*},
+};
+use supernet_testkit::{
+    net::{Net, at, ends, two_namespaces},
+    packet::{Probe, sound},
+    topology::every,
+};
+
+/// A rule for one service, whoever the peer is.
+fn rule(id: u32, effect: Effect, service: Service) -> Rule {
+    Rule { id: RuleId(id), effect, clauses: vec![Clause { peers: Peers::Any, services: vec![service] }] }
+}
+
+fn tcp(port: u16) -> Service {
+    Service { proto: Proto::TCP, ports: port..=port }
+}
+
+#[test]
+fn who_is_rejected_is_told_so_in_the_name_of_whom_it_asked() {
+    let rejecting = two_namespaces().edit(2, |e| e.ingress = Some(every(Action::Reject, 7)));
+    let mut net = Net::new(rejecting);
+    let probe = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.0.0.18:80");
+    let answers = net.dropped(0, &probe.frame(), DropReason::IngressDenied);
+    let [(0, frame)] = &answers[..] else { panic!("{answers:?}") };
+    let reset = sound(frame);
+    assert_eq!((ends(&reset), reset.tcp_flags), ((at("10.0.0.18:80"), at("10.0.0.2:4000")), RST | ACK));
+    let probe = Probe::new(0, Proto::UDP, "10.0.0.2:4000", "10.0.0.18:80");
+    let answers = net.dropped(0, &probe.frame(), DropReason::IngressDenied);
+    let [(0, frame)] = &answers[..] else { panic!("{answers:?}") };
+    let error = sound(frame);
+    // Communication administratively prohibited: RFC 1812, 5.2.7.1.
+    assert_eq!((error.proto, error.icmp), (Proto::ICMP, Icmp { kind: 3, code: 13 }));
+    assert_eq!(error.src, at("10.0.0.18:0").ip());
+    assert_eq!(net.counters().rules[&RuleId(7)].denied, 2);
+    assert_eq!(net.sessions(), 0);
+
+    let mut net = Net::new(two_namespaces().edit(0, |e| e.egress = Some(every(Action::Reject, 8))));
+    let probe = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.10:80");
+    let answers = net.dropped(0, &probe.frame(), DropReason::EgressDenied);
+    let [(0, frame)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(ends(&sound(frame)).0, at("10.96.0.10:80"), "not the member, of which it knows nothing");
+}
+
+#[test]
+fn layers_are_asked_in_order_and_a_pass_leads_to_the_next() {
+    let layer = |rules: Vec<Rule>| Arc::new(RuleSet::new(rules));
+    let (allow, drop) = (Effect::Decide(Action::Allow), Effect::Decide(Action::Drop));
+    let first = layer(vec![rule(1, Effect::Pass, tcp(80)), rule(2, drop, tcp(80)), rule(3, drop, tcp(81))]);
+    let second = layer(vec![rule(4, allow, tcp(80)), rule(5, allow, tcp(81)), rule(6, allow, tcp(82))]);
+    let default = Decision { rule: RuleId(9), action: Action::Drop };
+    let firewall = Arc::new(Firewall::new([first, second], default));
+    let mut net = Net::new(two_namespaces().edit(2, |e| e.ingress = Some(firewall.clone())));
+    for (port, rule, passes) in [(80, 4, true), (81, 3, false), (82, 6, true), (83, 9, false)] {
+        let probe = Probe::new(0, Proto::TCP, "10.0.0.2:4000", &format!("10.0.0.18:{port}"));
+        if passes {
+            net.one(0, &probe);
+        } else {
+            net.dropped(0, &probe.frame(), DropReason::IngressDenied);
+            assert_eq!(net.counters().rules[&RuleId(rule)].denied, 1, "{port}");
+        }
+    }
+    let traffic = net.counters().rules;
+    assert_eq!((traffic[&RuleId(4)].packets, traffic[&RuleId(6)].packets), (1, 1));
+}
+
+#[test]
+fn icmp_is_told_apart_by_type() {
+    let icmp = |from, to| Service { proto: Proto::ICMP, ports: from..=to };
+    let drop = Effect::Decide(Action::Drop);
+    let allow = Decision { rule: RuleId(9), action: Action::Allow };
+    let with = |service| {
+        let firewall = Arc::new(Firewall::of(vec![rule(1, drop, service)], allow));
+        Net::new(two_namespaces().edit(2, |e| e.ingress = Some(firewall)))
+    };
+    let echo = Probe::new(0, Proto::ICMP, "10.0.0.2:7", "10.0.0.18:0");
+    let mut closed = with(icmp(icmp_port(8, 0), icmp_port(8, 255)));
+    closed.dropped(0, &echo.frame(), DropReason::IngressDenied);
+    let mut open = with(icmp(icmp_port(13, 0), icmp_port(14, 255)));
+    let (port, frame, _) = open.one(0, &echo);
+    assert_eq!(port, 2);
+    open.one(2, &Probe::answer(&frame, 0));
+}
+
+#[test]
+fn what_is_staged_is_counted_and_changes_nothing() {
+    let staged = |egress, ingress| Some(Arc::new(StagedFirewalls { egress, ingress }));
+    let open = every(Action::Allow, 1);
+    let topology = two_namespaces()
+        .edit(0, |e| {
+            e.egress = Some(open.clone());
+            e.ingress = Some(open.clone());
+        })
+        .edit(2, |e| {
+            let allow = Decision { rule: RuleId(1), action: Action::Allow };
+            let closed = rule(2, Effect::Decide(Action::Drop), tcp(81));
+            e.ingress = Some(Arc::new(Firewall::of(vec![closed], allow)));
+            e.egress = Some(open.clone());
+            // It would have closed port 80 and opened port 81.
+            let other = rule(3, Effect::Decide(Action::Reject), tcp(80));
+            let allow = Decision { rule: RuleId(4), action: Action::Allow };
+            e.staged = staged(open.clone(), Arc::new(Firewall::of(vec![other], allow)));
+        });
+    let mut net = Net::new(topology);
+    let probe = |sport: u16, port: u16| {
+        Probe::new(0, Proto::TCP, &format!("10.0.0.2:{sport}"), &format!("10.0.0.18:{port}"))
+    };
+    for sport in 0..SAMPLES as u16 + 3 {
+        net.one(0, &probe(4000 + sport, 80));
+    }
+    // Of a connection that lives, nothing is asked again.
+    net.one(0, &probe(4000, 80));
+    net.dropped(0, &probe(5000, 81).frame(), DropReason::IngressDenied);
+    net.one(0, &probe(6000, 82));
+    let counts = net.dataplane.state().staged.counts();
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [RuleId(3), RuleId(4)]);
+    let (deny, allow) = (&counts[&RuleId(3)], &counts[&RuleId(4)]);
+    assert_eq!((deny.would_deny, deny.would_allow), (SAMPLES as u64 + 3, 0));
+    let kept: Vec<u16> = deny.samples.iter().map(|s| s.tuple.sport).collect();
+    assert_eq!(kept, (4003..4003 + SAMPLES as u16).collect::<Vec<_>>(), "the latest");
+    assert_eq!((allow.would_deny, allow.would_allow), (0, 1));
+    assert!(!allow.samples[0].would_deny && allow.samples[0].tuple.dport == 81);
+    assert_eq!(net.sessions(), SAMPLES + 4);
+}
