@@ -12,8 +12,13 @@
 //! probe, one search among few and one load, however many rules there are. [`RuleSet::decide_linear`] is the slow
 //! oracle.
 //!
+//! A set of many rules with little in common would have rows of thousands of cells that mostly say the same: it has a
+//! sparse table instead, of what each row says alone.
+//!
 //! Rows and columns are a [`Shape`], and rule sets of the same shape share it ([`Shapes`]): of a thousand
 //! namespaces with the same policy each has cells of its own, a line of the caches or two, and no more.
+
+mod sparse;
 
 use super::{exact::Exact, ranges::Ranges};
 use crate::{
@@ -21,6 +26,7 @@ use crate::{
     wire::Proto,
 };
 use foldhash::{HashMap, HashMapExt};
+use sparse::Sparse;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
@@ -164,14 +170,23 @@ impl Rule {
 #[derive(Debug, Clone)]
 pub struct RuleSet {
     shape: Arc<Shape>,
-    /// rows x columns; `None` where it says nothing.
+    /// As the shape says; `None` where it says nothing.
     cells: Box<[Option<Decision>]>,
     rules: Vec<Rule>,
 }
 
 /// Which cell decides.
 #[derive(Debug)]
-pub struct Shape {
+pub(crate) enum Shape {
+    /// Rows x columns.
+    Dense(Dense),
+    /// The cell of each rule, behind one for none.
+    Sparse(Sparse),
+}
+
+/// Rows and columns.
+#[derive(Debug)]
+pub(crate) struct Dense {
     /// The row of identities that some clause names, where it is not 0.
     rows: Exact<u32, u32>,
     /// From which protocol and port on which column holds; columns that decide alike
@@ -194,11 +209,19 @@ impl Shape {
     /// The cell that decides for a connection with `peer` to `port`.
     #[inline]
     pub(crate) fn cell(&self, peer: IdentityId, proto: Proto, port: u16) -> usize {
-        let row = self.rows.get(peer.0);
-        let column = self.columns.get(service_key(proto, port));
-        (row * self.width + column) as usize
+        match self {
+            Self::Dense(dense) => {
+                let row = dense.rows.get(peer.0);
+                let column = dense.columns.get(service_key(proto, port));
+                (row * dense.width + column) as usize
+            }
+            Self::Sparse(sparse) => sparse.rule(peer, proto, port) as usize,
+        }
     }
 }
+
+/// Cells that a dense table has at most: more would be of no use to a cache.
+const MOST_CELLS: usize = 1 << 14;
 
 /// Shapes by what is in them: identities in order, each with its row, and the columns.
 #[derive(Debug, Default)]
@@ -224,12 +247,21 @@ impl RuleSet {
 
     /// The same for one of many, which may have the same shape.
     pub fn sharing(rules: Vec<Rule>, shapes: &mut Shapes) -> Self {
+        Self::compile(rules, shapes, MOST_CELLS)
+    }
+
+    fn compile(rules: Vec<Rule>, shapes: &mut Shapes, most_cells: usize) -> Self {
         let clauses: Vec<(usize, &Clause)> =
             rules.iter().enumerate().flat_map(|(r, rule)| rule.clauses.iter().map(move |c| (r, c))).collect();
         let columns = columns(&rules);
         let width = 1 + columns.values().copied().max().unwrap_or(0);
         let (rows, row_clauses) = rows(&clauses);
 
+        if (width as usize).saturating_mul(row_clauses.len()) > most_cells {
+            let shape = Arc::new(Shape::Sparse(Sparse::new(&clauses, &rows, &row_clauses)));
+            let cells = std::iter::once(None).chain(rules.iter().map(Rule::decision)).collect();
+            return Self { shape, cells, rules };
+        }
         let unnamed: Vec<u32> = (0..clauses.len() as u32)
             .filter(|&c| !matches!(clauses[c as usize].1.peers, Peers::Identities(_)))
             .collect();
@@ -264,7 +296,8 @@ impl RuleSet {
         let shape = match shapes.0.get(&key) {
             Some(shape) => shape.clone(),
             None => {
-                let shape = Shape { rows: key.0.iter().copied().collect(), columns: key.1.clone(), width };
+                let dense = Dense { rows: key.0.iter().copied().collect(), columns: key.1.clone(), width };
+                let shape = Shape::Dense(dense);
                 shapes.0.entry(key).or_insert(Arc::new(shape)).clone()
             }
         };
@@ -293,9 +326,15 @@ impl RuleSet {
 
     /// Ports of a protocol from which on a decision may differ from the one before; always begins with 0.
     pub fn boundaries(&self, proto: Proto) -> impl Iterator<Item = u16> {
-        let of_proto = move |key: ServiceKey| (key >> 16 == u32::from(proto.0)).then_some(key as u16);
-        let starts = self.shape.columns.iter().filter_map(move |(key, _)| of_proto(key));
-        std::iter::once(0).chain(starts.filter(|start| *start != 0))
+        let of_proto = |key: ServiceKey| (key >> 16 == u32::from(proto.0)).then_some(key as u16);
+        let mut starts: Vec<u16> = match &*self.shape {
+            Shape::Dense(dense) => dense.columns.iter().filter_map(|(key, _)| of_proto(key)).collect(),
+            Shape::Sparse(sparse) => sparse.starts().filter_map(of_proto).collect(),
+        };
+        starts.push(0);
+        starts.sort_unstable();
+        starts.dedup();
+        starts.into_iter()
     }
 
     /// The rules in order.
@@ -421,11 +460,13 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_the_ordered_list(rules in rules()) {
-            let set = RuleSet::new(rules);
+            let sets = [0, MOST_CELLS].map(|most| RuleSet::compile(rules.clone(), &mut Shapes::default(), most));
             for peer in (0..9).map(IdentityId) {
                 for proto in PROTOS {
                     for port in (0..8).chain([79, 80, 81, 65533, 65534, 65535]) {
-                        prop_assert_eq!(set.decide(peer, proto, port), set.decide_linear(peer, proto, port));
+                        for set in &sets {
+                            prop_assert_eq!(set.decide(peer, proto, port), set.decide_linear(peer, proto, port));
+                        }
                     }
                 }
             }
@@ -440,6 +481,26 @@ mod tests {
         let set = RuleSet::new(vec![rule]);
         assert_eq!(set.boundaries(Proto::TCP).collect::<Vec<_>>(), [0, 80, 444]);
         assert_eq!(set.boundaries(Proto::UDP).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn many_rules_take_the_room_of_what_they_say() {
+        let rule = |n: u32, peers| {
+            let port = n as u16;
+            let services = vec![Service { proto: Proto::TCP, ports: port..=port }];
+            Rule { id: RuleId(n), effect: Effect::Decide(Action::Allow), clauses: vec![Clause { peers, services }] }
+        };
+        let one_each = (0..4000).map(|n| rule(n, Peers::of([IdentityId(n)])));
+        let everybody = (4000..8000).map(|n| rule(n, Peers::Any));
+        let set = RuleSet::new(one_each.chain(everybody).collect());
+        // Rows and columns would be 4,001 times 8,001 cells.
+        assert_eq!(set.cells.len(), 8001);
+        for n in (0..8000).step_by(13) {
+            for peer in [n, 17, 4001].map(IdentityId) {
+                let port = n as u16;
+                assert_eq!(set.decide(peer, Proto::TCP, port), set.decide_linear(peer, Proto::TCP, port));
+            }
+        }
     }
 
     #[test]

@@ -127,6 +127,7 @@ fn snapshot(d: &Declared) -> Snapshot {
             node: addresses(node),
             egress: (n != 1).then(|| rules(peers, n as u32)),
             ingress: (n != 2).then(|| rules(peers, n as u32 + 50)),
+            staged: None,
         };
         s.ports.push(entry(n + 2, PortRole::Endpoint(endpoint)));
     }
