@@ -488,7 +488,11 @@ mod tests {
         let rule = |n: u32, peers| {
             let port = n as u16;
             let services = vec![Service { proto: Proto::TCP, ports: port..=port }];
-            Rule { id: RuleId(n), effect: Effect::Decide(Action::Allow), clauses: vec![Clause { peers, services }] }
+            Rule {
+                id: RuleId(n),
+                effect: Effect::Decide(Action::Allow),
+                clauses: vec![Clause { peers, services }],
+            }
         };
         let one_each = (0..4000).map(|n| rule(n, Peers::of([IdentityId(n)])));
         let everybody = (4000..8000).map(|n| rule(n, Peers::Any));
