@@ -7,10 +7,12 @@
 //! Addresses: a port is found by its exact address (/32 and /128), wherever its segment's block lies.
 
 mod index;
+mod limits;
 mod rows;
 mod text;
 
 pub use index::Index;
+pub use limits::Limits;
 pub(crate) use index::{Facts, Firewall, Listener, PortRow, Role};
 pub use rows::{Hop, MAC_BITS, Row, mac_of, mac_word};
 
@@ -55,6 +57,8 @@ pub struct Snapshot {
     pub owned: Lpm<()>,
     /// The maximum segment size that TCP connections agree on is lowered to what fits the MTUs of both their ports.
     pub clamp_mss: bool,
+    /// What pods and namespaces may have of connections. No session depends on it.
+    pub limits: Limits,
     /// What the ids are called.
     pub names: Arc<Names>,
     /// Whose egress address an address is; filled in by [`Snapshot::succeed`].
