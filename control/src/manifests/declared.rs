@@ -3,6 +3,7 @@
 use super::{
     cluster::{IP_ANNOTATION, MTU_ANNOTATION, SNAT_ANNOTATION, SNAT_IP_ANNOTATION},
     error::Problem,
+    limits::{CONNECTIONS_ANNOTATION, HALF_OPEN_ANNOTATION, RATE_ANNOTATION},
     reading::{Fields, Reading, either},
     schema::{self, Kind, Schema},
     syntax,
@@ -119,8 +120,11 @@ pub(super) struct Meta<'n> {
 }
 
 /// Supernet's own annotations, and what each can stand on.
-static OWN_ANNOTATIONS: [(&str, &[&Schema]); 4] = [
+static OWN_ANNOTATIONS: [(&str, &[&Schema]); 7] = [
     (IP_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NODE]),
+    (CONNECTIONS_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NAMESPACE]),
+    (HALF_OPEN_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NAMESPACE]),
+    (RATE_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NAMESPACE]),
     (MTU_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_IP_ANNOTATION, &[&schema::NAMESPACE]),

@@ -26,6 +26,7 @@ mod cluster;
 mod declared;
 mod document;
 mod error;
+mod limits;
 mod expand;
 mod pod;
 mod policy;
