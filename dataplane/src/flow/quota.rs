@@ -22,7 +22,7 @@ use crate::{
 use std::{mem, num::NonZeroU32};
 
 /// What one pod or one namespace may have. `None`: any number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ConnectionLimits {
     /// Connections at one time, of any protocol.
     pub connections: Option<NonZeroU32>,
@@ -60,6 +60,17 @@ pub struct QuotaUsage {
     pub half_open: u32,
     /// Packets that would have opened one more, and were dropped for a limit of its own.
     pub refused: u64,
+}
+
+impl QuotaUsage {
+    /// Which limit another connection would meet now. Rates are left out: they depend on the time.
+    fn limit(&self, limits: &ConnectionLimits, half_open: bool) -> Option<Limit> {
+        let is_met = |n: u32, limit: Option<NonZeroU32>| limit.is_some_and(|limit| n >= limit.get());
+        if is_met(self.connections, limits.connections) {
+            return Some(Limit::Connections);
+        }
+        (half_open && is_met(self.half_open, limits.half_open)).then_some(Limit::HalfOpen)
+    }
 }
 
 /// Which limit is reached.
@@ -298,6 +309,18 @@ impl Quotas {
         if let Some(row) = row {
             row.refused.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Why another connection of a pod would be refused now, if it would; but for limits of new ones a second.
+    pub fn would_refuse(
+        &self,
+        (port, namespace): (PortId, NamespaceId),
+        (of_pod, of_namespace): (&ConnectionLimits, &ConnectionLimits),
+        half_open: bool,
+    ) -> Option<DropReason> {
+        let pod = self.pod(port).limit(of_pod, half_open).map(Limit::of_pod);
+        let namespace = || self.namespace(namespace).limit(of_namespace, half_open).map(Limit::of_namespace);
+        pod.or_else(namespace)
     }
 
     /// What a pod has, by its port.

@@ -14,15 +14,15 @@ use crate::{
     state::State,
     time::Instant,
     verdict::DropReason,
-    wire::{AnyAddress, Proto},
+    wire::{Address, AnyAddress, Proto},
 };
 use std::net::IpAddr;
 
-/// Who pays for a connection from an address at a port, to the other end of its way.
+/// Who pays for a connection from an address at a port to a workload's port, or to the outside.
 pub fn payer(
     snap: &Snapshot,
     (ingress, source): (PortId, impl AnyAddress),
-    out: Adjacency,
+    out: Option<PortId>,
 ) -> Option<(Payer, PortId, NamespaceId)> {
     let role = |port: PortId| snap.port(port).map(|p| &p.role);
     let is_node = match role(ingress)? {
@@ -32,7 +32,7 @@ pub fn payer(
         },
         PortRole::Uplink(_) => false,
     };
-    let Adjacency::Port(out) = out else { return None };
+    let out = out?;
     let Some(PortRole::Endpoint(called)) = role(out) else { return None };
     let source: IpAddr = source.ip();
     if is_node && called.node.contains(&source) {
@@ -45,7 +45,7 @@ pub fn payer(
 ///
 /// # Errors
 /// The limit that is reached. Nothing was counted.
-pub fn claim<'s, A: crate::wire::Address>(
+pub fn claim<'s, A: Address>(
     state: &'s State,
     snap: &Snapshot,
     plan: &Plan<'_, A>,
@@ -62,7 +62,7 @@ pub fn claim<'s, A: crate::wire::Address>(
 
 /// Takes note that a planned connection was refused, if it was for a limit.
 #[cold]
-pub fn refuse<A: crate::wire::Address>(state: &State, snap: &Snapshot, plan: &Plan<'_, A>, reason: DropReason) {
+pub fn refuse<A: Address>(state: &State, snap: &Snapshot, plan: &Plan<'_, A>, reason: DropReason) {
     if reason.is_limit()
         && let Some((_, port, _)) = payer_of(snap, plan)
     {
@@ -70,19 +70,24 @@ pub fn refuse<A: crate::wire::Address>(state: &State, snap: &Snapshot, plan: &Pl
     }
 }
 
-fn payer_of<A: crate::wire::Address>(
+fn payer_of<A: Address>(
     snap: &Snapshot,
     plan: &Plan<'_, A>,
 ) -> Option<(Payer, PortId, NamespaceId)> {
-    payer(snap, (plan.ingress, plan.original.src), Adjacency::of(plan.course.adjacencies.0))
+    let out = match Adjacency::of(plan.course.adjacencies.0) {
+        Adjacency::Port(port) => Some(port),
+        Adjacency::NextHop(_) => None,
+    };
+    payer(snap, (plan.ingress, plan.original.src), out)
 }
 
 /// Counts a session that nobody pays for yet, of those made before connections were counted. Its place is locked.
 pub fn adopt(state: &State, snap: &Snapshot, place: &mut Place<'_>, record: &mut Record, session: &Session) {
-    let out = match record.payer {
-        Some(_) => return,
-        None => Adjacency::Port(session.judgement.out),
-    };
+    if record.payer.is_some() {
+        return;
+    }
+    // An uplink is nobody who pays.
+    let out = Some(session.judgement.out);
     let Some((payer, port, namespace)) = payer(snap, (session.ingress, session.original.src), out) else {
         return;
     };

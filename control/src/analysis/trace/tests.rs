@@ -91,7 +91,7 @@ fn trace(
     let probe = Probe { from: from.parse()?, to: to.parse()?, proto, port };
     // Publishing fills in what look-ups need.
     let snapshot = snapshot.succeed(&Default::default());
-    TraceReport::of(&probe, model, proposal.addressing(), &snapshot, &mut interner, 0)
+    TraceReport::of(&probe, model, proposal.addressing(), &snapshot, &mut interner, 0, None)
 }
 
 fn tcp(from: &str, to: &str, port: u16) -> TraceReport {
