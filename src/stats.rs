@@ -70,12 +70,7 @@ impl Quota {
 
 impl Stats {
     /// Puts names to counters.
-    pub(crate) fn of(
-        counters: &Counters,
-        quotas: &Quotas,
-        interner: &Interner,
-        snapshot: &Snapshot,
-    ) -> Self {
+    pub(crate) fn of(counters: &Counters, quotas: &Quotas, interner: &Interner, snapshot: &Snapshot) -> Self {
         let mut stats = Self {
             received: counters.received,
             generated: counters.generated,

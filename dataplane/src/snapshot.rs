@@ -12,8 +12,8 @@ mod rows;
 mod text;
 
 pub use index::Index;
-pub use limits::Limits;
 pub(crate) use index::{Facts, Firewall, Listener, PortRow, Role};
+pub use limits::Limits;
 pub use rows::{Hop, MAC_BITS, Row, mac_of, mac_word};
 
 use crate::{

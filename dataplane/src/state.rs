@@ -7,7 +7,8 @@
 use crate::{
     counters::Tallies,
     flow::{
-        Epochs, FlowTable, FragmentLimits, Fragments, HalfOpen, HalfOpenLimits, Quotas, Sessions, Timeouts, Windows,
+        Epochs, FlowTable, FragmentLimits, Fragments, HalfOpen, HalfOpenLimits, Quotas, Sessions, Timeouts,
+        Windows,
     },
     id::{NeighborId, PortId},
     snapshot::Neighbor,

@@ -169,12 +169,16 @@ fn what_a_snapshot_ends_is_given_back() {
     let without_server = || limited(&[(0, limit(9, 9, 0))], &[]).with(|s| s.servers = Default::default());
     let mut net = Net::new(limited(&[(0, limit(9, 9, 0))], &[]));
     let calls = [(Proto::TCP, 1), (Proto::TCP, 2), (Proto::UDP, 3)];
-    net.publish(limited(&[(0, limit(9, 9, 0))], &[]).server(
-        supernet_dataplane::snapshot::ServerKind::Distributed,
-        "10.96.0.10:80",
-        Proto::UDP,
-        &["10.0.0.18:53"],
-    ).build());
+    net.publish(
+        limited(&[(0, limit(9, 9, 0))], &[])
+            .server(
+                supernet_dataplane::snapshot::ServerKind::Distributed,
+                "10.96.0.10:80",
+                Proto::UDP,
+                &["10.0.0.18:53"],
+            )
+            .build(),
+    );
     for (proto, n) in calls {
         net.one(0, &from_pod(0, proto, n, "10.96.0.10:80"));
     }

@@ -5,6 +5,7 @@
 mod counted;
 mod floods;
 mod oracle;
+mod tenants;
 mod threads;
 
 use std::num::NonZeroU32;

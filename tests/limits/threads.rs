@@ -84,11 +84,8 @@ fn no_race_exceeds_a_limit_or_loses_a_count() {
         for worker in &mut workers {
             scope.spawn(|| run(worker, &clock, &stop));
         }
-        let floods: Vec<_> = guests
-            .iter()
-            .zip(0..)
-            .map(|(guest, pod)| scope.spawn(move || flood(pod, guest)))
-            .collect();
+        let floods: Vec<_> =
+            guests.iter().zip(0..).map(|(guest, pod)| scope.spawn(move || flood(pod, guest))).collect();
         // Limits come, change, and now and then go: connections beyond are not counted then, but are when they come
         // again, so only what was within a limit at its beginning may be held against it.
         let mut round = 0;

@@ -1,7 +1,8 @@
 //! The whole desired state, and steps from one state to the next.
 
 use super::{
-    EndpointSlice, Labels, LimitSettings, Name, Namespace, NetworkPolicy, Node, Pod, Position, Service, Snat, Supervisor,
+    EndpointSlice, Labels, LimitSettings, Name, Namespace, NetworkPolicy, Node, Pod, Position, Service, Snat,
+    Supervisor,
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -239,6 +240,13 @@ impl Namespace {
     /// A namespace with nothing but its name.
     pub fn named(name: &str, at: Position) -> Self {
         let labels = Labels::from([(Self::NAME_LABEL.to_owned(), name.to_owned())]);
-        Self { name: name.to_owned(), labels, snat: Snat::Pool, mtu: None, limits: LimitSettings::default(), at }
+        Self {
+            name: name.to_owned(),
+            labels,
+            snat: Snat::Pool,
+            mtu: None,
+            limits: LimitSettings::default(),
+            at,
+        }
     }
 }

@@ -265,8 +265,7 @@ impl Quotas {
         let namespace = row.bind(namespace);
         let pod = row.claim(of_pod, half_open, now).map_err(Limit::of_pod)?;
         let row = self.namespaces.at(namespace.index());
-        let namespace =
-            row.claim(&of_namespace(namespace), half_open, now).map_err(Limit::of_namespace)?;
+        let namespace = row.claim(&of_namespace(namespace), half_open, now).map_err(Limit::of_namespace)?;
         Ok(QuotaClaim { held: [pod, namespace] })
     }
 

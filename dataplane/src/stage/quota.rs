@@ -70,10 +70,7 @@ pub fn refuse<A: Address>(state: &State, snap: &Snapshot, plan: &Plan<'_, A>, re
     }
 }
 
-fn payer_of<A: Address>(
-    snap: &Snapshot,
-    plan: &Plan<'_, A>,
-) -> Option<(Payer, PortId, NamespaceId)> {
+fn payer_of<A: Address>(snap: &Snapshot, plan: &Plan<'_, A>) -> Option<(Payer, PortId, NamespaceId)> {
     let out = match Adjacency::of(plan.course.adjacencies.0) {
         Adjacency::Port(port) => Some(port),
         Adjacency::NextHop(_) => None,

@@ -31,9 +31,9 @@ pub(super) fn report(
     let mut steps: Vec<Step> = Vec::new();
     let mut tier1 = String::new();
     let quota = trace.outcome.as_ref().ok().and_then(|path| Quota::of(snap, trace, path));
-    for (event, after) in &trace.events {
+    for (n, (event, after)) in trace.events.iter().enumerate() {
         // Commit is the last of all, before the packet leaves.
-        if let (Event::Delivered(_), Some(quota)) = (event, &quota) {
+        if let Some(quota) = quota.as_ref().filter(|_| n + 1 == trace.events.len()) {
             steps.push(names.plain("limits", &names.port(quota.port), quota.words(&names, quotas), after));
         }
         if let Event::Routed { tier1: id } = event {
@@ -61,7 +61,8 @@ pub(super) fn report(
         Ok(_) if let Some(reason) = refused => {
             report.verdict = format!("{} is dropped now: {reason}.", subject(&report));
             report.drop_reason = Some(reason.name().to_owned());
-            report.steps.retain(|step| step.stage != "deliver");
+            // It does not leave.
+            report.steps.pop();
         }
         Ok(path) => {
             let delivered = trace.delivered_tuple().unwrap_or(first);
