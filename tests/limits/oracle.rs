@@ -117,8 +117,11 @@ impl Wanted {
     }
 }
 
-/// Connections and half-open ones of each pod, by looking at every session.
-fn living(net: &Net) -> [(u32, u32); 3] {
+/// Connections and half-open ones of each pod.
+type Pods = [(u32, u32); 3];
+
+/// The same, by looking at every session.
+fn living(net: &Net) -> Pods {
     let mut all = [(0, 0); 3];
     net.dataplane.for_each_session(|_, session, _| {
         // The pod that called pays; from outside, the pod that was called.
@@ -131,7 +134,8 @@ fn living(net: &Net) -> [(u32, u32); 3] {
     all
 }
 
-fn counted(net: &Net) -> ([(u32, u32); 3], [(u32, u32); 2]) {
+/// What is counted of pods, and of namespaces.
+fn counted(net: &Net) -> (Pods, [(u32, u32); 2]) {
     let of = |usage: QuotaUsage| (usage.connections, usage.half_open);
     let quotas = &net.dataplane.state().quotas;
     (
@@ -140,7 +144,7 @@ fn counted(net: &Net) -> ([(u32, u32); 3], [(u32, u32); 2]) {
     )
 }
 
-fn by_namespace(pods: &[(u32, u32); 3]) -> [(u32, u32); 2] {
+fn by_namespace(pods: &Pods) -> [(u32, u32); 2] {
     let mut sums = [(0, 0); 2];
     for (pod, namespace) in pods.iter().zip(NAMESPACES) {
         let sum = &mut sums[namespace as usize];
@@ -150,7 +154,7 @@ fn by_namespace(pods: &[(u32, u32); 3]) -> [(u32, u32); 2] {
 }
 
 /// Whether what there was explains that a limit refused a connection of `pod`.
-fn explains(reason: DropReason, wanted: &Wanted, before: &[(u32, u32); 3], pod: usize) -> bool {
+fn explains(reason: DropReason, wanted: &Wanted, before: &Pods, pod: usize) -> bool {
     let met = |n: u32, limit: Option<std::num::NonZeroU32>| limit.is_some_and(|limit| n >= limit.get());
     let (of_pod, namespace) = (wanted.of_pod(pod), NAMESPACES[pod]);
     let of_namespace = wanted.of_namespace(namespace);

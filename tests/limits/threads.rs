@@ -22,7 +22,7 @@ const LIMIT: u32 = 500;
 const FLOOD: u32 = 4000;
 
 /// Sends what fits the queue, and takes what comes.
-fn flood(pod: u32, guest: &MemoryGuest) {
+fn flood(pod: u32, guest: &MemoryGuest, stop: &AtomicBool) {
     for n in 0..FLOOD {
         let proto = if n % 2 == 0 { Proto::UDP } else { Proto::TCP };
         // Each several times, so that packets race for one connection.
@@ -34,7 +34,7 @@ fn flood(pod: u32, guest: &MemoryGuest) {
             from_pod(pod, proto, sport, &format!("{to}:{dport}")).frame()
         };
         for _ in 0..2 {
-            while guest.send(&frame).is_err() {
+            while guest.send(&frame).is_err() && !stop.load(Ordering::Relaxed) {
                 thread::yield_now();
             }
         }
@@ -42,7 +42,17 @@ fn flood(pod: u32, guest: &MemoryGuest) {
     }
 }
 
+/// Has all end when one ends, be it by a panic: nobody waits for it then.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn run(worker: &mut Worker, clock: &AtomicU64, stop: &AtomicBool) {
+    let _stop = Stop(stop);
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::from_micros(clock.fetch_add(20, Ordering::Relaxed));
         if worker.poll(now).frames == 0 {
@@ -78,14 +88,14 @@ fn no_race_exceeds_a_limit_or_loses_a_count() {
     dataplane.publish(two_namespaces().build());
     let guests: Vec<MemoryGuest> =
         (0..4).map(|port| dataplane.attach(PortId(port), memory(64)).unwrap()).collect();
-    let (clock, stop) = (AtomicU64::new(1_000_000), AtomicBool::new(false));
+    let (clock, stop) = (AtomicU64::new(1_000_000), &AtomicBool::new(false));
     let excess = AtomicU64::new(0);
     thread::scope(|scope| {
         for worker in &mut workers {
-            scope.spawn(|| run(worker, &clock, &stop));
+            scope.spawn(|| run(worker, &clock, stop));
         }
         let floods: Vec<_> =
-            guests.iter().zip(0..).map(|(guest, pod)| scope.spawn(move || flood(pod, guest))).collect();
+            guests.iter().zip(0..).map(|(guest, pod)| scope.spawn(move || flood(pod, guest, stop))).collect();
         // Limits come, change, and now and then go: connections beyond are not counted then, but are when they come
         // again, so only what was within a limit at its beginning may be held against it.
         let mut round = 0;

@@ -9,7 +9,7 @@
 //! Records lie in stripes, each behind a lock of its own. A [`Place`] is a locked record: it is held while the
 //! session is made, judged or ended.
 
-use super::{Direction, EntryId, Payer, Track};
+use super::{Direction, EntryId, Payer, Track, table::LOAD};
 use crate::{
     id::{Generation, IdentityId, PortId, RuleId, ServerId},
     rewrite::Tuple,
@@ -152,9 +152,11 @@ const TRANSLATED: u32 = 1 << 24;
 const DENIAL: u32 = 25;
 const TRACK: u32 = 27;
 
-// The second word: entry of the answers 30 | payer 2. Two entries a session, at 85 % load, are fewer than 2^30.
+// The second word: entry of the answers 30 | payer 2.
 const PAYER: u32 = 30;
 const ENTRY: u32 = (1 << PAYER) - 1;
+// Every entry of the largest table has a number that fits, and buckets that are not full at that load as well.
+const _: () = assert!((Sessions::MOST * 2 * 100).div_ceil(LOAD) + (1 << 20) < 1 << PAYER);
 
 impl Record {
     fn words(&self) -> Words {
