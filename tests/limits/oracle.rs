@@ -262,7 +262,7 @@ fn play(steps: Vec<Step>, config: Config) -> Result<BTreeMap<&'static str, u64>,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_counted_is_what_lives(

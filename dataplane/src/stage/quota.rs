@@ -45,6 +45,7 @@ pub fn payer(
 ///
 /// # Errors
 /// The limit that is reached. Nothing was counted.
+#[inline(never)]
 pub fn claim<'s, A: Address>(
     state: &'s State,
     snap: &Snapshot,
