@@ -1,7 +1,7 @@
 //! What can be done to a network while it runs.
 
 use crate::{
-    Stats,
+    Quota, Stats,
     control::{
         analysis::{
             plan::Plan,
@@ -209,12 +209,13 @@ impl Handle {
         self.network().model().clone()
     }
 
-    /// What happens to a packet, stage by stage.
+    /// What happens to a packet, stage by stage; one that would open a connection beyond a limit now is dropped.
     ///
     /// # Errors
     /// The probe names what is not there.
     pub fn trace(&self, probe: &Probe) -> Result<TraceReport, TraceError> {
-        self.network().trace(probe, self.dataplane.state().config.seed)
+        let state = self.dataplane.state();
+        self.network().trace_among(probe, state.config.seed, &state.quotas)
     }
 
     /// The network as a plan.
@@ -241,7 +242,13 @@ impl Handle {
     /// Everything counted so far, by name.
     pub fn stats(&self) -> Stats {
         let network = self.network();
-        Stats::of(&self.dataplane.counters(), network.interner(), network.snapshot())
+        let quotas = &self.dataplane.state().quotas;
+        Stats::of(&self.dataplane.counters(), quotas, network.interner(), network.snapshot())
+    }
+
+    /// What pods and namespaces that have limits have of connections: "shop/web-0", "namespace shop".
+    pub fn quotas(&self) -> BTreeMap<String, Quota> {
+        Quota::all(&self.dataplane.state().quotas, &self.dataplane.snapshot())
     }
 
     /// What staged policies would have done to new connections, by rule, most first.

@@ -43,7 +43,7 @@ mod stats;
 pub use builder::{BuildError, Builder, Running, Supernet};
 pub use handle::{ApplyError, AttachError, Handle, SessionInfo, StagedRule};
 pub use runtime::Threads;
-pub use stats::Stats;
+pub use stats::{Quota, Stats};
 
 pub use supernet_control::{
     analysis::{

@@ -4,11 +4,22 @@ use crate::{
     control::intern::Interner,
     dataplane::{
         counters::{Counters, PortCounters, Traffic},
+        flow::{ConnectionLimits, QuotaUsage, Quotas},
+        id::{NamespaceId, PortId},
         snapshot::{PortRole, Snapshot},
         verdict::DropReason,
     },
 };
 use std::collections::BTreeMap;
+
+/// What a pod or namespace has of connections, and may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// What counts for it now.
+    pub usage: QuotaUsage,
+    /// What it may have.
+    pub limits: ConnectionLimits,
+}
 
 /// Everything counted since the network was built. What never moved is left out; what is gone by now is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,15 +43,34 @@ pub struct Stats {
     pub segments: BTreeMap<String, PortCounters>,
     /// By namespace, over all its pods: "shop".
     pub namespaces: BTreeMap<String, PortCounters>,
+    /// Pods and namespaces that have limits: "shop/web-0", "namespace shop".
+    pub quotas: BTreeMap<String, Quota>,
     /// By firewall rule: `shop/allow-web ingress[0]`.
     pub rules: BTreeMap<String, Traffic>,
     /// By virtual server: "shop/web:80/TCP".
     pub servers: BTreeMap<String, Traffic>,
 }
 
+impl Quota {
+    /// Of pods and namespaces that have limits, by name.
+    pub(crate) fn all(quotas: &Quotas, snapshot: &Snapshot) -> BTreeMap<String, Self> {
+        let Snapshot { limits, names, .. } = snapshot;
+        let pods = limits.ports.iter().zip(0..).filter_map(|(limits, id)| {
+            let id = PortId(id);
+            Some((names.ports.get(&id)?.clone(), Self { usage: quotas.pod(id), limits: *limits }))
+        });
+        let namespaces = limits.namespaces.iter().zip(0..).filter_map(|(limits, id)| {
+            let id = NamespaceId(id);
+            let name = format!("namespace {}", names.namespaces.get(&id)?);
+            Some((name, Self { usage: quotas.namespace(id), limits: *limits }))
+        });
+        pods.chain(namespaces).filter(|(_, quota)| !quota.limits.is_none()).collect()
+    }
+}
+
 impl Stats {
     /// Puts names to counters.
-    pub(crate) fn of(counters: &Counters, interner: &Interner, snapshot: &Snapshot) -> Self {
+    pub(crate) fn of(counters: &Counters, quotas: &Quotas, interner: &Interner, snapshot: &Snapshot) -> Self {
         let mut stats = Self {
             received: counters.received,
             generated: counters.generated,
@@ -69,6 +99,7 @@ impl Stats {
         let servers =
             interner.servers().filter_map(|(id, name)| Some((name.to_owned(), *counters.servers.get(&id)?)));
         stats.servers = servers.collect();
+        stats.quotas = Quota::all(quotas, snapshot);
         stats
     }
 }

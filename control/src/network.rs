@@ -16,7 +16,7 @@ use crate::{
     store::{StoreError, UnixSeconds},
 };
 use std::{collections::BTreeSet, net::IpAddr};
-use supernet_dataplane::snapshot::Snapshot;
+use supernet_dataplane::{flow::Quotas, snapshot::Snapshot};
 
 /// Why a network could not be made or changed. Nothing was applied.
 #[derive(Debug, thiserror::Error)]
@@ -205,7 +205,22 @@ impl Network {
     /// # Errors
     /// The probe names what is not there.
     pub fn trace(&mut self, probe: &Probe, seed: u64) -> Result<TraceReport, TraceError> {
-        TraceReport::of(probe, &self.model, &self.addressing, &self.snapshot, &mut self.interner, seed)
+        let Self { model, addressing, snapshot, interner, .. } = self;
+        TraceReport::of(probe, model, addressing, snapshot, interner, seed, None)
+    }
+
+    /// What happens to a packet where pods and namespaces have these connections: one that a limit refuses is dropped.
+    ///
+    /// # Errors
+    /// The probe names what is not there.
+    pub fn trace_among(
+        &mut self,
+        probe: &Probe,
+        seed: u64,
+        quotas: &Quotas,
+    ) -> Result<TraceReport, TraceError> {
+        let Self { model, addressing, snapshot, interner, .. } = self;
+        TraceReport::of(probe, model, addressing, snapshot, interner, seed, Some(quotas))
     }
 }
 

@@ -7,11 +7,13 @@
 //! Addresses: a port is found by its exact address (/32 and /128), wherever its segment's block lies.
 
 mod index;
+mod limits;
 mod rows;
 mod text;
 
 pub use index::Index;
 pub(crate) use index::{Facts, FirewallAt, Listener, PortRow, Role};
+pub use limits::Limits;
 pub use rows::{Hop, MAC_BITS, Row, mac_of, mac_word};
 
 use crate::{
@@ -57,6 +59,8 @@ pub struct Snapshot {
     pub clamp_mss: bool,
     /// Some port has firewalls that are not enforced; filled in by [`Snapshot::succeed`].
     pub has_staged: bool,
+    /// What pods and namespaces may have of connections. No session depends on it.
+    pub limits: Limits,
     /// What the ids are called.
     pub names: Arc<Names>,
     /// Whose egress address an address is; filled in by [`Snapshot::succeed`].

@@ -7,7 +7,8 @@
 use crate::{
     counters::Tallies,
     flow::{
-        Epochs, FlowTable, FragmentLimits, Fragments, HalfOpen, HalfOpenLimits, Sessions, Timeouts, Windows,
+        Epochs, FlowTable, FragmentLimits, Fragments, HalfOpen, HalfOpenLimits, Quotas, Sessions, Timeouts,
+        Windows,
     },
     id::{NeighborId, PortId},
     snapshot::Neighbor,
@@ -106,6 +107,8 @@ pub struct State {
     pub fragments: Fragments,
     /// How many TCP connections are half open.
     pub half_open: HalfOpen,
+    /// What pods and namespaces have of connections.
+    pub quotas: Quotas,
     /// TCP windows, if they are checked.
     pub windows: Option<Windows>,
     /// Next hops.
@@ -153,6 +156,7 @@ impl State {
                 ..config.fragments.clone()
             }),
             half_open: HalfOpen::default(),
+            quotas: Quotas::default(),
             windows: config.strict_tcp.then(|| Windows::new(config.sessions)),
             neighbors: Neighbors::new(),
             tallies: Tallies::default(),

@@ -96,6 +96,18 @@ drop_reasons! {
     NoBackend = "the virtual server has no member that could serve",
     /// All ports of the namespace's egress address are in use for this protocol.
     NatPortsExhausted = "every port of the egress address is in use",
+    /// The pod has as many connections as it may have.
+    PodConnections = "the pod has as many connections as it may have",
+    /// The pod has as many TCP connections as it may have whose handshake is not complete.
+    PodHalfOpen = "the pod has as many half-open connections as it may have",
+    /// The pod's connections of this second are used up.
+    PodConnectionRate = "the pod opens more connections a second than it may",
+    /// The pods of the namespace have as many connections as they may have together.
+    NamespaceConnections = "the namespace has as many connections as it may have",
+    /// The pods of the namespace have as many TCP connections as they may have whose handshake is not complete.
+    NamespaceHalfOpen = "the namespace has as many half-open connections as it may have",
+    /// The namespace's connections of this second are used up.
+    NamespaceConnectionRate = "the namespace opens more connections a second than it may",
     /// The session table has no room.
     SessionTableFull = "the session table is full",
     /// No source port makes both directions of the connection unique.
@@ -115,6 +127,20 @@ drop_reasons! {
 impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether it is a limit of a pod or namespace that was reached.
+    pub fn is_limit(self) -> bool {
+        use DropReason::*;
+        matches!(
+            self,
+            PodConnections
+                | PodHalfOpen
+                | PodConnectionRate
+                | NamespaceConnections
+                | NamespaceHalfOpen
+                | NamespaceConnectionRate
+        )
+    }
 }
 
 impl fmt::Display for DropReason {

@@ -23,7 +23,7 @@ use crate::{
     pipeline::{Output, Pipeline},
     port::{Opened, Port, Receive, Transmit, Waker},
     snapshot::Snapshot,
-    stage::commit,
+    stage::{commit, quota},
     state::{Config, State},
     time::{Duration, Instant},
     verdict::DropReason,
@@ -151,18 +151,36 @@ impl Dataplane {
 
     /// Publishes a snapshot: workers use it from their next batch on. Returns its generation.
     pub fn publish(&self, snapshot: Snapshot) -> Generation {
+        let (state, mut begun) = (&self.shared.state, false);
         let published = self.shared.snapshots.publish(|before| {
             let snapshot = snapshot.succeed(before);
             for hops in snapshot.tier0.routes.iter().map(|(_, hops)| hops) {
                 for hop in hops {
                     // Known before the first packet needs it, so that it has been asked for by then.
-                    let _ = self.shared.state.neighbors.intern_routed(hop);
+                    let _ = state.neighbors.intern_routed(hop);
                 }
             }
+            // Before it is in use: no connection is made by it that is not counted.
+            begun = state.quotas.set_counting(!snapshot.limits.is_empty());
             snapshot
         });
         self.shared.wake_all();
+        if begun {
+            self.count_sessions(&published);
+        }
         published.generation
+    }
+
+    /// Has the connections that there are count for their pods and namespaces, where nobody pays for them yet.
+    fn count_sessions(&self, snapshot: &Snapshot) {
+        let state = &self.shared.state;
+        for id in state.sessions.ids() {
+            let mut place = state.sessions.lock(id);
+            let Some(mut record) = place.get() else { continue };
+            if let Some(session) = commit::session(state, &record) {
+                quota::adopt(state, snapshot, &mut place, &mut record, &session);
+            }
+        }
     }
 
     /// The newest snapshot.

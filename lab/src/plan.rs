@@ -51,6 +51,7 @@ fn tables(plan: &Plan, style: Style) -> String {
         snat(plan, style),
         virtual_servers(plan, style),
         firewall(plan, style),
+        limits(plan, style),
         pods(plan, style),
         nodes(plan, style),
         uplinks(plan, style),
@@ -215,6 +216,23 @@ impl<'a> Workloads<'a> {
         }
         list(parts.into_iter(), MOST)
     }
+}
+
+fn limits(plan: &Plan, style: Style) -> String {
+    let columns = ["OF EACH", ">CONNECTIONS", ">HALF OPEN", ">NEW A SECOND"];
+    let mut table = Listing::new("Limits of connections", &columns, style);
+    let workloads = Workloads::of(plan);
+    for limit in &plan.limits {
+        let whom = if limit.kind == "pod" {
+            workloads.name(&limit.applied_to)
+        } else {
+            let names = limit.applied_to.iter().map(|name| format!("namespace {name}"));
+            list(names, MOST)
+        };
+        let numbers = [limit.connections, limit.half_open, limit.new_per_second].map(or_dash);
+        table.row([whom].into_iter().chain(numbers));
+    }
+    table.render()
 }
 
 fn pods(plan: &Plan, style: Style) -> String {

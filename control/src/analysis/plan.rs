@@ -3,6 +3,10 @@
 //! Lists are sorted by their objects' names; the same input gives the same plan. Field names are camelCase when
 //! serialised.
 
+mod limits;
+
+pub use limits::LimitPlan;
+
 use super::text;
 use crate::{
     compile::{CLI_TOOLS, CompileError, KUBE_API, MemberState, NODES_SEGMENT, ServerRole, server_specs},
@@ -32,6 +36,8 @@ pub struct Plan {
     pub virtual_servers: Vec<VirtualServerPlan>,
     /// Firewall sections in the order in which they are evaluated, as far as they concern one pod.
     pub firewall: Vec<Section>,
+    /// Limits of connections: one row for all namespaces, or pods, that have the same.
+    pub limits: Vec<LimitPlan>,
     /// Pods.
     pub pods: Vec<PodPlan>,
     /// Nodes.
@@ -278,6 +284,7 @@ impl Plan {
             snat: snat(model, addressing, snapshot),
             virtual_servers: virtual_servers(model, addressing, &places)?,
             firewall: firewall(model),
+            limits: limits::limits(snapshot),
             pods: pods(&places, &ports),
             nodes: nodes(addressing, &places, &ports),
             uplinks: uplinks(model, &ports),

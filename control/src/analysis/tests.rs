@@ -347,3 +347,24 @@ fn host_networked_pods_are_in_the_plan_but_in_no_rule() {
     let rules = plan["firewall"].as_array().unwrap().iter().flat_map(|s| s["rules"].as_array().unwrap());
     assert!(rules.flat_map(|r| r["appliedTo"].as_array().unwrap()).all(|pod| pod != "shop/agent"));
 }
+
+#[test]
+fn limits_are_told_once_for_all_that_have_the_same() {
+    use crate::model::{Limit, LimitSettings};
+    let at_most = |n| std::num::NonZeroU32::new(n).map(Limit::AtMost);
+    let mut c = shop();
+    assert_eq!(plan(&c)["limits"], json!([]));
+    c.model.supervisor.limits.pod = LimitSettings { connections: at_most(9), ..Default::default() };
+    c.model.supervisor.limits.namespace.new_per_second = at_most(50);
+    c.pod("shop/db-0", &[]).limits =
+        LimitSettings { connections: Some(Limit::Unlimited), half_open: at_most(3), new_per_second: None };
+    assert_eq!(
+        plan(&c)["limits"],
+        json!([
+            {"kind": "namespace", "appliedTo": ["shop"], "connections": null, "halfOpen": null, "newPerSecond": 50},
+            {"kind": "pod", "appliedTo": ["shop/db-0"], "connections": null, "halfOpen": 3, "newPerSecond": null},
+            {"kind": "pod", "appliedTo": ["shop/web-0", "shop/web-1", "shop/web-2"],
+             "connections": 9, "halfOpen": null, "newPerSecond": null},
+        ])
+    );
+}

@@ -5,6 +5,7 @@
 //! their default; the dataplane fills them in when the snapshot is published.
 
 mod error;
+mod limits;
 mod ports;
 mod segments;
 mod servers;
@@ -49,6 +50,7 @@ pub fn compile(
     let ports = ports::ports(model, addressing, &places, &firewalls, &mut segments, interner, &mut names)?;
     let tier0 = tier0::tier0(model, interner)?;
     let servers = servers::servers(model, addressing, &specs, interner, &mut names)?;
+    let limits = limits::limits(model, &places, interner);
     names.rules = firewalls.rules.into_iter().collect();
     Ok(Snapshot {
         generation: Generation::default(),
@@ -62,6 +64,7 @@ pub fn compile(
         owned: owned(model, addressing),
         clamp_mss: model.supervisor.mss_clamping,
         has_staged: false,
+        limits,
         names: Arc::new(names),
         egress: Default::default(),
         rows: Vec::new(),

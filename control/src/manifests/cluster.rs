@@ -2,6 +2,7 @@
 
 use super::{
     declared::{Declared, Meta, Scope},
+    limits,
     reading::Reading,
     schema::{self, Kind},
     supervisor::MTUS,
@@ -37,7 +38,8 @@ pub(super) fn read_namespace(r: &mut Reading, node: &yaml::Node, declared: &mut 
     }
     let snat = snat(r, &meta);
     let mtu = meta.annotation(MTU_ANNOTATION).and_then(|n| mtu(r, n));
-    declared.namespaces.push(Namespace { name, labels, snat, mtu, at });
+    let limits = limits::read_annotations(r, &meta);
+    declared.namespaces.push(Namespace { name, labels, snat, mtu, limits, at });
 }
 
 fn snat(r: &mut Reading, meta: &Meta<'_>) -> Snat {

@@ -3,6 +3,7 @@
 use super::{
     cluster::{IP_ANNOTATION, MTU_ANNOTATION, SNAT_ANNOTATION, SNAT_IP_ANNOTATION},
     error::Problem,
+    limits::{CONNECTIONS_ANNOTATION, HALF_OPEN_ANNOTATION, RATE_ANNOTATION},
     policy::STAGED_ANNOTATION,
     reading::{Fields, Reading, either},
     schema::{self, Kind, Schema},
@@ -124,8 +125,11 @@ pub(super) struct Meta<'n> {
 }
 
 /// Supernet's own annotations, and what each can stand on.
-static OWN_ANNOTATIONS: [(&str, &[&Schema]); 5] = [
+static OWN_ANNOTATIONS: [(&str, &[&Schema]); 8] = [
     (IP_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NODE]),
+    (CONNECTIONS_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NAMESPACE]),
+    (HALF_OPEN_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NAMESPACE]),
+    (RATE_ANNOTATION, &[&schema::POD, &schema::POD_TEMPLATE, &schema::NAMESPACE]),
     (MTU_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_ANNOTATION, &[&schema::NAMESPACE]),
     (SNAT_IP_ANNOTATION, &[&schema::NAMESPACE]),

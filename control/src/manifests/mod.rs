@@ -29,6 +29,7 @@ mod declared;
 mod document;
 mod error;
 mod expand;
+mod limits;
 mod pod;
 mod policy;
 mod reading;

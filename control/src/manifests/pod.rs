@@ -3,6 +3,7 @@
 use super::{
     cluster::IP_ANNOTATION,
     declared::{Declared, DeclaredPod, Meta, Scope},
+    limits,
     reading::{Fields, Reading},
     schema::{self, Kind},
     syntax, workload,
@@ -207,6 +208,11 @@ impl PodSpec {
             } else {
                 pod.addresses = r.addresses(node);
             }
+        }
+        pod.limits = limits::read_annotations(r, meta);
+        if let Some((key, node)) = limits::annotated(meta).filter(|_| self.host_network) {
+            let what = format!("{key} on a pod with hostNetwork, whose connections are its node's");
+            r.invalid(node.place, what, "remove the annotation: nodes have no limits");
         }
         pod
     }

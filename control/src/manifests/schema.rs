@@ -215,8 +215,11 @@ schemas! {
     SUPERVISOR "a Supervisor" ["apiVersion" "kind" "metadata" "spec"]
         { "metadata" METADATA "spec" SUPERVISOR_SPEC };
     SUPERVISOR_SPEC "a Supervisor's spec" ["cliTools" "egressCIDRs" "ingressCIDRs" "ingressPosture" "kubeAPI"
-        "mssClamping" "mtu" "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "strictTCP"
+        "limits" "mssClamping" "mtu" "namespacePrefixLength" "nodeCIDRs" "nodes" "podCIDRs" "serviceCIDRs" "staticRoutes" "strictTCP"
         "tier1" "uplinks"];
+    LIMITS "limits" ["namespace" "pod"]
+        { "namespace" CONNECTION_LIMITS "pod" CONNECTION_LIMITS };
+    CONNECTION_LIMITS "limits of connections" ["connections" "halfOpen" "newPerSecond"];
     UPLINK "an uplink" ["addresses" "driver" "interface" "mac" "mtu" "name"];
     STATIC_ROUTE "a static route" ["nextHops" "prefix"];
     NEXT_HOP "a next hop" ["address" "mac"];

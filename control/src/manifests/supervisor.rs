@@ -7,6 +7,7 @@
 use super::{
     declared::{Declared, Meta, Scope},
     error::Problem,
+    limits,
     reading::{Fields, Reading},
     schema::{self, Kind},
     syntax,
@@ -38,6 +39,7 @@ pub(super) fn read(r: &mut Reading, node: &Node, declared: &mut Declared) {
     read_pools(r, &spec, &mut supervisor);
     read_uplinks(r, &spec, &mut supervisor);
     read_scalars(r, &spec, &mut supervisor);
+    supervisor.limits = limits::read_defaults(r, &spec);
     read_server(r, &spec, "kubeAPI", &mut supervisor.kube_api);
     read_server(r, &spec, "cliTools", &mut supervisor.cli_tools);
     // Ranges that were not understood would only give rise to more errors.

@@ -1,8 +1,8 @@
 //! The whole desired state, and steps from one state to the next.
 
 use super::{
-    AddressSet, EndpointSlice, Labels, Name, Namespace, NetworkPolicy, Node, Pod, Position, Service, Snat,
-    Supervisor, TieredPolicy,
+    AddressSet, EndpointSlice, Labels, LimitSettings, Name, Namespace, NetworkPolicy, Node, Pod, Position,
+    Service, Snat, Supervisor, TieredPolicy,
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -285,6 +285,13 @@ impl Namespace {
     /// A namespace with nothing but its name.
     pub fn named(name: &str, at: Position) -> Self {
         let labels = Labels::from([(Self::NAME_LABEL.to_owned(), name.to_owned())]);
-        Self { name: name.to_owned(), labels, snat: Snat::Pool, mtu: None, at }
+        Self {
+            name: name.to_owned(),
+            labels,
+            snat: Snat::Pool,
+            mtu: None,
+            limits: LimitSettings::default(),
+            at,
+        }
     }
 }

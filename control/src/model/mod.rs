@@ -8,6 +8,7 @@
 mod change;
 mod difference;
 mod labels;
+mod limits;
 mod policy;
 mod service;
 mod supervisor;
@@ -17,6 +18,7 @@ mod workload;
 pub use change::{Change, Model, ModelError, Object, ObjectId, ObjectKind};
 pub use difference::Step;
 pub use labels::{Labels, Operator, Requirement, Selector};
+pub use limits::{DefaultLimits, Limit, LimitSettings};
 pub use policy::{NetworkPolicy, Peer, PolicyPort, PortMatch, Rule};
 pub use service::{
     Endpoint, EndpointPort, EndpointSlice, IpFamily, Service, ServiceKind, ServicePort, TargetPort,

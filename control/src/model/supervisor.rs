@@ -1,6 +1,6 @@
 //! The Supervisor: what an administrator decides once (`supernet.dev/v1alpha1`, kind `Supervisor`).
 
-use super::{At, Mac, Name, Position};
+use super::{At, DefaultLimits, Mac, Name, Position};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -37,6 +37,8 @@ pub struct Supervisor {
     pub strict_tcp: bool,
     /// What may reach a pod that no policy isolates.
     pub ingress_posture: IngressPosture,
+    /// How many connections pods and namespaces may have that say nothing of their own.
+    pub limits: DefaultLimits,
     /// The Kubernetes API's virtual server, TCP 6443.
     pub kube_api: DefaultServer,
     /// The virtual server that offers the command-line tools, TCP 443.
@@ -185,6 +187,7 @@ impl Default for Supervisor {
             mss_clamping: false,
             strict_tcp: false,
             ingress_posture: IngressPosture::Deny,
+            limits: DefaultLimits::default(),
             kube_api: server(6443),
             cli_tools: server(443),
             at: Position::default(),

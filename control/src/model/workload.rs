@@ -1,6 +1,6 @@
 //! Namespaces, nodes and pods. Deployments and the like are expanded to pods before they get here.
 
-use super::{At, Labels, Name, Position, Protocol};
+use super::{At, Labels, LimitSettings, Name, Position, Protocol};
 use std::net::IpAddr;
 
 /// A namespace.
@@ -14,6 +14,8 @@ pub struct Namespace {
     pub snat: Snat,
     /// The MTU of its segments and pods (annotation `supernet.dev/mtu`); the Supervisor's when absent.
     pub mtu: Option<u16>,
+    /// How many connections its pods may have together (annotations `supernet.dev/max-connections`, ...).
+    pub limits: LimitSettings,
     /// Where it was written; a namespace that is only mentioned has the place of the first mention.
     pub at: Position,
 }
@@ -63,6 +65,8 @@ pub struct Pod {
     pub ready: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// How many connections it may have (annotations `supernet.dev/max-connections`, ...).
+    pub limits: LimitSettings,
     /// What it is called among names, and how it looks names up.
     pub dns: PodDns,
     /// The workload it was expanded from (`deployment/web`), for people.
@@ -83,6 +87,7 @@ impl Pod {
             ports: Vec::new(),
             ready: true,
             terminating: false,
+            limits: LimitSettings::default(),
             dns: PodDns::default(),
             owner: None,
             at: Position::default(),

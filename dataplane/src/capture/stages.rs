@@ -78,6 +78,8 @@ impl Stage {
             NoEndpoint | Martian | TtlExceeded | TooBig => Self::Router,
             NoNatSession | NatPortsExhausted => Self::Snat,
             NoRoute | Transit | NeighborUnresolved => Self::Tier0,
+            PodConnections | PodHalfOpen | PodConnectionRate => Self::Commit,
+            NamespaceConnections | NamespaceHalfOpen | NamespaceConnectionRate => Self::Commit,
             SessionTableFull | TupleClash => Self::Commit,
             NoBuffer | PortFull => Self::Deliver,
         }

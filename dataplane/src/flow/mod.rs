@@ -15,6 +15,7 @@ mod epochs;
 mod fragments;
 mod half_open;
 mod key;
+mod quota;
 mod session;
 mod table;
 mod window;
@@ -24,6 +25,7 @@ pub use epochs::Epochs;
 pub use fragments::{FragmentLimits, Fragments, Offered, PacketKey, Ports, Waiting};
 pub use half_open::{End as HalfOpenEnd, Ends as HalfOpenEnds, HalfOpen, HalfOpenLimits, Opened, Opener};
 pub use key::{FlowKey, Scope};
+pub use quota::{ConnectionLimits, Payer, QuotaClaim, QuotaUsage, Quotas};
 pub use session::{Binding, Bound, Denial, Judgement, Place, Record, Session, SessionId, Sessions};
 pub use table::{
     ABSENT, EntryId, FlowTable, Found, Meta, NOWHERE, Open, OpenV4, OpenV6, Passed, Spot, Taken, Tick, Usage,

@@ -9,7 +9,7 @@
 //! Records lie in stripes, each behind a lock of its own. A [`Place`] is a locked record: it is held while the
 //! session is made, judged or ended.
 
-use super::{Direction, EntryId, Track};
+use super::{Direction, EntryId, Payer, Track, table::LOAD};
 use crate::{
     id::{Generation, IdentityId, PortId, RuleId, ServerId},
     rewrite::Tuple,
@@ -124,6 +124,8 @@ pub struct Record {
     pub denied: Option<Denial>,
     /// TCP flags seen.
     pub track: Track,
+    /// The end that it counts for, if it was counted.
+    pub payer: Option<Payer>,
     /// When it began.
     pub began: Instant,
 }
@@ -150,6 +152,12 @@ const TRANSLATED: u32 = 1 << 24;
 const DENIAL: u32 = 25;
 const TRACK: u32 = 27;
 
+// The second word: entry of the answers 30 | payer 2.
+const PAYER: u32 = 30;
+const ENTRY: u32 = (1 << PAYER) - 1;
+// Every entry of the largest table has a number that fits, and buckets that are not full at that load as well.
+const _: () = assert!((Sessions::MOST * 2 * 100).div_ceil(LOAD) + (1 << 20) < 1 << PAYER);
+
 impl Record {
     fn words(&self) -> Words {
         let flag = |set: bool, bit: u32| if set { bit } else { 0 };
@@ -162,7 +170,7 @@ impl Record {
         [
             // Never zero.
             self.entries.0.0 + 1,
-            self.entries.1.0,
+            self.entries.1.0 & ENTRY | self.payer.map_or(0, |payer| payer as u32 + 1) << PAYER,
             self.generation.0,
             self.identities.0.0,
             self.identities.1.0,
@@ -180,8 +188,14 @@ impl Record {
             2 => Some(Denial::Ingress),
             _ => Some(Denial::NoRoute),
         };
+        let payer = match w[1] >> PAYER {
+            0 => None,
+            1 => Some(Payer::Caller),
+            _ => Some(Payer::Called),
+        };
         Some(Self {
-            entries: (EntryId(forward), EntryId(w[1])),
+            entries: (EntryId(forward), EntryId(w[1] & ENTRY)),
+            payer,
             is_v4: w[7] & IS_V4 != 0,
             ingress: PortId(w[7] & (IS_V4 - 1)),
             server: (w[5] != u32::MAX).then_some(ServerId(w[5])),
@@ -355,15 +369,16 @@ fn add(left: &AtomicU32, n: u32) {
 mod interleavings;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    pub(super) fn record(n: u32) -> Record {
+    pub(in crate::flow) fn record(n: u32) -> Record {
         let denials = [None, Some(Denial::Egress), Some(Denial::Ingress), Some(Denial::NoRoute)];
         Record {
-            entries: (EntryId(n), EntryId(!n)),
+            entries: (EntryId(n), EntryId(!n & ENTRY)),
+            payer: [None, Some(Payer::Caller), Some(Payer::Called)][n as usize % 3],
             is_v4: n & 1 == 1,
             ingress: PortId(n & (PortId::MAX - 1)),
             server: (n & 2 == 2).then_some(ServerId(n)),

@@ -52,7 +52,7 @@ const PROBES: usize = 64;
 const STRIPES: usize = if cfg!(shuttle) { 4 } else { 256 };
 
 /// Entries for a hundred lanes.
-const LOAD: usize = 85;
+pub(super) const LOAD: usize = 85;
 
 /// An entry's place in its table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

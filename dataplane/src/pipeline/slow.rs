@@ -23,7 +23,7 @@ use crate::{
         commit::{self, Committed},
         judge::{self, Judged},
         plan::{self, Plan},
-        segment, spoof_guard,
+        quota, segment, spoof_guard,
     },
     state::State,
     time::Instant,
@@ -150,7 +150,12 @@ impl Pipeline {
                 Ok(Committed::Lost) => {}
                 // What ran out, a packet needs no more that another has opened the connection for since.
                 Err(_) if ahead && opening.is_ok() => {}
-                Err(stop) => return self.stop(arrival, stop, now, out),
+                Err(stop) => {
+                    if let (Ok(plan), Stop::Drop(reason, _)) = (opening, &stop) {
+                        quota::refuse(state, &self.snapshot, plan, *reason);
+                    }
+                    return self.stop(arrival, stop, now, out);
+                }
             }
         }
         self.drop_frame(arrival.port, DropReason::SessionTableFull, arrival.frame);
@@ -277,6 +282,9 @@ impl Pipeline {
                 table.opened(record.entries.0);
                 let adjacency = table.meta(record.entries.0).adjacency;
                 state.half_open.close(commit::half_open_ends(record.ingress, adjacency));
+                if let Some(port) = quota::paying_port(&record, adjacency) {
+                    state.quotas.establish(port);
+                }
             }
         }
         let mut arrival = arrival;
@@ -350,10 +358,9 @@ impl Pipeline {
 
     /// Makes the session that the stages agreed to.
     fn commit<A: Family>(&mut self, plan: &Plan<'_, A>, now: Instant) -> Result<Committed<A>, Stop> {
-        let generation = self.snapshot.generation;
         let mut has_made_room = false;
         let (committed, hint) = loop {
-            match commit::commit(A::table(&self.state), &self.state, generation, plan, self.hint, now) {
+            match commit::commit(A::table(&self.state), &self.state, &self.snapshot, plan, self.hint, now) {
                 Err(DropReason::SessionTableFull) if !has_made_room && self.end_oldest_half_open(None) => {
                     has_made_room = true;
                 }

@@ -2,7 +2,8 @@
 
 use super::{Names, PortRole, Snapshot};
 use crate::{
-    id::{PortId, RuleId},
+    flow::ConnectionLimits,
+    id::{NamespaceId, PortId, RuleId},
     table::{
         classifier::{Action, Decision, Effect, Peers},
         firewall::Firewall,
@@ -17,7 +18,7 @@ impl fmt::Debug for Snapshot {
         for section in [self.segment_lines(), self.namespace_lines(), self.port_lines()] {
             section.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
-        for section in [self.server_lines(), self.route_lines(), self.identity_lines()] {
+        for section in [self.server_lines(), self.route_lines(), self.identity_lines(), self.limit_lines()] {
             section.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
         if self.clamp_mss {
@@ -105,6 +106,28 @@ impl Snapshot {
             });
         let connected = self.tier0.connected.iter();
         routes.chain(connected.map(|(p, port)| format!("route {p} connected to {}", uplink(port)))).collect()
+    }
+
+    fn limit_lines(&self) -> BTreeSet<String> {
+        let mut lines = BTreeSet::new();
+        let mut add = |what: &str, name: String, limits: &ConnectionLimits| {
+            let said = [
+                ("connections", limits.connections),
+                ("half-open", limits.half_open),
+                ("new a second", limits.new_per_second),
+            ];
+            lines.extend(
+                said.iter()
+                    .filter_map(|(kind, limit)| Some(format!("limit {what} {name} {kind} {}", (*limit)?))),
+            );
+        };
+        for (limits, at) in self.limits.ports.iter().zip(0..) {
+            add("port", called(&self.names.ports, &PortId(at)), limits);
+        }
+        for (limits, at) in self.limits.namespaces.iter().zip(0..) {
+            add("namespace", called(&self.names.namespaces, &NamespaceId(at)), limits);
+        }
+        lines
     }
 
     fn identity_lines(&self) -> BTreeSet<String> {

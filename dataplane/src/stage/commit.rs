@@ -1,17 +1,21 @@
 //! Commit: the one stage that changes what packets can tell, and the last of all.
 //!
-//! It claims what a plan needs (a session's place, a port of the egress address), compiles the two entries and
-//! inserts both or neither. Whoever loses the race for a key undoes its claims by dropping them and goes on as
+//! It claims what a plan needs (a connection of its pod's and namespace's quota, a port of the egress address, a
+//! session's place), compiles the two entries and inserts both or neither. Whoever loses the race for a key undoes its claims by dropping them and goes on as
 //! a hit on the winner's session. Nothing is committed for a connection that a stage stopped, so a
 //! retransmitted packet never finds a session that policy refused.
 
-use super::plan::{self, Adjacency, Plan};
+use super::{
+    plan::{self, Adjacency, Plan},
+    quota,
+};
 use crate::{
     flow::{
         Binding, Bound, Denial, FlowTable, Found, HalfOpenEnd, HalfOpenEnds, Judgement, Place, Record,
         Session, State as ConnectionState, Taken, Tick, Track, Usage,
     },
-    id::{Generation, PortId},
+    id::PortId,
+    snapshot::Snapshot,
     state::State,
     table::ports::PortClaim,
     time::Instant,
@@ -40,18 +44,32 @@ pub enum Committed<A> {
 pub fn commit<A: Address>(
     table: &FlowTable<A>,
     state: &State,
-    generation: Generation,
+    snap: &Snapshot,
     plan: &Plan<'_, A>,
     hint: u32,
     now: Instant,
 ) -> Result<(Committed<A>, u32), DropReason> {
     let Plan { original, course, .. } = plan;
+    let generation = snap.generation;
+    // First of all, so that nobody at a limit takes from others.
+    let was_counting = state.quotas.is_counting();
+    let mut quota = if was_counting { quota::claim(state, snap, plan, now)? } else { None };
     let claim = match plan.pool {
         Some(pool) => Some(pool.claim(original.sport).ok_or(DropReason::NatPortsExhausted)?),
         None => None,
     };
     let mut place = state.sessions.claim(hint).ok_or(DropReason::SessionTableFull)?;
     let hint = place.hint(&state.sessions);
+    // Whoever has begun to count meanwhile looks at this place when it is unlocked, or has done so before.
+    if !was_counting && state.quotas.is_counting() {
+        quota = match quota::claim(state, snap, plan, now) {
+            Ok(quota) => quota,
+            Err(reason) => {
+                place.free();
+                return Err(reason);
+            }
+        };
+    }
     let is_opening = original.proto == Proto::TCP;
     let metas = course.metas(generation, place.id(), is_opening);
     let mut source = (plan.source.0, claim.as_ref().map_or(plan.source.1, PortClaim::port));
@@ -84,9 +102,13 @@ pub fn commit<A: Address>(
                     identities: plan.identities,
                     denied: None,
                     track: Track::default(),
+                    payer: quota.as_ref().map(|(payer, _)| *payer),
                     began: now,
                 });
                 claim.map(PortClaim::keep);
+                if let Some((_, quota)) = quota {
+                    quota.keep();
+                }
                 let found = Found { entry: entries.0, rewrite: forward.1, meta: metas.0 };
                 return Ok((Committed::New(found), hint));
             }
@@ -191,9 +213,15 @@ pub fn end(state: &State, place: &mut Place<'_>) {
 
 fn end_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) {
     let reply = table.key(record.entries.1).tuple();
-    if reply.proto == Proto::TCP && record.track.is_half_open() {
-        let adjacency = table.meta(record.entries.0).adjacency;
-        state.half_open.close(half_open_ends(record.ingress, adjacency));
+    let adjacency = || table.meta(record.entries.0).adjacency;
+    let is_half_open = reply.proto == Proto::TCP && record.track.is_half_open();
+    if is_half_open {
+        state.half_open.close(half_open_ends(record.ingress, adjacency()));
+    }
+    if record.payer.is_some()
+        && let Some(port) = quota::paying_port(record, adjacency())
+    {
+        state.quotas.end(port, is_half_open);
     }
     table.remove_pair(record.entries);
     // Last, so that whoever claims the port finds the answers' key free.

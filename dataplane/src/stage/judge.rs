@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     counters::TallyKey,
-    flow::{Denial, FlowTable, Meta, Passed, Place, Record, Session, SessionId, Tick},
+    flow::{Denial, FlowTable, Meta, Passed, Payer, Place, Record, Session, SessionId, Tick},
     id::{Generation, PortId, RuleId},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     state::State,
@@ -56,6 +56,11 @@ fn judge(state: &State, snap: &Snapshot, session: &Session, id: SessionId, recor
             record.identities = path.identities;
             record.denied = None;
             let Some(course) = Course::of(state, snap, session.ingress, &path) else { return Judged::Gone };
+            // What it counts for must be found when it ends.
+            let called = Adjacency::Port(session.judgement.out).number();
+            if record.payer == Some(Payer::Called) && course.adjacencies.0 != called {
+                return Judged::Gone;
+            }
             let metas = course.metas(snap.generation, id, is_opening(session, record));
             if record.is_v4 {
                 rewrite(&state.v4, session, &course, metas)

@@ -16,6 +16,7 @@ pub mod dfw;
 pub mod dlb;
 pub mod judge;
 pub mod plan;
+pub mod quota;
 pub mod router;
 pub mod segment;
 pub mod snat;

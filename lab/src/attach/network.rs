@@ -152,6 +152,7 @@ pub(super) fn compile(file: &File) -> Result<Network, TopologyError> {
                     node: Vec::new(),
                     egress,
                     ingress,
+                    staged: None,
                 })
             }
             None => {

@@ -278,7 +278,7 @@ fn interfaces_come_with_pods_and_a_lab_that_ends_completes_the_file() {
     // Two that read nothing: one has begun, one is a stopped process.
     let mut stalled = UnixStream::connect(format!("/run/supernet/{}/socket", lab.name)).unwrap();
     stalled
-        .write_all(b"{\"version\":2,\"ask\":{\"capture\":{\"ports\":[],\"drops\":false,\"stages\":[],\"snaplen\":null}}}\n")
+        .write_all(b"{\"version\":3,\"ask\":{\"capture\":{\"ports\":[],\"drops\":false,\"stages\":[],\"snaplen\":null}}}\n")
         .unwrap();
     assert!(lab.reaches("shop/db", "http://10.96.0.1/"));
     let began = Instant::now();

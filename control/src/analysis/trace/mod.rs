@@ -12,7 +12,7 @@ pub use probe::{End, Probe, TraceError};
 use crate::{intern::Interner, ipam::Addressing, model::Model, place::Places};
 use serde::Serialize;
 use std::fmt;
-use supernet_dataplane::{snapshot::Snapshot, trace::Trace};
+use supernet_dataplane::{flow::Quotas, snapshot::Snapshot, trace::Trace};
 
 /// What happened to a traced packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -75,7 +75,7 @@ impl fmt::Display for RuleRef {
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// The stage: "spoof-guard", "dlb", "dfw-egress", "router", "snat", "tier-0", "urpf", "vip", "dfw-ingress",
-    /// "deliver", "session", "gateway".
+    /// "limits", "deliver", "session", "gateway".
     pub stage: String,
     /// Where: a port, a Tier-1, an uplink.
     pub at: String,
@@ -90,7 +90,8 @@ pub struct Step {
 }
 
 impl TraceReport {
-    /// Traces a probe through a snapshot. `seed` is the dataplane's, so that the same members are picked.
+    /// Traces a probe through a snapshot. `seed` is the dataplane's, so that the same members are picked. `quotas` are
+    /// what pods and namespaces have now, where packets run: a connection that a limit would refuse is dropped.
     ///
     /// # Errors
     /// The probe names what is not there, or stands for no packet.
@@ -101,13 +102,14 @@ impl TraceReport {
         snapshot: &Snapshot,
         interner: &mut Interner,
         seed: u64,
+        quotas: Option<&Quotas>,
     ) -> Result<Self, TraceError> {
         let places = Places::of(model, addressing, interner)?;
         let context = probe::Context { model, addressing, snapshot, places: &places };
         let resolved = context.resolve(probe, seed)?;
         let trace = Trace::of(snapshot, resolved.first);
         let members = probe::members(snapshot, &trace);
-        Ok(words::report(snapshot, resolved, &trace, members))
+        Ok(words::report(snapshot, resolved, &trace, members, quotas))
     }
 
     /// Whether the packet reached its destination.

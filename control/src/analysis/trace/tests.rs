@@ -6,8 +6,9 @@ use crate::{
     intern::Interner,
     ipam::{Ipam, Leases},
     model::{
-        ContainerPort, IngressPosture, Labels, Model, Name, NetworkPolicy, Peer, Pod, PolicyPort, PortMatch,
-        Position, Protocol, Rule, Selector, Service, ServiceKind, ServicePort, TargetPort,
+        ContainerPort, IngressPosture, Labels, Limit, LimitSettings, Model, Name, Namespace, NetworkPolicy,
+        Peer, Pod, PolicyPort, PortMatch, Position, Protocol, Rule, Selector, Service, ServiceKind,
+        ServicePort, TargetPort,
     },
     store::UnixSeconds,
 };
@@ -92,7 +93,7 @@ fn trace(
     let probe = Probe { from: from.parse()?, to: to.parse()?, proto, port };
     // Publishing fills in what look-ups need.
     let snapshot = snapshot.succeed(&Default::default());
-    TraceReport::of(&probe, model, proposal.addressing(), &snapshot, &mut interner, 0)
+    TraceReport::of(&probe, model, proposal.addressing(), &snapshot, &mut interner, 0, None)
 }
 
 fn tcp(from: &str, to: &str, port: u16) -> TraceReport {
@@ -107,6 +108,39 @@ fn a_service_from_an_allowed_pod() {
     assert_eq!(stages, ["spoof-guard", "dlb", "dfw-egress", "router", "dfw-ingress", "deliver"]);
     assert!(t.verdict.ends_with("allowed by posture egress and shop/web ingress[0]."), "{}", t.verdict);
     assert_eq!(t.reply.last().unwrap().after, "10.96.0.1:80 > 10.244.0.2:49152 TCP");
+}
+
+#[test]
+fn limits_are_told_where_there_are_some() {
+    let mut model = shop();
+    let at_most = |n| std::num::NonZeroU32::new(n).map(Limit::AtMost);
+    model.supervisor.limits.pod = LimitSettings { connections: at_most(100), ..Default::default() };
+    let namespace = model.namespaces.entry("other".into());
+    let namespace = namespace.or_insert_with(|| Namespace::named("other", Position::default()));
+    namespace.limits =
+        LimitSettings { half_open: at_most(20), new_per_second: at_most(5), ..Default::default() };
+    let said = |from: &str, to: &str, proto| {
+        let t = trace(&model, from, to, proto, Some(80)).unwrap();
+        assert!(t.delivered(), "{t}");
+        let limits = t.steps.iter().find(|s| s.stage == "limits").map(|s| (s.at.clone(), s.did.clone()));
+        let last = &t.steps.last().unwrap().stage;
+        assert!(last == if to == "outside" { "tier-0" } else { "deliver" }, "{t}");
+        limits
+    };
+    let (at, did) = said("other/curl", "shop/svc/web", Proto::TCP).unwrap();
+    assert_eq!(at, "other/curl");
+    assert_eq!(
+        did,
+        "counts for other/curl (at most 100 connections) and namespace other (at most 20 half open, at most 5 new a \
+         second)"
+    );
+    let (at, did) = said("outside", "shop/svc/web", Proto::TCP).unwrap();
+    assert!(
+        at.starts_with("shop/web-") && did == format!("counts for {at} (at most 100 connections)"),
+        "{did}"
+    );
+    assert!(said("other/curl", "outside", Proto::UDP).is_some());
+    assert_eq!(said("node/node-1", "outside", Proto::UDP), None, "nodes count for nobody");
 }
 
 #[test]

@@ -1,15 +1,20 @@
 //! What the stages did, in words.
 
 use super::{Members, RuleRef, Step, TraceReport, probe::Resolved};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+};
 use supernet_dataplane::{
-    id::{PortId, RuleId, Tier1Id},
+    flow::{ConnectionLimits, Quotas},
+    id::{NamespaceId, PortId, RuleId, Tier1Id},
     rewrite::Tuple,
     snapshot::{PortRole, ServerKind, Snapshot},
-    stage::{Event, Judged, Next, Path, Source, Stop},
+    stage::{Event, Judged, Next, Path, Source, Stop, quota},
     table::classifier::Action,
     trace::Trace,
     verdict::DropReason,
+    wire::Proto,
 };
 
 /// Puts names to a trace.
@@ -18,19 +23,26 @@ pub(super) fn report(
     resolved: Resolved,
     trace: &Trace,
     members: Option<Members>,
+    quotas: Option<&Quotas>,
 ) -> TraceReport {
     let names = Names { snap };
     let first = resolved.first.tuple;
     let mut before = first;
     let mut steps: Vec<Step> = Vec::new();
     let mut tier1 = String::new();
-    for (event, after) in &trace.events {
+    let quota = trace.outcome.as_ref().ok().and_then(|path| Quota::of(snap, trace, path));
+    for (n, (event, after)) in trace.events.iter().enumerate() {
+        // Commit is the last of all, before the packet leaves.
+        if let Some(quota) = quota.as_ref().filter(|_| n + 1 == trace.events.len()) {
+            steps.push(names.plain("limits", &names.port(quota.port), quota.words(&names, quotas), after));
+        }
         if let Event::Routed { tier1: id } = event {
             tier1 = names.tier1(*id);
         }
         steps.push(names.step(event, &before, after, trace.first.ingress, &tier1));
         before = *after;
     }
+    let refused = quota.and_then(|quota| quota.refused_now(quotas?));
     let mut report = TraceReport {
         from: resolved.from,
         to: resolved.to,
@@ -46,6 +58,12 @@ pub(super) fn report(
         reply: Vec::new(),
     };
     match &trace.outcome {
+        Ok(_) if let Some(reason) = refused => {
+            report.verdict = format!("{} is dropped now: {reason}.", subject(&report));
+            report.drop_reason = Some(reason.name().to_owned());
+            // It does not leave.
+            report.steps.pop();
+        }
         Ok(path) => {
             let delivered = trace.delivered_tuple().unwrap_or(first);
             report.delivered = true;
@@ -77,6 +95,60 @@ pub(super) fn report(
         report.verdict += &format!(" Only {reached} of the {active} members can be reached.");
     }
     report
+}
+
+/// For whom a connection counts, where it meets a limit.
+#[derive(Clone, Copy)]
+struct Quota {
+    port: PortId,
+    namespace: NamespaceId,
+    of_pod: ConnectionLimits,
+    of_namespace: ConnectionLimits,
+    opens_half: bool,
+}
+
+impl Quota {
+    fn of(snap: &Snapshot, trace: &Trace, path: &Path) -> Option<Self> {
+        let first = &trace.first;
+        let out = match &path.out {
+            Next::Port(port) => Some(*port),
+            Next::Neighbor(_) => None,
+        };
+        let (_, port, namespace) = quota::payer(snap, (first.ingress, first.tuple.src), out)?;
+        let (of_pod, of_namespace) = (snap.limits.of_port(port), snap.limits.of_namespace(namespace));
+        let opens_half = first.tuple.proto == Proto::TCP;
+        let is_limited = !of_pod.is_none() || !of_namespace.is_none();
+        is_limited.then_some(Self { port, namespace, of_pod, of_namespace, opens_half })
+    }
+
+    fn refused_now(&self, quotas: &Quotas) -> Option<DropReason> {
+        let limits = (&self.of_pod, &self.of_namespace);
+        quotas.would_refuse((self.port, self.namespace), limits, self.opens_half)
+    }
+
+    /// "counts for shop/web (3 of 100 connections) and namespace shop (500 new a second)".
+    fn words(&self, names: &Names<'_>, quotas: Option<&Quotas>) -> String {
+        let namespace = names.snap.names.namespaces.get(&self.namespace);
+        let namespace = format!("namespace {}", namespace.map_or("", |name| name));
+        let both = [
+            (names.port(self.port), &self.of_pod, quotas.map(|q| q.pod(self.port))),
+            (namespace, &self.of_namespace, quotas.map(|q| q.namespace(self.namespace))),
+        ];
+        let said = both.into_iter().filter(|(_, limits, _)| !limits.is_none()).map(|(who, limits, usage)| {
+            let number = |n: Option<u32>, limit: NonZeroU32| match n {
+                Some(n) => format!("{n} of {limit}"),
+                None => format!("at most {limit}"),
+            };
+            let connections =
+                limits.connections.map(|l| number(usage.map(|u| u.connections), l) + " connections");
+            let half_open = limits.half_open.filter(|_| self.opens_half);
+            let half_open = half_open.map(|l| number(usage.map(|u| u.half_open), l) + " half open");
+            let rate = limits.new_per_second.map(|l| format!("at most {l} new a second"));
+            let parts: Vec<String> = [connections, half_open, rate].into_iter().flatten().collect();
+            if parts.is_empty() { who } else { format!("{who} ({})", parts.join(", ")) }
+        });
+        format!("counts for {}", said.collect::<Vec<_>>().join(" and "))
+    }
 }
 
 struct Names<'a> {

@@ -94,7 +94,8 @@ fn unknown_annotations_of_our_own() {
     check(
         "Namespace",
         "supernet.dev/egress",
-        "a Namespace; use supernet.dev/mtu, supernet.dev/snat or supernet.dev/snat-ip, or remove it",
+        "a Namespace; use supernet.dev/max-connections, supernet.dev/max-half-open, supernet.dev/max-new-per-second, \
+         supernet.dev/mtu, supernet.dev/snat or supernet.dev/snat-ip, or remove it",
     );
     check("Namespace", "supernet.dev/ip", "a Namespace; it belongs on a Pod, a pod template or a Node");
     check("Pod", "supernet.dev/ips", "a Pod; did you mean `supernet.dev/ip`?");

@@ -1,6 +1,7 @@
 //! What manifests are read as, and what is said of those that are wrong.
 
 mod errors;
+mod limits;
 mod objects;
 mod robust;
 mod supervisor;

@@ -182,7 +182,7 @@ fn what_cannot_be() {
     check(
         "  posture: deny\n",
         "5:3: unknown field `posture` in a Supervisor's spec; use cliTools, egressCIDRs, ingressCIDRs, ingressPosture, \
-         kubeAPI, mssClamping, mtu, namespacePrefixLength, nodeCIDRs, nodes, podCIDRs, serviceCIDRs, staticRoutes, strictTCP, tier1 or uplinks, \
+         kubeAPI, limits, mssClamping, mtu, namespacePrefixLength, nodeCIDRs, nodes, podCIDRs, serviceCIDRs, staticRoutes, strictTCP, tier1 or uplinks, \
          or remove it",
     );
     check("  mtu: 9001\n", "5:8: 9001 is out of range; use 1280 to 9000");

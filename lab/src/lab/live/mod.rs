@@ -23,7 +23,7 @@ mod error;
 pub(super) mod network;
 mod refusal;
 pub(super) mod socket;
-mod status;
+pub(super) mod status;
 pub(super) mod target;
 mod watch;
 pub(super) mod wire;

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
     net::IpAddr,
+    num::NonZeroU32,
     time::Instant,
 };
-use supernet::{Counters, Handle, dataplane::counters::PortCounters};
+use supernet::{Counters, Handle, Quota, dataplane::counters::PortCounters};
 
 /// How a lab is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub(crate) struct Status {
     pub(crate) ports: Vec<PortStatus>,
     /// Connections.
     pub(crate) sessions: SessionStatus,
+    /// Pods and namespaces that have limits of connections.
+    pub(crate) limits: Vec<LimitStatus>,
     /// What was dropped, by reason, the most first.
     pub(crate) drops: Vec<DropStatus>,
     /// Buffers for frames.
@@ -107,6 +110,21 @@ pub(crate) struct SessionKind {
     pub(crate) count: u64,
 }
 
+/// What a pod or namespace has of connections, and may have; `None`: any number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct LimitStatus {
+    /// "NAMESPACE/POD" or "namespace NAMESPACE".
+    pub(crate) name: String,
+    pub(crate) connections: u32,
+    pub(crate) max_connections: Option<u32>,
+    pub(crate) half_open: u32,
+    pub(crate) max_half_open: Option<u32>,
+    pub(crate) max_new_per_second: Option<u32>,
+    /// Packets that would have opened one more, and were dropped for a limit of its own.
+    pub(crate) refused: u64,
+}
+
 /// Packets dropped for one reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -161,6 +179,7 @@ impl Status {
             hosts: hosts(net, spec),
             ports: ports(net, samples),
             sessions: sessions(net, config.sessions),
+            limits: limits(net),
             drops: drops(net, samples),
             frames: FrameStatus { free: pool.available(), all: pool.capacity() },
         }
@@ -240,6 +259,20 @@ fn sessions(net: &Handle, most: usize) -> SessionStatus {
     SessionStatus { count: kinds.iter().map(|k| k.count).sum(), most, kinds }
 }
 
+fn limits(net: &Handle) -> Vec<LimitStatus> {
+    let number = |limit: Option<NonZeroU32>| limit.map(NonZeroU32::get);
+    let of = |(name, Quota { usage, limits })| LimitStatus {
+        name,
+        connections: usage.connections,
+        max_connections: number(limits.connections),
+        half_open: usage.half_open,
+        max_half_open: number(limits.half_open),
+        max_new_per_second: number(limits.new_per_second),
+        refused: usage.refused,
+    };
+    net.quotas().into_iter().map(of).collect()
+}
+
 fn drops(net: &Handle, samples: &Samples) -> Vec<DropStatus> {
     let counters = net.counters();
     let drops = counters.drops.iter().map(|(reason, packets)| DropStatus {
@@ -264,8 +297,8 @@ impl Status {
             self.workers,
             if self.workers == 1 { "worker" } else { "workers" },
         );
-        [title, self.hosts(style), self.ports(style), self.sessions(style), self.drops(style), self.frames()]
-            .concat()
+        let sections = [self.hosts(style), self.ports(style), self.sessions(style), self.limits(style)];
+        [title, sections.concat(), self.drops(style), self.frames()].concat()
     }
 
     fn hosts(&self, style: Style) -> String {
@@ -319,6 +352,25 @@ impl Status {
         let mut table = Listing::new(&title, &["PROTOCOL", "STATE", ">SESSIONS"], style);
         for k in &self.sessions.kinds {
             table.row([k.protocol.clone(), k.state.clone(), k.count.to_string()]);
+        }
+        table.render()
+    }
+
+    fn limits(&self, style: Style) -> String {
+        let columns = ["OF", ">CONNECTIONS", ">HALF OPEN", ">NEW A SECOND", ">REFUSED"];
+        let mut table = Listing::new("Limits of connections", &columns, style);
+        for l in &self.limits {
+            let of = |n: u32, limit: Option<u32>| match limit {
+                Some(limit) => format!("{n} of {limit}"),
+                None => n.to_string(),
+            };
+            table.row([
+                l.name.clone(),
+                of(l.connections, l.max_connections),
+                of(l.half_open, l.max_half_open),
+                l.max_new_per_second.map_or_else(|| "-".to_owned(), |most| format!("at most {most}")),
+                l.refused.to_string(),
+            ]);
         }
         table.render()
     }

@@ -140,8 +140,8 @@ fn nonsense_on_the_socket_harms_nothing() {
     assert!(said(&vec![b'x'; REQUEST_MAX + 70_000]).contains("has more than 64 MiB"));
     // Connected and gone, with and without a word; and an answer that nobody fetches.
     drop(connect());
-    connect().write_all(b"{\"version\":2,").unwrap();
-    connect().write_all(b"{\"version\":2,\"ask\":\"status\"}\n").unwrap();
+    connect().write_all(b"{\"version\":3,").unwrap();
+    connect().write_all(b"{\"version\":3,\"ask\":\"status\"}\n").unwrap();
     // Silent ones, more than there is room for: the others wait until they are thrown out.
     let silent: Vec<UnixStream> = (0..20).map(|_| connect()).collect();
     let began = Instant::now();

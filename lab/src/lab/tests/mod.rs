@@ -3,6 +3,7 @@
 mod change;
 mod dns;
 mod faults;
+mod limits;
 mod live;
 mod live_process;
 mod netpol;

@@ -72,6 +72,7 @@ impl Network {
             nodes: Vec::new(),
             uplinks: Vec::new(),
             routes: Vec::new(),
+            limits: Vec::new(),
             advertised_routes: Vec::new(),
             warnings: Vec::new(),
         };
