@@ -4,7 +4,9 @@
 //! Answers are computed from the compiled snapshot, never by a second reading of the model's rules, so they say
 //! what packets will meet. They serialise with camelCase names; programs may rely on the fields documented here.
 
+mod ends;
 mod fold;
+mod judge;
 mod open;
 pub mod plan;
 pub mod reach;
