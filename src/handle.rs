@@ -4,6 +4,7 @@ use crate::{
     Stats,
     control::{
         analysis::{
+            diff::Diff,
             plan::Plan,
             reach::Reach,
             trace::{Probe, TraceError, TraceReport},
@@ -180,6 +181,14 @@ impl Handle {
     /// As compiling; none in practice, for what was drafted was compiled.
     pub fn plan_of(&self, draft: &Draft) -> Result<Plan, CompileError> {
         self.network().plan_of(draft)
+    }
+
+    /// What a draft would change: which connections would become allowed, and which denied.
+    ///
+    /// # Errors
+    /// As compiling; none in practice, for what was drafted was compiled.
+    pub fn diff(&self, draft: &Draft) -> Result<Diff, CompileError> {
+        self.network().diff(draft)
     }
 
     /// Who has which address.

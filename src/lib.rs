@@ -47,6 +47,7 @@ pub use stats::Stats;
 
 pub use supernet_control::{
     analysis::{
+        diff::Diff,
         plan::Plan,
         reach::Reach,
         trace::{End, Probe, TraceError, TraceReport},

@@ -5,6 +5,8 @@
 
 use crate::{
     analysis::{
+        View,
+        diff::Diff,
         plan::Plan,
         reach::Reach,
         trace::{Probe, TraceError, TraceReport},
@@ -198,6 +200,24 @@ impl Network {
     /// None for a model that this network holds; the type is that of compiling.
     pub fn reach(&mut self) -> Result<Reach, CompileError> {
         Reach::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
+    }
+
+    /// What changes between this network and a draft of its next state.
+    ///
+    /// # Errors
+    /// None for a draft of this network; the type is that of compiling.
+    pub fn diff(&mut self, draft: &Draft) -> Result<Diff, CompileError> {
+        let before = View::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)?;
+        let after = View::of(&draft.model, draft.addressing(), &draft.snapshot, &mut self.interner)?;
+        Ok(Diff::of(&before, &after))
+    }
+
+    /// This network, for analyses that look at all of it.
+    ///
+    /// # Errors
+    /// None for a model that this network holds; the type is that of compiling.
+    pub fn view(&mut self) -> Result<View<'_>, CompileError> {
+        View::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
     }
 
     /// What happens to a packet. `seed` is the dataplane's.

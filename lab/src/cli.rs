@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// The network of a Kubernetes Supervisor Cluster, on your laptop.
 ///
-/// Exit status: 0 done, 1 error, 2 usage, 3 the traced packet was dropped.
+/// Exit status: 0 done, 1 error, 2 usage, 3 the traced packet was dropped, 4 something changes (diff).
 #[derive(Debug, Parser)]
 #[command(name = "supernet", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Show who reaches whom, on which ports
     Reach(ReachArgs),
+    /// Show which connections become allowed or denied between two sets of manifests
+    Diff(DiffArgs),
     /// Run manifests as network namespaces on TAP devices
     #[command(subcommand)]
     Lab(LabCommand),
@@ -195,6 +197,26 @@ pub(crate) enum Protocol {
 pub(crate) struct ReachArgs {
     #[command(flatten)]
     pub(crate) files: Files,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet diff -f shop.yaml --to shop-new.yaml
+  supernet diff -f base/ --to base/ --to new-policy.yaml
+  git show HEAD:shop.yaml | supernet diff -f - --to shop.yaml
+  supernet diff -f old/ --to new/ -o json | jq '.rows[] | select(.change == \"allowed\")'
+Exit status: 0 nothing changes, 4 something does, 1 error, 2 usage.
+docs/whatif.md says how to read the tables.")]
+pub(crate) struct DiffArgs {
+    /// Kubernetes manifests as they are: a file, a folder, or - for standard input; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "OLD", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The manifests as they would be, all of them; may be given several times
+    #[arg(short, long, value_name = "NEW", required = true)]
+    pub(crate) to: Vec<PathBuf>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

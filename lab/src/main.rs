@@ -4,6 +4,7 @@ mod attach;
 mod bench;
 mod cli;
 mod demo;
+mod diff;
 #[cfg(test)]
 mod fixture;
 mod input;
@@ -46,6 +47,7 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(0)
         }
         Command::Trace(args) => trace::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Demo => demo::run(),
         Command::Lab(command) => lab::run(&command),
         Command::Bench(args) => {

@@ -30,6 +30,9 @@ pub(super) fn place_of(guard: Guard<'_>) -> usize {
     guard.map_or(0, |set| ptr::from_ref(set).addr())
 }
 
+/// Whom no rule names: no network has so many identities.
+const NOBODY: IdentityId = IdentityId(u32::MAX);
+
 /// The number of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct OpenId(u32);
@@ -51,6 +54,7 @@ pub(super) struct Judge<'a> {
     /// By where the rule set lies.
     sides: HashMap<usize, Side<'a>>,
     both: HashMap<(OpenId, OpenId), OpenId>,
+    left: HashMap<(OpenId, OpenId), OpenId>,
 }
 
 /// What one rule set lets pass.
@@ -68,8 +72,13 @@ struct Side<'a> {
 
 impl Default for Judge<'_> {
     fn default() -> Self {
-        let mut judge =
-            Self { opens: Vec::new(), ids: HashMap::new(), sides: HashMap::new(), both: HashMap::new() };
+        let mut judge = Self {
+            opens: Vec::new(),
+            ids: HashMap::new(),
+            sides: HashMap::new(),
+            both: HashMap::new(),
+            left: HashMap::new(),
+        };
         judge.number(Open::default());
         judge.number(Open::all());
         judge
@@ -133,8 +142,29 @@ impl<'a> Judge<'a> {
     /// The peers that some clause of a guard names; it treats all others alike.
     pub(super) fn named(&mut self, guard: Guard<'a>) -> Vec<IdentityId> {
         // Asking makes it known.
-        self.passes(guard, IdentityId::UNKNOWN);
+        self.passes(guard, NOBODY);
         self.sides.get(&place_of(guard)).map(|side| side.named.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// What a guard lets pass to and from everyone whom it does not name.
+    pub(super) fn unnamed(&mut self, guard: Guard<'a>) -> OpenId {
+        self.passes(guard, NOBODY)
+    }
+
+    /// What is open in one and not in the other.
+    pub(super) fn without(&mut self, a: OpenId, b: OpenId) -> OpenId {
+        match (a, b) {
+            (OpenId::NOTHING, _) | (_, OpenId::EVERYTHING) => return OpenId::NOTHING,
+            (_, OpenId::NOTHING) => return a,
+            _ if a == b => return OpenId::NOTHING,
+            _ => {}
+        }
+        if let Some(known) = self.left.get(&(a, b)) {
+            return *known;
+        }
+        let id = self.number(self.opened(a).without(self.opened(b)));
+        self.left.insert((a, b), id);
+        id
     }
 
     /// What is open in both.
@@ -180,8 +210,7 @@ impl<'a> Judge<'a> {
         }
         let mut side =
             Side { set, starts: starts.into(), unnamed: OpenId::NOTHING, named, said: HashMap::new() };
-        // No network has this many identities.
-        side.unnamed = side.ask(IdentityId(u32::MAX), &mut self.opens, &mut self.ids);
+        side.unnamed = side.ask(NOBODY, &mut self.opens, &mut self.ids);
         side
     }
 }

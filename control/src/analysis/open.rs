@@ -91,6 +91,21 @@ impl Open {
         self.ranges.get(&protocol).into_iter().flatten().any(|(from, to)| (*from..=*to).contains(&port))
     }
 
+    /// In words, what is left out instead where that is shorter: "all but TCP 80".
+    pub(super) fn in_short(&self) -> String {
+        let closed = Self::all().without(self);
+        if !closed.is_empty() && closed.pieces() < self.pieces() {
+            format!("all but {closed}")
+        } else {
+            self.to_string()
+        }
+    }
+
+    /// How many things it takes to say it.
+    fn pieces(&self) -> usize {
+        usize::from(self.others) + self.ranges.values().map(Vec::len).sum::<usize>()
+    }
+
     /// Splits into the ports that are in `declared`, and the others.
     pub(super) fn split(&self, declared: &BTreeSet<(Protocol, u16)>) -> (Self, Self) {
         let mut inside = Self::default();

@@ -402,7 +402,7 @@ fn rows(by_family: &ByFamily, declared: &BTreeSet<(Protocol, u16)>, tell_closed:
     .collect()
 }
 
-fn family_name(family: IpFamily) -> &'static str {
+pub(super) fn family_name(family: IpFamily) -> &'static str {
     match family {
         IpFamily::V4 => "IPv4",
         IpFamily::V6 => "IPv6",
