@@ -9,7 +9,7 @@ use std::error::Error;
 use supernet::{
     Diff,
     control::{
-        analysis::diff::{Cause, Direction, End, EndState, Ends, Row},
+        analysis::diff::{Cause, Direction, End, EndState, Row, Term},
         store::UnixSeconds,
     },
 };
@@ -92,12 +92,12 @@ fn change(row: &Row, style: Style) -> String {
     }
 }
 
-fn ends(ends: &Ends) -> String {
-    let names = list(ends.names.iter().cloned(), MOST);
-    if ends.except.is_empty() {
-        return names;
-    }
-    format!("{names} except {}", list(ends.except.iter().cloned(), MOST))
+fn ends(ends: &[Term]) -> String {
+    let name = |term: &Term| match &term.except[..] {
+        [] => term.name.clone(),
+        except => format!("{} (except {})", term.name, list(except.iter().cloned(), MOST)),
+    };
+    list(ends.iter().map(name), MOST)
 }
 
 fn ports(row: &Row) -> String {

@@ -128,9 +128,9 @@ fn martians() -> impl Iterator<Item = IpNet> {
     v4.chain(v6.into_iter().map(|(net, len)| IpNet::V6(Ipv6Net::new_assert(net, len))))
 }
 
-/// Pieces in words, each with `Some(whether it is meant)`, or `None` where that makes no difference: ranges, those
-/// that are left out of them behind "except".
-pub(super) fn describe(pieces: &[Piece], meant: &[Option<bool>]) -> Vec<String> {
+/// Pieces as ranges, each with the ranges below it that are left out; a piece is `Some(whether it is meant)`, or `None`
+/// where that makes no difference.
+pub(super) fn describe(pieces: &[Piece], meant: &[Option<bool>]) -> Vec<(IpNet, Vec<IpNet>)> {
     let mut terms: Vec<(IpNet, Vec<IpNet>)> = Vec::new();
     // What holds of each piece, and the term that it belongs to.
     let mut holds: Vec<(bool, Option<usize>)> = Vec::with_capacity(pieces.len());
@@ -152,18 +152,12 @@ pub(super) fn describe(pieces: &[Piece], meant: &[Option<bool>]) -> Vec<String> 
         };
         holds.push(here);
     }
-    let words = terms.into_iter().map(|(range, except)| {
-        let range = if range.prefix_len() == range.max_prefix_len() {
-            range.addr().to_string()
-        } else {
-            range.to_string()
-        };
-        match &except[..] {
-            [] => format!("outside {range}"),
-            _ => format!("outside {range} except {}", super::text::join(except.iter(), ", ")),
-        }
-    });
-    words.collect()
+    terms
+}
+
+/// A range; a single address without its length.
+pub(super) fn name_of(range: &IpNet) -> String {
+    if range.prefix_len() == range.max_prefix_len() { range.addr().to_string() } else { range.to_string() }
 }
 
 #[cfg(test)]
@@ -214,19 +208,23 @@ mod tests {
                 .iter()
                 .map(|p| meant.iter().find(|(r, _)| net(r) == p.range).map_or(Some(false), |(_, m)| *m))
                 .collect();
-            describe(&pieces, &meant)
+            let words = |(range, except): (IpNet, Vec<IpNet>)| {
+                let except: String = except.iter().map(|net| format!(" but {}", name_of(net))).collect();
+                name_of(&range) + &except
+            };
+            describe(&pieces, &meant).into_iter().map(words).collect::<Vec<_>>()
         };
         let yes = Some(true);
-        assert_eq!(words(&[("10.0.0.0/8", yes)]), ["outside 10.0.0.0/8 except 10.1.0.0/16, 10.2.0.7/32"]);
+        assert_eq!(words(&[("10.0.0.0/8", yes)]), ["10.0.0.0/8 but 10.1.0.0/16 but 10.2.0.7"]);
         assert_eq!(
             words(&[("10.0.0.0/8", yes), ("10.1.0.0/16", None), ("10.1.1.0/24", yes), ("10.2.0.7/32", yes)]),
-            ["outside 10.0.0.0/8"],
+            ["10.0.0.0/8"],
             "what makes no difference is not told"
         );
         assert_eq!(
             words(&[("10.0.0.0/8", yes), ("10.1.1.0/24", yes), ("10.2.0.7/32", None)]),
-            ["outside 10.0.0.0/8 except 10.1.0.0/16", "outside 10.1.1.0/24"]
+            ["10.0.0.0/8 but 10.1.0.0/16", "10.1.1.0/24"]
         );
-        assert_eq!(words(&[("10.2.0.7/32", yes)]), ["outside 10.2.0.7"]);
+        assert_eq!(words(&[("10.2.0.7/32", yes)]), ["10.2.0.7"]);
     }
 }

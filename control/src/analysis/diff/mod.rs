@@ -20,12 +20,13 @@ mod words;
 use super::{
     judge::{Judge, OpenId},
     reach::{self, EndKind, PortRange},
+    text,
     view::View,
 };
 use crate::model::{IpFamily, Name};
 use compare::Block;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 use units::{Unit, Units};
 use words::Universe;
 
@@ -82,19 +83,32 @@ pub struct Scaled {
     pub gone: Vec<String>,
 }
 
-/// Some of the ends: all that the names stand for, but those excepted.
+/// Some of the ends, in as few words as they can be said in.
+pub type Ends = Vec<Term>;
+
+/// One end, or several that a word stands for.
 ///
-/// A name is one of [`Diff::ends`], or "everyone", "everyone inside", "all pods", "shop/*" (all pods of a namespace),
-/// "outside", "outside 10.0.0.0/8 except 10.1.0.0/16". Such words speak of those who are there before and after, in
-/// rows of an end that is new of those after, and in rows of an end that is gone of those before.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+/// The name is one of [`Diff::ends`], or "everyone", "everyone inside", "all pods", "shop/*" (all pods of a
+/// namespace), "outside", "outside 10.0.0.0/8". Such words speak of those who are there before and after; in rows of
+/// an end that is new, of those after, and in rows of an end that is gone, of those before.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ends {
+pub struct Term {
     /// Who.
-    pub names: Vec<String>,
-    /// Pods that are meant by these names, but are not among them.
+    pub name: String,
+    /// Who is not meant though the name says so: ends, namespaces ("shop/*"), or ranges outside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.except.is_empty() {
+            return Ok(());
+        }
+        write!(f, " (except {})", text::join(self.except.iter(), ", "))
+    }
 }
 
 /// What becomes of connections from each of the sources to each of the destinations. A pod's own name on both sides

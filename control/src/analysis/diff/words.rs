@@ -1,11 +1,11 @@
 //! Sets of ends in as few words as they can be said in.
 
-use super::{Cause, Ends, units::Units};
+use super::{Cause, Ends, Term, units::Units};
 use crate::{
     analysis::{outside, reach::EndKind},
     model::IpFamily,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Whom a row speaks of when it says "all": the ends that are there on the sides that its cause is about.
 pub(super) struct Universe<'u, 'a> {
@@ -16,24 +16,6 @@ pub(super) struct Universe<'u, 'a> {
     namespaces: BTreeMap<&'a str, Vec<usize>>,
     nodes: Vec<usize>,
     outside: Vec<usize>,
-}
-
-/// Words for some of the pods.
-#[derive(Default)]
-struct Group {
-    terms: Vec<String>,
-    except: Vec<String>,
-}
-
-impl Group {
-    fn cost(&self) -> usize {
-        self.terms.len() + self.except.len()
-    }
-
-    fn add(&mut self, other: Self) {
-        self.terms.extend(other.terms);
-        self.except.extend(other.except);
-    }
 }
 
 impl<'u, 'a> Universe<'u, 'a> {
@@ -67,48 +49,33 @@ impl<'u, 'a> Universe<'u, 'a> {
         let mut with = members.to_vec();
         with.push(either);
         let with = self.say(&with);
-        let cost = |ends: &Ends| ends.names.len() + ends.except.len();
-        let general =
-            |ends: &Ends| ends.names.iter().any(|n| n.contains(' ') || n.ends_with("/*") || n == EVERYONE);
-        if cost(&with) < cost(&plain) || (cost(&with) == cost(&plain) && general(&with)) {
-            with
-        } else {
-            plain
-        }
+        if cost(&with) < cost(&plain) { with } else { plain }
     }
 
     fn say(&self, members: &[usize]) -> Ends {
         let mut marks = vec![false; self.units.all.len()];
         members.iter().for_each(|at| marks[*at] = true);
         let has = |at: &usize| marks[*at];
-        let all_nodes = self.nodes.iter().all(has);
-        let all_outside = self.outside.iter().all(has);
-        let pods = self.pods(&marks);
-        let mut ends = Ends::default();
-        let every_pod = pods.terms == [ALL_PODS];
-        let whole = match (every_pod, all_nodes && !self.nodes.is_empty()) {
-            (true, true) if all_outside && !self.outside.is_empty() => Some(EVERYONE),
-            (true, true) => Some("everyone inside"),
+        let all_nodes = !self.nodes.is_empty() && self.nodes.iter().all(has);
+        let all_outside = !self.outside.is_empty() && self.outside.iter().all(has);
+        let mut ends = self.pods(&marks);
+        let whole = match &mut ends[..] {
+            [all] if all.name == ALL_PODS && all_nodes => Some(all),
             _ => None,
         };
-        ends.except = pods.except;
         match whole {
-            Some(words) => ends.names.push(words.to_owned()),
-            None => {
-                ends.names = pods.terms;
-                if all_nodes && self.nodes.len() > 1 {
-                    ends.names.push("nodes".to_owned());
-                } else {
-                    ends.names.extend(self.nodes.iter().filter(|at| has(at)).map(|at| self.name(*at)));
-                }
+            Some(all) if all_outside => {
+                all.name = EVERYONE.to_owned();
+                return ends;
             }
+            Some(all) => all.name = "everyone inside".to_owned(),
+            None if all_nodes && self.nodes.len() > 1 => ends.push(plain("nodes".to_owned())),
+            None => ends.extend(self.nodes.iter().filter(|at| has(at)).map(|at| plain(self.name(*at)))),
         }
-        if whole != Some(EVERYONE) && !self.outside.is_empty() {
-            if all_outside {
-                ends.names.push("outside".to_owned());
-            } else if self.outside.iter().any(has) {
-                ends.names.extend(self.outside(&marks));
-            }
+        if all_outside {
+            ends.push(plain("outside".to_owned()));
+        } else if self.outside.iter().any(has) {
+            ends.extend(self.outside(&marks));
         }
         ends
     }
@@ -118,46 +85,60 @@ impl<'u, 'a> Universe<'u, 'a> {
     }
 
     /// Pods: those that are meant, or all but those that are not.
-    fn pods(&self, marks: &[bool]) -> Group {
-        let (mut meant, mut others) = (Group::default(), Group::default());
-        let (mut any, mut total) = (false, 0);
+    fn pods(&self, marks: &[bool]) -> Ends {
+        let (mut meant, mut others) = (Ends::new(), Vec::new());
+        let mut total = 0;
         for (namespace, pods) in &self.namespaces {
-            let here: Vec<usize> = pods.iter().copied().filter(|at| marks[*at]).collect();
-            any |= !here.is_empty();
+            let (here, left): (Vec<usize>, Vec<usize>) = pods.iter().partition(|at| marks[**at]);
             total += pods.len();
-            meant.add(self.in_namespace(namespace, pods, &here, marks));
-            let left: Vec<usize> = pods.iter().copied().filter(|at| !marks[*at]).collect();
-            if left.len() == pods.len() && pods.len() > 1 {
-                others.terms.push(format!("{namespace}/*"));
+            let names = |of: &[usize]| of.iter().map(|at| self.name(*at)).collect::<Vec<_>>();
+            let whole = format!("{namespace}/*");
+            // A namespace with exceptions is worth its words where those are few.
+            if pods.len() > 1 && (left.is_empty() || left.len() + 1 < here.len()) {
+                meant.push(Term { name: whole.clone(), except: names(&left) });
             } else {
-                others.terms.extend(left.iter().map(|at| self.name(*at)));
+                meant.extend(names(&here).into_iter().map(plain));
+            }
+            if left.len() == pods.len() && pods.len() > 1 {
+                others.push(whole);
+            } else {
+                others.extend(names(&left));
             }
         }
-        if any && total > 1 && (others.terms.is_empty() || others.terms.len() + 1 < meant.cost()) {
-            return Group { terms: vec![ALL_PODS.to_owned()], except: others.terms };
+        if !meant.is_empty() && total > 1 && (others.is_empty() || others.len() + 1 < cost(&meant)) {
+            return vec![Term { name: ALL_PODS.to_owned(), except: others }];
         }
         meant
     }
 
-    fn in_namespace(&self, namespace: &str, pods: &[usize], here: &[usize], marks: &[bool]) -> Group {
-        let left = pods.len() - here.len();
-        if pods.len() > 1 && (left == 0 || (!here.is_empty() && left + 1 < here.len())) {
-            let except = pods.iter().filter(|at| !marks[**at]).map(|at| self.name(*at)).collect();
-            return Group { terms: vec![format!("{namespace}/*")], except };
-        }
-        Group { terms: here.iter().map(|at| self.name(*at)).collect(), except: Vec::new() }
-    }
-
-    fn outside(&self, marks: &[bool]) -> Vec<String> {
+    fn outside(&self, marks: &[bool]) -> Ends {
         let pieces = &self.units.pieces;
         let mut meant = vec![None; pieces.len()];
+        let mut families = BTreeSet::new();
         for &at in &self.outside {
             if let Some(piece) = self.units.all[at].piece {
                 meant[piece] = Some(marks[at]);
+                families.insert(pieces[piece].range.addr().is_ipv4());
             }
         }
-        outside::describe(pieces, &meant)
+        let terms = outside::describe(pieces, &meant).into_iter().map(|(range, except)| {
+            // Where there is one family only, it goes without saying.
+            let all = range.prefix_len() == 0 && families.len() == 1;
+            let name =
+                if all { "outside".to_owned() } else { format!("outside {}", outside::name_of(&range)) };
+            Term { name, except: except.iter().map(outside::name_of).collect() }
+        });
+        terms.collect()
     }
+}
+
+fn plain(name: String) -> Term {
+    Term { name, except: Vec::new() }
+}
+
+/// How many names it takes to say it.
+fn cost(ends: &Ends) -> usize {
+    ends.iter().map(|term| 1 + term.except.len()).sum()
 }
 
 const EVERYONE: &str = "everyone";
