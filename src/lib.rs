@@ -47,6 +47,7 @@ pub use stats::Stats;
 
 pub use supernet_control::{
     analysis::{
+        assert::Assertions,
         diff::Diff,
         plan::Plan,
         reach::Reach,

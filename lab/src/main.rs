@@ -1,5 +1,6 @@
 //! The `supernet` command.
 
+mod assert;
 mod attach;
 mod bench;
 mod cli;
@@ -48,6 +49,7 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
         }
         Command::Trace(args) => trace::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Assert(args) => assert::run(&args),
         Command::Demo => demo::run(),
         Command::Lab(command) => lab::run(&command),
         Command::Bench(args) => {

@@ -35,6 +35,14 @@ impl Open {
         }
     }
 
+    /// The same with these ports of a protocol open too.
+    pub(super) fn or(&self, protocol: Protocol, ports: (u16, u16)) -> Self {
+        let more = Self { others: false, ranges: BTreeMap::from([(protocol, vec![ports])]) };
+        // What is closed in both is closed.
+        let all = Self::all();
+        all.without(&all.without(self).and(&all.without(&more)))
+    }
+
     /// What is open in both.
     pub(super) fn and(&self, other: &Self) -> Self {
         let mut both = Self { others: self.others && other.others, ranges: BTreeMap::new() };

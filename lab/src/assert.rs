@@ -1,0 +1,122 @@
+//! `supernet assert`: whether statements hold, for people and for CI.
+
+use crate::{
+    cli::{AssertArgs, Format},
+    input,
+    output::{self, Style},
+};
+use std::{error::Error, fs, io, io::Read, path::Path};
+use supernet::{
+    Assertions,
+    control::analysis::assert::{Counterexample, Outcome, Report},
+};
+
+/// Exit status when a statement does not hold.
+const FAILED: u8 = 5;
+
+/// More text than this is no file of statements.
+const MOST_BYTES: u64 = 16 << 20;
+
+pub(crate) fn run(args: &AssertArgs) -> Result<u8, Box<dyn Error>> {
+    if args.rules.iter().chain(&args.files.files).filter(|path| *path == Path::new("-")).count() > 1 {
+        return Err("standard input can be read once only: name a file for the other".into());
+    }
+    let assertions = read(args)?;
+    let (mut network, warnings) = input::network(&args.files)?;
+    if args.output == Format::Table {
+        input::warn(&warnings);
+    }
+    let report = assertions.check(&network.view()?)?;
+    output::print(&report, args.output, |report, style| told(report, args, style))?;
+    Ok(if report.holds() { 0 } else { FAILED })
+}
+
+fn read(args: &AssertArgs) -> Result<Assertions, Box<dyn Error>> {
+    let mut all: Option<Assertions> = None;
+    for path in &args.rules {
+        let name = path.display().to_string();
+        let text = text_of(path).map_err(|e| format!("{name}: cannot be read: {e}"))?;
+        let assertions = Assertions::parse(&name, &text)?;
+        match &mut all {
+            Some(all) => all.extend(assertions),
+            None => all = Some(assertions),
+        }
+    }
+    let all = all.filter(|all| !all.is_empty());
+    all.ok_or_else(|| {
+        "there is no statement to check; write one a line, such as `nothing outside shop reaches shop/db`"
+            .into()
+    })
+}
+
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let reader: Box<dyn Read> =
+        if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(fs::File::open(path)?) };
+    reader.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(io::Error::other(format!("it has more than {} MiB", MOST_BYTES >> 20)));
+    }
+    Ok(text)
+}
+
+fn told(report: &Report, args: &AssertArgs, style: Style) -> String {
+    let mut text = String::new();
+    for outcome in &report.statements {
+        text.push_str(&one(outcome, args, style));
+    }
+    let count = |n: usize| if n == 1 { "1 statement".to_owned() } else { format!("{n} statements") };
+    if report.holds() {
+        text + &format!("\n{} {}, and all hold.\n", style.green("✓"), count(report.statements.len()))
+    } else {
+        let all = count(report.statements.len());
+        text + &format!("\n{} {} of {all} do not hold.\n", style.red("✗"), report.failed)
+    }
+}
+
+fn one(outcome: &Outcome, args: &AssertArgs, style: Style) -> String {
+    let Some(counterexample) = &outcome.counterexample else {
+        return format!("{} {}\n", style.green("✓"), outcome.statement);
+    };
+    let at = format!("{}:{}", outcome.file.as_deref().unwrap_or("-"), outcome.line);
+    let Counterexample { from, from_address, to, to_address, protocol, port, .. } = counterexample;
+    let called = |name: &String, address: &String| {
+        if name == address { name.clone() } else { format!("{name} ({address})") }
+    };
+    let port = port.map(|port| format!(" {port}")).unwrap_or_default();
+    let service = counterexample.service.as_ref().map(|s| format!(", behind {s}")).unwrap_or_default();
+    let fate = if counterexample.delivered { "is delivered" } else { "is dropped" };
+    let mut text = format!(
+        "{} {}  {}\n    {} > {}{service}: {protocol}{port} {fate}\n",
+        style.red("✗"),
+        outcome.statement,
+        style.dim(&at),
+        called(from, from_address),
+        called(to, to_address),
+    );
+    if counterexample.rules.is_empty() {
+        text.push_str(&format!("    {}\n", counterexample.verdict));
+    } else {
+        text.push_str(&format!("    decided by {}\n", counterexample.rules.join(", and ")));
+    }
+    text.push_str(&format!("    {}\n", style.dim(&command(args, counterexample))));
+    text
+}
+
+/// The command that shows the packet's way.
+fn command(args: &AssertArgs, counterexample: &Counterexample) -> String {
+    let files =
+        args.files.files.iter().flat_map(|file| ["-f".to_owned(), quoted(&file.display().to_string())]);
+    let words = ["supernet".to_owned(), "trace".to_owned()].into_iter().chain(files);
+    words.chain(counterexample.trace.iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
+}
+
+/// As a shell has to be told it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
