@@ -23,4 +23,6 @@ mod view;
 pub use view::View;
 
 #[cfg(test)]
+mod brute;
+#[cfg(test)]
 mod tests;

@@ -220,8 +220,11 @@ pub enum Problem {
         has: String,
     },
     /// No pair is left.
-    #[error("the statement speaks of nobody: {0}; correct it, or remove it")]
-    Vacuous(&'static str),
+    #[error(
+        "the statement speaks of nobody: its ends share no address family, or are a pod and itself, a node and its \
+         pods, or both outside; correct it, or remove it"
+    )]
+    Vacuous,
 }
 
 fn say_found(found: &Option<String>) -> String {

@@ -222,3 +222,6 @@ fn row(block: &Block, units: &Units<'_>, universe: &Universe<'_, '_>, judge: &Ju
         ranges: reach::ranges(open),
     })
 }
+
+#[cfg(test)]
+mod tests;
