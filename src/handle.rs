@@ -4,6 +4,7 @@ use crate::{
     Stats,
     control::{
         analysis::{
+            assert::{Assertions, Report},
             diff::Diff,
             plan::Plan,
             reach::Reach,
@@ -12,7 +13,7 @@ use crate::{
         compile::CompileError,
         ipam::Addressing,
         model::{Change, Model},
-        network::{Draft, Network, NetworkError},
+        network::{CheckError, Draft, Network, NetworkError},
         store::UnixSeconds,
     },
     dataplane::{
@@ -189,6 +190,14 @@ impl Handle {
     /// As compiling; none in practice, for what was drafted was compiled.
     pub fn diff(&self, draft: &Draft) -> Result<Diff, CompileError> {
         self.network().diff(draft)
+    }
+
+    /// Checks statements about who reaches whom.
+    ///
+    /// # Errors
+    /// A statement names what is not there, or speaks of nobody.
+    pub fn check(&self, assertions: &Assertions) -> Result<Report, CheckError> {
+        self.network().check(assertions)
     }
 
     /// Who has which address.

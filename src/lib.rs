@@ -55,7 +55,7 @@ pub use supernet_control::{
     },
     ipam::Leases,
     model,
-    network::{Draft, NetworkError},
+    network::{CheckError, Draft, NetworkError},
 };
 pub use supernet_dataplane::{
     buf, capture,

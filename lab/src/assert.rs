@@ -26,7 +26,7 @@ pub(crate) fn run(args: &AssertArgs) -> Result<u8, Box<dyn Error>> {
     if args.output == Format::Table {
         input::warn(&warnings);
     }
-    let report = assertions.check(&network.view()?)?;
+    let report = network.check(&assertions)?;
     output::print(&report, args.output, |report, style| told(report, args, style))?;
     Ok(if report.holds() { 0 } else { FAILED })
 }

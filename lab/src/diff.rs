@@ -46,7 +46,10 @@ fn compare(args: &DiffArgs) -> Result<Diff, Box<dyn Error>> {
 
 fn tables(diff: &Diff, style: Style) -> String {
     if diff.is_empty() {
-        return format!("{} Nothing changes: everyone reaches whom they reached.\n", style.green("✓"));
+        return format!(
+            "{} Nothing changes: everyone reaches whom they reached, and Services lead where they led.\n",
+            style.green("✓")
+        );
     }
     let mut text = came_and_went(diff, style);
     for (cause, title) in [
@@ -60,6 +63,7 @@ fn tables(diff: &Diff, style: Style) -> String {
         }
         text.push_str(&listing.render());
     }
+    text.push_str(&services(diff, style));
     text.push_str(&summary(diff));
     text
 }
@@ -79,6 +83,22 @@ fn came_and_went(diff: &Diff, style: Style) -> String {
             if !pods.is_empty() {
                 let count = format!("{}, as the others", pods.len());
                 listing.row([change, scaled.name.clone(), count]);
+            }
+        }
+    }
+    listing.render()
+}
+
+fn services(diff: &Diff, style: Style) -> String {
+    let mut listing = Listing::new("Services that lead elsewhere", &["CHANGE", "SERVICE", "PORTS"], style);
+    for service in &diff.services {
+        let stays = |line: &&String| service.before.contains(line) && service.after.contains(line);
+        for (change, lines) in
+            [(style.red("- before"), &service.before), (style.green("+ after"), &service.after)]
+        {
+            let lines: Vec<String> = lines.iter().filter(|line| !stays(line)).cloned().collect();
+            if !lines.is_empty() {
+                listing.row([change, service.name.clone(), list(lines.into_iter(), MOST)]);
             }
         }
     }

@@ -1,7 +1,11 @@
 //! Who can open connections and be reached, as the firewall sees them: pods one by one, and nodes.
 
 use super::judge::{Guard, place_of};
-use crate::{model::IpFamily, model::Name, place::Places};
+use crate::{
+    compile::{CLI_TOOLS, KUBE_API, ServerRole, ServerSpec},
+    model::{IpFamily, Name},
+    place::Places,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -112,5 +116,14 @@ pub(super) fn call_some(namespace: &str, workload: &str, first: &str, some: usiz
         _ if some == all => format!("{namespace}/{workload}"),
         1 => first.to_owned(),
         _ => format!("{first} and {} more of {workload}", some - 1),
+    }
+}
+
+/// What statements and tables call the Service of a virtual server: "shop/svc/web", "kube-api".
+pub(super) fn server_name(server: &ServerSpec) -> String {
+    match (&server.service, server.role) {
+        (Some(service), _) => format!("{}/svc/{}", service.namespace, service.name),
+        (None, ServerRole::KubeApi) => KUBE_API.to_owned(),
+        (None, _) => CLI_TOOLS.to_owned(),
     }
 }

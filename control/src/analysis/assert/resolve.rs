@@ -5,9 +5,13 @@ use super::{
     grammar::{End, Meant, Pods, Statement},
 };
 use crate::{
-    analysis::{ends::Standing, outside, view::View},
+    analysis::{
+        ends::{Standing, server_name},
+        outside,
+        view::View,
+    },
     closest::closest,
-    compile::{KUBE_API, ServerRole, ServerSpec},
+    compile::ServerSpec,
     model::{IpFamily, Name, Protocol, ServiceKind},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -267,14 +271,6 @@ fn seat<'a>(view: &View<'a>, kind: SeatKind, name: String, addresses: &[IpAddr])
 
 fn workload(pod: &crate::model::Pod) -> &str {
     pod.owner.as_deref().and_then(|owner| owner.rsplit('/').next()).unwrap_or(&pod.name.name)
-}
-
-fn server_name(server: &ServerSpec) -> String {
-    match (&server.service, server.role) {
-        (Some(service), _) => format!("{}/svc/{}", service.namespace, service.name),
-        (None, ServerRole::KubeApi) => KUBE_API.to_owned(),
-        (None, _) => crate::compile::CLI_TOOLS.to_owned(),
-    }
 }
 
 /// At most so many names are listed where none is near.

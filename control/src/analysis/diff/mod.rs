@@ -14,6 +14,7 @@
 //! itself, and nodes reaching the pods that run on them.
 
 mod compare;
+mod services;
 mod units;
 mod words;
 
@@ -41,6 +42,23 @@ pub struct Diff {
     pub scaled: Vec<Scaled>,
     /// What becomes allowed or denied, that of [`Cause::Rules`] first.
     pub rows: Vec<Row>,
+    /// Services that are new, gone, or lead elsewhere.
+    pub services: Vec<ServiceChange>,
+}
+
+/// A Service that is new, gone, or leads elsewhere. Whether a client gets there is what rows say of the client and
+/// those behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceChange {
+    /// "shop/svc/web", "kube-api".
+    pub name: String,
+    /// Whether it is new or gone.
+    pub state: EndState,
+    /// Where its ports led: "TCP 80 to shop/web 8080".
+    pub before: Vec<String>,
+    /// Where they lead now.
+    pub after: Vec<String>,
 }
 
 /// Pods that are alike, or nodes.
@@ -176,12 +194,13 @@ impl Diff {
         let key = |row: &Row| (row.cause, row.change, row.to.clone(), row.from.clone(), row.ports.clone());
         rows.sort_by_cached_key(key);
         let ends = units.all.iter().filter(|unit| unit.kind != EndKind::Outside).map(end).collect();
-        Self { ends, scaled: units.scaled, rows }
+        Self { ends, scaled: units.scaled, rows, services: services::compare([before, after]) }
     }
 
-    /// Whether nobody came or went and everyone reaches whom they reached.
+    /// Whether nobody came or went, everyone reaches whom they reached, and Services lead where they led.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+            && self.services.is_empty()
             && self.scaled.is_empty()
             && self.ends.iter().all(|end| end.state == EndState::Stays)
     }

@@ -2,8 +2,13 @@
 
 use super::{Answers, End, EndKind, Row, family_name, ranges};
 use crate::{
-    analysis::{ends::endpoint, fold::Fold, judge::Judge, open::Open},
-    compile::{CLI_TOOLS, KUBE_API, Member, MemberState, ServerRole, ServerSpec},
+    analysis::{
+        ends::{endpoint, server_name},
+        fold::Fold,
+        judge::Judge,
+        open::Open,
+    },
+    compile::{Member, MemberState, ServerRole, ServerSpec},
     model::{IpFamily, Protocol},
 };
 use std::{
@@ -17,12 +22,7 @@ pub(super) fn by_name(servers: &[ServerSpec]) -> Vec<(String, Vec<&ServerSpec>)>
     let mut services: Vec<(String, Vec<&ServerSpec>)> = Vec::new();
     let mut at: HashMap<String, usize> = HashMap::new();
     for server in servers {
-        let name = match (&server.service, server.role) {
-            (Some(service), _) => format!("{}/svc/{}", service.namespace, service.name),
-            (None, ServerRole::KubeApi) => KUBE_API.to_owned(),
-            (None, _) => CLI_TOOLS.to_owned(),
-        };
-        match at.entry(name) {
+        match at.entry(server_name(server)) {
             Entry::Occupied(at) => services[*at.get()].1.push(server),
             Entry::Vacant(free) => {
                 services.push((free.key().clone(), vec![server]));
