@@ -120,3 +120,74 @@ fn quoted(word: &str) -> String {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Files;
+
+    const MANIFESTS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: c, image: c}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {containers: [{name: c, image: c, ports: [{containerPort: 5432}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
+";
+
+    /// The status and what is told, with the folder's name cut out.
+    fn asserted(rules: &str) -> Result<(u8, String), String> {
+        let folder = tempfile::tempdir().unwrap();
+        let [manifests, file] = ["shop.yaml", "rules.txt"].map(|name| folder.path().join(name));
+        fs::write(&manifests, MANIFESTS).unwrap();
+        fs::write(&file, rules).unwrap();
+        let cut = |text: String| text.replace(&format!("{}/", folder.path().display()), "");
+        let args =
+            AssertArgs { files: Files { files: vec![manifests] }, rules: vec![file], output: Format::Json };
+        let status = run(&args).map_err(|e| cut(e.to_string()))?;
+        let (mut network, _) = input::network(&args.files).unwrap();
+        let report = network.check(&read(&args).unwrap()).unwrap();
+        Ok((status, cut(told(&report, &args, Style::PLAIN))))
+    }
+
+    #[test]
+    fn what_does_not_hold_is_shown_with_a_packet_a_rule_and_a_command() {
+        let (status, text) =
+            asserted("shop/web reaches shop/db\nshop/web reaches shop/db on 5432 only # not so\n").unwrap();
+        let expected = "\
+✓ shop/web reaches shop/db
+✗ shop/web reaches shop/db on 5432 only  rules.txt:2
+    shop/web (10.244.0.3) > shop/db (10.244.0.2): TCP 443 is delivered
+    decided by posture egress, and shop/db ingress[0]
+    supernet trace -f shop.yaml --from shop/web --to shop/db --proto tcp --port 443
+
+✗ 1 of 2 statements do not hold.
+";
+        assert_eq!((status, text.as_str()), (FAILED, expected));
+        assert_eq!(asserted("nothing outside shop reaches shop/db").unwrap().0, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_checked_is_no_pass() {
+        let said = asserted("shop/wed reaches shop/db").unwrap_err();
+        assert_eq!(said, "rules.txt:1:1: there is no pod or workload shop/wed; did you mean shop/web?");
+        assert!(asserted("# nothing yet\n").unwrap_err().contains("no statement to check"));
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("a/b.yaml"), "a/b.yaml");
+        assert_eq!(quoted("it's here"), r"'it'\''s here'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -136,3 +136,92 @@ fn summary(diff: &Diff) -> String {
         rows(count(Direction::Denied))
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const BEFORE: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: one}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {containers: [{name: c, image: c}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: db}, ports: [{port: 5432}]}
+";
+
+    fn compared(after: &str) -> (Diff, u8) {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old.yaml", "new.yaml"].map(|name| folder.path().join(name));
+        fs::write(&old, BEFORE).unwrap();
+        fs::write(&new, after).unwrap();
+        let args = DiffArgs { files: vec![old], to: vec![new], output: Format::Json };
+        (compare(&args).unwrap(), run(&args).unwrap())
+    }
+
+    #[test]
+    fn a_new_image_and_another_order_change_nothing() {
+        let mut documents: Vec<&str> = BEFORE.split("---").collect();
+        documents.reverse();
+        let (diff, status) = compared(&documents.join("---").replace("image: one", "image: two"));
+        assert_eq!(status, 0, "{diff:?}");
+        assert!(tables(&diff, Style::PLAIN).starts_with("✓ Nothing changes"));
+    }
+
+    #[test]
+    fn changes_are_told_in_tables() {
+        let more = "---
+apiVersion: v1
+kind: Pod
+metadata: {name: cache, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: c, image: c}]}
+";
+        let after = BEFORE.replace("port: 5432}]}]", "port: 5433}]}]").replace("replicas: 2", "replicas: 3");
+        let (diff, status) = compared(
+            &(after.replace("ports: [{port: 5432}]}", "ports: [{port: 5432, targetPort: 5433}]}") + more),
+        );
+        let expected = "\
+Who is new, and who is gone
+  CHANGE  NAME        PODS
+  + new   shop/cache  1
+  + more  shop/web    1, as the others
+
+What changes between those who stay
+  CHANGE     FROM      TO       PORTS
+  + allowed  shop/web  shop/db  TCP 5433
+  - denied   shop/web  shop/db  TCP 5432
+
+What is allowed to and from those who are new
+  CHANGE     FROM        TO              PORTS
+  + allowed  shop/cache  nodes, outside  all
+  + allowed  shop/cache  shop/db         TCP 5433
+
+Services that lead elsewhere
+  CHANGE    SERVICE      PORTS
+  - before  shop/svc/db  TCP 5432 to shop/db 5432
+  + after   shop/svc/db  TCP 5432 to shop/db 5433
+
+Becomes allowed: 3 rows. Becomes denied: 1 row. All else is as it was.
+";
+        assert_eq!((tables(&diff, Style::PLAIN).as_str(), status), (expected, CHANGED));
+    }
+}

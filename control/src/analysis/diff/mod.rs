@@ -107,14 +107,15 @@ pub type Ends = Vec<Term>;
 /// One end, or several that a word stands for.
 ///
 /// The name is one of [`Diff::ends`], or "everyone", "everyone inside", "all pods", "shop/*" (all pods of a
-/// namespace), "outside", "outside 10.0.0.0/8". Such words speak of those who are there before and after; in rows of
+/// namespace), "*/web" (what is called so in any namespace), "outside", "outside 10.0.0.0/8". Such words speak of those who are there before and after; in rows of
 /// an end that is new, of those after, and in rows of an end that is gone, of those before.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Term {
     /// Who.
     pub name: String,
-    /// Who is not meant though the name says so: ends, namespaces ("shop/*"), or ranges outside.
+    /// Who is not meant though the name says so: ends, "shop/*", "*/web", "*/web but shop/web and data/web", or ranges
+    /// outside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
 }

@@ -7,7 +7,10 @@ use crate::{
         reach::EndKind,
         view::View,
     },
-    model::{IpFamily, Model, Name},
+    model::{
+        IngressPosture, IpFamily, Model, Name, NetworkPolicy, Pod, Position, Protocol, Selector, Service,
+        ServiceKind, ServicePort, TargetPort,
+    },
     network::Network,
 };
 use ipnet::IpNet;
@@ -67,11 +70,20 @@ fn means(term: &Term, seat: &Seat, sides: &[usize], nodes: usize) -> bool {
             }
             match name.strip_suffix("/*") {
                 Some(namespace) => universe && seat.namespace.as_deref() == Some(namespace),
+                None if name.starts_with("*/") => {
+                    universe
+                        && pod
+                        && seat.name.split_once('/').is_some_and(|(_, workload)| workload == &name[2..])
+                }
                 None => seat.name == name,
             }
         }
     };
-    named(&term.name) && !term.except.iter().any(|name| named(name))
+    let excepted = |text: &String| match text.split_once(" but ") {
+        Some((name, but)) => named(name) && !but.split(" and ").any(named),
+        None => named(text),
+    };
+    named(&term.name) && !term.except.iter().any(excepted)
 }
 
 fn has(row: &Row, (proto, port): Kind) -> bool {
@@ -211,4 +223,135 @@ fn rows_are_what_becomes_of_every_packet() {
         told += check(seed, before, after);
     }
     assert!(told > 1000, "{told} changes of single packets were told of");
+}
+
+fn pod(model: &mut Model, name: &str, owner: &str) {
+    let (namespace, name) = name.split_once('/').unwrap();
+    let mut pod = Pod::new(Name::new(namespace, name));
+    pod.labels.insert("app".into(), owner.into());
+    pod.owner = Some(format!("deployment/{owner}"));
+    model.insert(pod.into());
+}
+
+fn model(pods: &[&str]) -> Model {
+    let mut model = Model::default();
+    model.supervisor.ingress_posture = IngressPosture::Allow;
+    for name in pods {
+        let owner = name.split_once('/').unwrap().1.split('-').next().unwrap();
+        pod(&mut model, name, owner);
+    }
+    model
+}
+
+fn isolate(model: &mut Model, policy: &str, app: &str) {
+    let (namespace, name) = policy.split_once('/').unwrap();
+    let pods = Selector::labels([("app", app)]);
+    let name = Name::new(namespace, name);
+    let policy = NetworkPolicy { name, pods, ingress: Some(vec![]), egress: None, at: Position::default() };
+    model.insert(policy.into());
+}
+
+fn diff(before: Model, after: Model) -> Diff {
+    let [mut before, mut after] = [before, after].map(brute::network);
+    Diff::of(&view(&mut before), &view(&mut after))
+}
+
+/// "allowed rules: web > db all" of each row.
+fn said(diff: &Diff) -> Vec<String> {
+    let names = |ends: &[Term]| ends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
+    let row =
+        |r: &Row| format!("{:?} {:?}: {} > {} {}", r.change, r.cause, names(&r.from), names(&r.to), r.ports);
+    diff.rows.iter().map(row).collect()
+}
+
+#[test]
+fn pods_that_are_called_otherwise_are_matched_in_their_workload() {
+    let before = model(&["shop/web-aaa-1", "shop/web-aaa-2", "shop/db-1"]);
+    let mut after = model(&["a/first-1", "shop/web-bbb-1", "shop/web-bbb-2", "shop/db-1"]);
+    after.pods.remove(&Name::new("a", "first-1"));
+    let same = diff(before.clone(), after.clone());
+    assert!(same.is_empty() && same.ends.iter().all(|end| end.state == EndState::Stays), "{same:?}");
+    isolate(&mut after, "shop/web", "web");
+    let diff = diff(before, after);
+    let web = diff.ends.iter().find(|end| end.name == "shop/web").unwrap();
+    assert_eq!((&*web.pods_before[0], &*web.pods_after[0]), ("shop/web-aaa-1", "shop/web-bbb-1"));
+    assert_eq!(said(&diff), ["Denied Rules: everyone > shop/web all"]);
+}
+
+#[test]
+fn more_pods_of_the_same_kind_are_counted_and_others_are_new() {
+    let before = model(&["shop/web-1", "shop/db-1"]);
+    let mut after = model(&["shop/web-1", "shop/web-2", "shop/db-1"]);
+    let more = diff(before.clone(), after.clone());
+    assert_eq!(
+        (more.rows.len(), &*more.scaled[0].name, &more.scaled[0].new[..]),
+        (0, "shop/web", &["shop/web-2".to_owned()][..])
+    );
+    assert!(!more.is_empty());
+    let fewer = diff(after.clone(), before.clone());
+    assert_eq!((fewer.rows.len(), &fewer.scaled[0].gone[..]), (0, &["shop/web-2".to_owned()][..]));
+    // One that is treated otherwise is one of its own.
+    after.pods.get_mut(&Name::new("shop", "web-2")).unwrap().labels.insert("app".into(), "canary".into());
+    isolate(&mut after, "shop/canary", "canary");
+    let other = diff(before, after);
+    assert!(other.scaled.is_empty());
+    assert_eq!(said(&other), ["Allowed Appears: shop/web-2 > everyone all"]);
+}
+
+#[test]
+fn what_is_called_alike_in_many_namespaces_is_one_term() {
+    let names = ["a", "b", "c", "d"];
+    let pods: Vec<String> =
+        names.iter().flat_map(|n| ["web", "db"].map(|pod| format!("{n}/{pod}-1"))).collect();
+    let before = model(&pods.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut after = before.clone();
+    for namespace in &names[..3] {
+        isolate(&mut after, &format!("{namespace}/db"), "db");
+    }
+    assert_eq!(
+        said(&diff(before.clone(), after.clone())),
+        ["Denied Rules: everyone > */db (except d/db) all"]
+    );
+    isolate(&mut after, "d/db", "db");
+    assert_eq!(said(&diff(before, after)), ["Denied Rules: everyone > */db all"]);
+}
+
+#[test]
+fn services_are_told_where_they_lead_elsewhere() {
+    let mut before = model(&["shop/web-1", "shop/db-1"]);
+    let service = |target| Service {
+        name: Name::new("shop", "web"),
+        kind: ServiceKind::LoadBalancer,
+        selector: Some([("app".to_owned(), "web".to_owned())].into()),
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            target: TargetPort::Number(target),
+        }],
+        cluster_ips: Vec::new(),
+        load_balancer_ip: None,
+        families: Vec::new(),
+        prefer_dual_stack: false,
+        publish_not_ready: false,
+        external_name: None,
+        client_affinity: false,
+        at: Position::default(),
+    };
+    let none = before.clone();
+    before.insert(service(8080).into());
+    let mut after = before.clone();
+    after.insert(service(9090).into());
+    let changed = diff(before.clone(), after);
+    assert_eq!((changed.rows.len(), changed.services.len(), changed.is_empty()), (0, 1, false));
+    assert_eq!(
+        changed.services[0].before,
+        ["TCP 80 from outside too to shop/web 8080", "TCP 80 to shop/web 8080"]
+    );
+    assert_eq!(
+        changed.services[0].after,
+        ["TCP 80 from outside too to shop/web 9090", "TCP 80 to shop/web 9090"]
+    );
+    let gone = diff(before, none);
+    assert_eq!((gone.services[0].state, gone.services[0].after.len()), (EndState::Gone, 0));
 }

@@ -2,7 +2,7 @@
 
 use super::{Cause, Ends, Term, units::Units};
 use crate::{
-    analysis::{outside, reach::EndKind},
+    analysis::{outside, reach::EndKind, text},
     model::IpFamily,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ pub(super) struct Universe<'u, 'a> {
     there: Vec<bool>,
     /// Positions of pods, by namespace.
     namespaces: BTreeMap<&'a str, Vec<usize>>,
+    /// The same, by what they are called in their namespace.
+    workloads: BTreeMap<&'u str, Vec<usize>>,
     nodes: Vec<usize>,
     outside: Vec<usize>,
 }
@@ -27,12 +29,20 @@ impl<'u, 'a> Universe<'u, 'a> {
         };
         let there: Vec<bool> =
             units.all.iter().map(|unit| sides.iter().all(|side| unit.is_there(*side, family))).collect();
-        let mut universe =
-            Self { units, there, namespaces: BTreeMap::new(), nodes: Vec::new(), outside: Vec::new() };
+        let mut universe = Self {
+            units,
+            there,
+            namespaces: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+            nodes: Vec::new(),
+            outside: Vec::new(),
+        };
         for (at, unit) in units.all.iter().enumerate().filter(|(at, _)| universe.there[*at]) {
             match (unit.kind, unit.namespace) {
                 (EndKind::Pods, Some(namespace)) => {
                     universe.namespaces.entry(namespace).or_default().push(at);
+                    let workload = unit.name.split_once('/').map_or(&*unit.name, |(_, workload)| workload);
+                    universe.workloads.entry(workload).or_default().push(at);
                 }
                 (EndKind::Nodes, _) => universe.nodes.push(at),
                 (EndKind::Outside, _) => universe.outside.push(at),
@@ -86,29 +96,60 @@ impl<'u, 'a> Universe<'u, 'a> {
 
     /// Pods: those that are meant, or all but those that are not.
     fn pods(&self, marks: &[bool]) -> Ends {
-        let (mut meant, mut others) = (Ends::new(), Vec::new());
+        let (mut meant, mut others) = (Ends::new(), Ends::new());
+        let (mut single, mut single_others) = (Vec::new(), Vec::new());
         let mut total = 0;
         for (namespace, pods) in &self.namespaces {
             let (here, left): (Vec<usize>, Vec<usize>) = pods.iter().partition(|at| marks[**at]);
             total += pods.len();
-            let names = |of: &[usize]| of.iter().map(|at| self.name(*at)).collect::<Vec<_>>();
             let whole = format!("{namespace}/*");
             // A namespace with exceptions is worth its words where those are few.
             if pods.len() > 1 && (left.is_empty() || left.len() + 1 < here.len()) {
-                meant.push(Term { name: whole.clone(), except: names(&left) });
+                meant.push(Term { name: whole.clone(), except: self.names(&left) });
             } else {
-                meant.extend(names(&here).into_iter().map(plain));
+                single.extend(here);
             }
             if left.len() == pods.len() && pods.len() > 1 {
-                others.push(whole);
+                others.push(plain(whole));
             } else {
-                others.extend(names(&left));
+                single_others.extend(left);
             }
         }
-        if !meant.is_empty() && total > 1 && (others.is_empty() || others.len() + 1 < cost(&meant)) {
-            return vec![Term { name: ALL_PODS.to_owned(), except: others }];
+        meant.extend(self.by_workload(single, marks, true));
+        others.extend(self.by_workload(single_others, marks, false));
+        if !meant.is_empty() && total > 1 && (others.is_empty() || cost(&others) + 1 < cost(&meant)) {
+            let but = |term: Term| match &term.except[..] {
+                [] => term.name,
+                except => format!("{} but {}", term.name, text::join(except.iter(), " and ")),
+            };
+            return vec![Term { name: ALL_PODS.to_owned(), except: others.into_iter().map(but).collect() }];
         }
+        meant.sort();
         meant
+    }
+
+    fn names(&self, of: &[usize]) -> Vec<String> {
+        of.iter().map(|at| self.name(*at)).collect()
+    }
+
+    /// Pods by name, those of which are meant (or not) what has the same name in nearly all namespaces as one term.
+    fn by_workload(&self, single: Vec<usize>, marks: &[bool], meant: bool) -> Ends {
+        let mut terms = Ends::new();
+        let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for at in single {
+            let name = &*self.units.all[at].name;
+            by_name.entry(name.split_once('/').map_or(name, |(_, workload)| workload)).or_default().push(at);
+        }
+        for (workload, single) in by_name {
+            let called = self.workloads.get(workload).map(Vec::as_slice).unwrap_or_default();
+            let left: Vec<usize> = called.iter().copied().filter(|at| marks[*at] != meant).collect();
+            if single.len() > 2 && left.len() + 1 < single.len() {
+                terms.push(Term { name: format!("*/{workload}"), except: self.names(&left) });
+            } else {
+                terms.extend(self.names(&single).into_iter().map(plain));
+            }
+        }
+        terms
     }
 
     fn outside(&self, marks: &[bool]) -> Ends {
