@@ -69,8 +69,8 @@ fn told(report: &Report, args: &AssertArgs, style: Style) -> String {
     if report.holds() {
         text + &format!("\n{} {}, and all hold.\n", style.green("✓"), count(report.statements.len()))
     } else {
-        let all = count(report.statements.len());
-        text + &format!("\n{} {} of {all} do not hold.\n", style.red("✗"), report.failed)
+        let (all, verb) = (count(report.statements.len()), if report.failed == 1 { "does" } else { "do" });
+        text + &format!("\n{} {} of {all} {verb} not hold.\n", style.red("✗"), report.failed)
     }
 }
 
@@ -171,7 +171,7 @@ spec:
     decided by posture egress, and shop/db ingress[0]
     supernet trace -f shop.yaml --from shop/web --to shop/db --proto tcp --port 443
 
-✗ 1 of 2 statements do not hold.
+✗ 1 of 2 statements does not hold.
 ";
         assert_eq!((status, text.as_str()), (FAILED, expected));
         assert_eq!(asserted("nothing outside shop reaches shop/db").unwrap().0, 0);

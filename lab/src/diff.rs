@@ -5,7 +5,7 @@ use crate::{
     input,
     output::{self, Listing, Style, list},
 };
-use std::error::Error;
+use std::{error::Error, path::Path};
 use supernet::{
     Diff,
     control::{
@@ -27,6 +27,9 @@ pub(crate) fn run(args: &DiffArgs) -> Result<u8, Box<dyn Error>> {
 }
 
 fn compare(args: &DiffArgs) -> Result<Diff, Box<dyn Error>> {
+    if args.files.iter().chain(&args.to).filter(|path| *path == Path::new("-")).count() > 1 {
+        return Err("standard input can be read once only: name a file for the other".into());
+    }
     let (before, mut warnings) = input::read(&args.files)?;
     let (after, more) = input::read(&args.to)?;
     for warning in more {

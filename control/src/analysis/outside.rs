@@ -82,8 +82,8 @@ pub(super) fn pieces(cuts: impl IntoIterator<Item = IpNet>) -> Vec<Piece> {
 /// An address of a range that is in none of these, which are below it, apart, and in order.
 fn address_in(range: IpNet, below: &[IpNet]) -> Option<IpAddr> {
     let free = |a: &IpAddr| range.contains(a) && !below.iter().any(|net| net.contains(a));
-    let handsome = PREFERRED.into_iter().chain(after(range.network()));
-    if let Some(address) = handsome.filter(free).next() {
+    let mut handsome = PREFERRED.into_iter().chain(after(range.network()));
+    if let Some(address) = handsome.find(free) {
         return Some(address);
     }
     let mut next = Some(range.network());

@@ -45,6 +45,11 @@ pub(super) fn check(statements: &[Statement], view: &View<'_>) -> Result<Report,
     for statement in statements {
         let who = room.resolve(&statement.who, true, &mut wrong);
         let whom = room.resolve(&statement.whom, false, &mut wrong);
+        for service in &whom.services {
+            if let Err(problem) = check_ports(&room, statement, service) {
+                wrong.0.push(Refused { at: statement.at.clone(), problem });
+            }
+        }
         resolved.push((statement, who, whom));
     }
     if !wrong.0.is_empty() {
@@ -94,9 +99,6 @@ impl Court<'_, '_, '_> {
             (in_family(others(&who)), in_family(self.but_members(others(&whom), &whom)));
         let all = |meaning: Meaning| -> BTreeSet<Spot> { in_family(&meaning.spots | &meaning.shared) };
         let services: Vec<String> = whom.services.iter().cloned().collect();
-        for service in &services {
-            self.check_ports(statement, service)?;
-        }
         let (who, whom) = (all(who), all(whom));
         let open = match &statement.ports {
             None => Demand::Some,
@@ -151,21 +153,6 @@ impl Court<'_, '_, '_> {
             pairs,
             counterexample,
         })
-    }
-
-    /// Whether a Service has the ports that a statement names.
-    fn check_ports(&self, statement: &Statement, service: &str) -> Result<(), Problem> {
-        let Some(ports) = &statement.ports else { return Ok(()) };
-        let has = self.room.servers[service]
-            .iter()
-            .fold(Open::default(), |open, s| open.or(s.protocol, (s.address.port(), s.address.port())));
-        let denies = matches!(statement.verb, Verb::DoesNotReach | Verb::NothingOutsideReaches);
-        let missing = ports.without(&has);
-        if missing.is_empty() || (denies && !ports.and(&has).is_empty()) {
-            return Ok(());
-        }
-        let (service, port, has) = (service.to_owned(), missing.to_string(), has.to_string());
-        Err(Problem::NoServicePort { service, port, has })
     }
 
     /// These without the members of Services that are meant: who may reach a Service may reach them.
@@ -383,6 +370,21 @@ impl Court<'_, '_, '_> {
             trace,
         }
     }
+}
+
+/// Whether a Service has the ports that a statement names.
+fn check_ports(room: &Room<'_, '_>, statement: &Statement, service: &str) -> Result<(), Problem> {
+    let Some(ports) = &statement.ports else { return Ok(()) };
+    let has = room.servers[service]
+        .iter()
+        .fold(Open::default(), |open, s| open.or(s.protocol, (s.address.port(), s.address.port())));
+    let denies = matches!(statement.verb, Verb::DoesNotReach | Verb::NothingOutsideReaches);
+    let missing = ports.without(&has);
+    if missing.is_empty() || (denies && !ports.and(&has).is_empty()) {
+        return Ok(());
+    }
+    let (service, port, has) = (service.to_owned(), missing.to_string(), has.to_string());
+    Err(Problem::NoServicePort { service, port, has })
 }
 
 /// What really is open: what the firewalls let pass, but port 0, which no packet is sent to, and, among workloads, the

@@ -94,7 +94,7 @@ pub(super) fn compare<'a>(units: &[Unit<'a>], judge: &mut Judge<'a>) -> Vec<Bloc
         let (from, to) = (&seats[family][0][from], &seats[family][1][to]);
         (0..2).any(|side| from.ids[side].is_some() && to.ids[side].is_some())
     };
-    let mut blocks: BTreeMap<(Change, Option<IpFamily>), Vec<(Vec<usize>, usize)>> = BTreeMap::new();
+    let mut blocks: BTreeMap<(Change, Option<IpFamily>), Lists> = BTreeMap::new();
     for to in 0..destinations.len() {
         let kinds: BTreeSet<Change> = changes.iter().flat_map(|c| c[to].keys()).copied().collect();
         for change in kinds {
@@ -137,11 +137,14 @@ pub(super) fn compare<'a>(units: &[Unit<'a>], judge: &mut Judge<'a>) -> Vec<Bloc
     all
 }
 
+/// The source classes of each destination class.
+type Lists = Vec<(Vec<usize>, usize)>;
+
 /// With more pairs than this it is not tried whether they are fewer rows the other way round.
 const MOST_TURNED: usize = 1 << 21;
 
 /// Destinations that have the same sources, or sources that have the same destinations: whichever is shorter.
-fn fewest(lists: Vec<(Vec<usize>, usize)>) -> Vec<(Vec<usize>, Vec<usize>)> {
+fn fewest(lists: Lists) -> Vec<(Vec<usize>, Vec<usize>)> {
     let pairs: usize = lists.iter().map(|(from, _)| from.len()).sum();
     let mut turned: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     if pairs <= MOST_TURNED {
