@@ -4,6 +4,8 @@ use crate::{
     Quota, Stats,
     control::{
         analysis::{
+            assert::{Assertions, Report},
+            diff::Diff,
             plan::Plan,
             reach::Reach,
             trace::{Probe, TraceError, TraceReport},
@@ -11,7 +13,7 @@ use crate::{
         compile::CompileError,
         ipam::Addressing,
         model::{Change, Model},
-        network::{Draft, Network, NetworkError},
+        network::{CheckError, Draft, Network, NetworkError},
         store::UnixSeconds,
     },
     dataplane::{
@@ -197,6 +199,22 @@ impl Handle {
     /// As compiling; none in practice, for what was drafted was compiled.
     pub fn plan_of(&self, draft: &Draft) -> Result<Plan, CompileError> {
         self.network().plan_of(draft)
+    }
+
+    /// What a draft would change: which connections would become allowed, and which denied.
+    ///
+    /// # Errors
+    /// As compiling; none in practice, for what was drafted was compiled.
+    pub fn diff(&self, draft: &Draft) -> Result<Diff, CompileError> {
+        self.network().diff(draft)
+    }
+
+    /// Checks statements about who reaches whom.
+    ///
+    /// # Errors
+    /// A statement names what is not there, or speaks of nobody.
+    pub fn check(&self, assertions: &Assertions) -> Result<Report, CheckError> {
+        self.network().check(assertions)
     }
 
     /// Who has which address.

@@ -47,13 +47,15 @@ pub use stats::{Quota, Stats};
 
 pub use supernet_control::{
     analysis::{
+        assert::Assertions,
+        diff::Diff,
         plan::Plan,
         reach::Reach,
         trace::{End, Probe, TraceError, TraceReport},
     },
     ipam::Leases,
     model,
-    network::{Draft, NetworkError},
+    network::{CheckError, Draft, NetworkError},
 };
 pub use supernet_dataplane::{
     buf, capture,

@@ -12,6 +12,7 @@
 //! caller commits leases and publishes the snapshot.
 
 pub mod analysis;
+mod closest;
 pub mod compile;
 pub mod intern;
 pub mod ipam;

@@ -5,6 +5,9 @@
 
 use crate::{
     analysis::{
+        View,
+        assert::{Assertions, Report, Wrong},
+        diff::Diff,
         plan::Plan,
         reach::Reach,
         trace::{Probe, TraceError, TraceReport},
@@ -36,6 +39,17 @@ pub enum NetworkError {
     /// The network was changed after a draft of its next state was made.
     #[error("the network was changed in the meantime; look at it again and repeat the change")]
     Outdated,
+}
+
+/// Why statements could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// They name what is not there, or speak of nobody.
+    #[error(transparent)]
+    Statements(#[from] Wrong),
+    /// As compiling; none in practice, for what the network holds was compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
 }
 
 /// A next state of a network: checked, addressed and compiled, and not taken yet.
@@ -198,6 +212,32 @@ impl Network {
     /// None for a model that this network holds; the type is that of compiling.
     pub fn reach(&mut self) -> Result<Reach, CompileError> {
         Reach::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
+    }
+
+    /// What changes between this network and a draft of its next state.
+    ///
+    /// # Errors
+    /// None for a draft of this network; the type is that of compiling.
+    pub fn diff(&mut self, draft: &Draft) -> Result<Diff, CompileError> {
+        let before = View::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)?;
+        let after = View::of(&draft.model, draft.addressing(), &draft.snapshot, &mut self.interner)?;
+        Ok(Diff::of(&before, &after))
+    }
+
+    /// Checks statements about who reaches whom.
+    ///
+    /// # Errors
+    /// A statement names what is not there, or speaks of nobody.
+    pub fn check(&mut self, assertions: &Assertions) -> Result<Report, CheckError> {
+        Ok(assertions.check(&self.view()?)?)
+    }
+
+    /// This network, for analyses that look at all of it.
+    ///
+    /// # Errors
+    /// None for a model that this network holds; the type is that of compiling.
+    pub fn view(&mut self) -> Result<View<'_>, CompileError> {
+        View::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
     }
 
     /// What happens to a packet. `seed` is the dataplane's.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 /// The network of a Kubernetes Supervisor Cluster, on your laptop.
 ///
-/// Exit status: 0 done, 1 error, 2 usage, 3 the traced packet was dropped.
+/// Exit status: 0 done, 1 error, 2 usage, 3 the traced packet was dropped, 4 something changes (diff), 5 a statement
+/// does not hold (assert).
 #[derive(Debug, Parser)]
 #[command(name = "supernet", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -23,6 +24,10 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Show who reaches whom, on which ports
     Reach(ReachArgs),
+    /// Show which connections become allowed or denied between two sets of manifests
+    Diff(DiffArgs),
+    /// Check statements about who reaches whom, kept in a file
+    Assert(AssertArgs),
     /// Run manifests as network namespaces on TAP devices
     #[command(subcommand)]
     Lab(LabCommand),
@@ -195,6 +200,79 @@ pub(crate) enum Protocol {
 pub(crate) struct ReachArgs {
     #[command(flatten)]
     pub(crate) files: Files,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet diff -f shop.yaml --to shop-new.yaml
+  supernet diff -f base/ --to base/ --to new-policy.yaml
+  git show HEAD:shop.yaml | supernet diff -f - --to shop.yaml
+  supernet diff -f old/ --to new/ -o json | jq '.rows[] | select(.change == \"allowed\")'
+Exit status: 0 nothing changes, 4 something does, 1 error, 2 usage.
+docs/whatif.md says how to read the tables.")]
+pub(crate) struct DiffArgs {
+    /// Kubernetes manifests as they are: a file, a folder, or - for standard input; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "OLD", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The manifests as they would be, all of them; may be given several times
+    #[arg(short, long, value_name = "NEW", required = true)]
+    pub(crate) to: Vec<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Examples of `assert`, for both its helps.
+macro_rules! assert_examples {
+    () => {
+        "Examples:
+  supernet assert -f manifests/ rules.txt
+  supernet assert -f shop.yaml -f policies/ rules.txt more-rules.txt -o json
+  echo 'nothing outside shop reaches shop/db' | supernet assert -f shop.yaml -
+Exit status: 0 all hold, 5 some do not, 1 error (also a statement that speaks of nobody), 2 usage."
+    };
+}
+
+/// The language of statements.
+macro_rules! assert_language {
+    () => {
+        "
+One statement a line; # begins a comment.
+  WHO reaches WHOM [on PORTS]          every one of WHO reaches every one of WHOM
+  WHO reaches only WHOM [on PORTS]     the same, and nothing else
+  only WHO reaches WHOM [on PORTS]     the same, and nobody else does
+  WHO does not reach WHOM [on PORTS]   none of WHO reaches any of WHOM
+  nothing [outside WHO] reaches WHOM [on PORTS]
+WHO and WHOM, several with commas:
+  shop, shop/*           all pods of a namespace    * everyone nodes node/NAME
+  shop/web               a workload, or a pod       outside       what is beyond the uplinks
+  shop/web*              those that begin so        internet      the same without private ranges
+  shop/[app=web,!canary] pods by their labels       10.0.0.0/8    whoever has these addresses
+  shop/svc/web           a Service (WHOM only)      kube-api cli-tools
+PORTS:
+  443      TCP 80, 8000-8999      UDP 53, TCP 53      UDP      ICMP      everything
+  ... only                  on these ports and no other
+  ... over IPv6             in that family only
+Without ports, `reaches` needs one port to be open, of a Service all of its ports, and `does not
+reach` all to be closed. A pod that reaches itself, and nodes that reach the pods on them, count
+for nothing. docs/whatif.md has all of it."
+    };
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = concat!(assert_examples!(), "\nMore with --help: what can be said."),
+    after_long_help = concat!(assert_examples!(), "\n", assert_language!())
+)]
+pub(crate) struct AssertArgs {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Statements: a file, or - for standard input
+    #[arg(value_name = "RULES", required = true)]
+    pub(crate) rules: Vec<PathBuf>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

@@ -1,9 +1,11 @@
 //! The `supernet` command.
 
+mod assert;
 mod attach;
 mod bench;
 mod cli;
 mod demo;
+mod diff;
 #[cfg(test)]
 mod fixture;
 mod input;
@@ -46,6 +48,8 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
             Ok(0)
         }
         Command::Trace(args) => trace::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Assert(args) => assert::run(&args),
         Command::Demo => demo::run(),
         Command::Lab(command) => lab::run(&command),
         Command::Bench(args) => {

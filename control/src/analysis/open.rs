@@ -3,53 +3,90 @@
 use super::text;
 use crate::model::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
-use supernet_dataplane::{id::IdentityId, table::firewall::Firewall, wire::Proto};
+/// Open ports between two identities.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(super) struct Open {
+    /// Protocols that no rule can name, ICMP among them.
+    pub(super) others: bool,
+    /// Of each protocol that has any: open ports, first and last, in order, with closed ones in between.
+    pub(super) ranges: BTreeMap<Protocol, Vec<(u16, u16)>>,
+}
 
-/// Asks both sides at every port where either may change its mind.
-pub(super) fn ask(
-    egress: Option<&Firewall>,
-    ingress: Option<&Firewall>,
-    from: IdentityId,
-    to: IdentityId,
-) -> Open {
-    let passes = |firewall: Option<&Firewall>, peer, proto, port| {
-        firewall.is_none_or(|firewall| firewall.decide(peer, proto, port).action.allows())
-    };
-    let both = |proto, port| passes(egress, to, proto, port) && passes(ingress, from, proto, port);
-    let mut open = Open { others: both(Proto::ICMP, 0), ranges: BTreeMap::new() };
-    for protocol in PROTOCOLS {
-        let proto = Proto::from(protocol);
-        let mut starts: Vec<u16> =
-            egress.into_iter().chain(ingress).flat_map(|set| set.boundaries(proto)).chain([0]).collect();
-        starts.sort_unstable();
-        starts.dedup();
-        let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
+/// The protocols whose ports rules can name.
+pub(super) const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+impl Open {
+    /// Everything.
+    pub(super) fn all() -> Self {
+        Self { others: true, ranges: PROTOCOLS.map(|protocol| (protocol, vec![(0, u16::MAX)])).into() }
+    }
+
+    /// Opens pieces of a protocol that has none open yet, in order; those that touch become one.
+    pub(super) fn add(&mut self, protocol: Protocol, pieces: impl Iterator<Item = (u16, u16)>) {
         let mut ranges: Vec<(u16, u16)> = Vec::new();
-        for (&start, end) in starts.iter().zip(ends).filter(|(start, _)| both(proto, **start)) {
+        for (start, end) in pieces {
             match ranges.last_mut() {
                 Some(last) if last.1.checked_add(1) == Some(start) => last.1 = end,
                 _ => ranges.push((start, end)),
             }
         }
         if !ranges.is_empty() {
-            open.ranges.insert(protocol, ranges);
+            self.ranges.insert(protocol, ranges);
         }
     }
-    open
-}
 
-/// Open ports between two identities.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Open {
-    /// Protocols that no rule can name, ICMP among them.
-    pub(super) others: bool,
-    pub(super) ranges: BTreeMap<Protocol, Vec<(u16, u16)>>,
-}
+    /// The same with these ports of a protocol open too.
+    pub(super) fn or(&self, protocol: Protocol, ports: (u16, u16)) -> Self {
+        let more = Self { others: false, ranges: BTreeMap::from([(protocol, vec![ports])]) };
+        // What is closed in both is closed.
+        let all = Self::all();
+        all.without(&all.without(self).and(&all.without(&more)))
+    }
 
-/// The protocols whose ports rules can name.
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    /// What is open in both.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let mut both = Self { others: self.others && other.others, ranges: BTreeMap::new() };
+        for (protocol, ranges) in &self.ranges {
+            let theirs = other.ranges.get(protocol).map(Vec::as_slice).unwrap_or_default();
+            let mut common = Vec::new();
+            let (mut a, mut b) = (ranges.iter().peekable(), theirs.iter().peekable());
+            while let (Some(&&(from, to)), Some(&&(start, end))) = (a.peek(), b.peek()) {
+                let (first, last) = (from.max(start), to.min(end));
+                if first <= last {
+                    common.push((first, last));
+                }
+                if to < end {
+                    a.next()
+                } else {
+                    b.next()
+                };
+            }
+            both.add(*protocol, common.into_iter());
+        }
+        both
+    }
 
-impl Open {
+    /// What is open here and not there.
+    pub(super) fn without(&self, other: &Self) -> Self {
+        let mut left = Self { others: self.others && !other.others, ranges: BTreeMap::new() };
+        for (protocol, ranges) in &self.ranges {
+            let theirs = other.ranges.get(protocol).map(Vec::as_slice).unwrap_or_default();
+            let mut pieces = Vec::new();
+            for &(from, to) in ranges {
+                let mut next = Some(from);
+                for &(start, end) in theirs.iter().filter(|(start, end)| *start <= to && *end >= from) {
+                    if let Some(first) = next.filter(|first| *first < start) {
+                        pieces.push((first, start - 1));
+                    }
+                    next = end.checked_add(1);
+                }
+                pieces.extend(next.filter(|first| *first <= to).map(|first| (first, to)));
+            }
+            left.add(*protocol, pieces.into_iter());
+        }
+        left
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         !self.others && self.ranges.is_empty()
     }
@@ -60,6 +97,21 @@ impl Open {
 
     pub(super) fn has(&self, protocol: Protocol, port: u16) -> bool {
         self.ranges.get(&protocol).into_iter().flatten().any(|(from, to)| (*from..=*to).contains(&port))
+    }
+
+    /// In words, what is left out instead where that is shorter: "all but TCP 80".
+    pub(super) fn in_short(&self) -> String {
+        let closed = Self::all().without(self);
+        if !closed.is_empty() && closed.pieces() < self.pieces() {
+            format!("all but {closed}")
+        } else {
+            self.to_string()
+        }
+    }
+
+    /// How many things it takes to say it.
+    fn pieces(&self) -> usize {
+        usize::from(self.others) + self.ranges.values().map(Vec::len).sum::<usize>()
     }
 
     /// Splits into the ports that are in `declared`, and the others.
@@ -110,47 +162,38 @@ impl std::fmt::Display for Open {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use supernet_dataplane::{
-        id::RuleId,
-        table::classifier::{Action, Clause, Decision, Effect, Peers, Rule, Service},
-    };
 
-    const ME: IdentityId = IdentityId(1);
-    const YOU: IdentityId = IdentityId(2);
-
-    fn firewall() -> impl Strategy<Value = Firewall> {
-        let port = prop_oneof![Just(0u16), 1u16..6, Just(80), Just(65534), Just(65535)];
-        let protocol = prop::sample::select(&[Proto::TCP, Proto::UDP][..]);
-        let service = (protocol, port.clone(), port)
-            .prop_map(|(proto, a, b)| Service { proto, ports: a.min(b)..=a.max(b) });
-        let peers = prop_oneof![
-            Just(Peers::Any),
-            prop::sample::select(&[ME, YOU][..]).prop_map(|id| Peers::of([id])),
-        ];
-        let clause = (peers, prop::collection::vec(service, 0..3))
-            .prop_map(|(peers, services)| Clause { peers, services });
-        prop::collection::vec(prop::collection::vec(clause, 0..3), 0..4).prop_map(|rules| {
-            let rule = |clauses| Rule { id: RuleId(0), effect: Effect::Decide(Action::Allow), clauses };
-            let default = Decision { rule: RuleId(1), action: Action::Drop };
-            Firewall::of(rules.into_iter().map(rule).collect(), default)
+    fn open() -> impl Strategy<Value = Open> {
+        let port = prop_oneof![0u16..8, Just(65534), Just(65535)];
+        let protocol = prop::sample::select(&PROTOCOLS[..]);
+        let ports = prop::collection::vec((protocol, port), 0..24);
+        (any::<bool>(), ports).prop_map(|(others, ports)| {
+            let mut open = Open { others, ..Open::default() };
+            for protocol in PROTOCOLS {
+                let of: BTreeSet<u16> =
+                    ports.iter().filter(|(p, _)| *p == protocol).map(|(_, port)| *port).collect();
+                open.add(protocol, of.into_iter().map(|port| (port, port)));
+            }
+            open
         })
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn open_is_what_both_sides_allow_at_every_port(egress in firewall(), ingress in prop::option::of(firewall())) {
-            let open = ask(Some(&egress), ingress.as_ref(), ME, YOU);
-            let both = |proto, port| {
-                egress.decide_linear(YOU, proto, port).action == Action::Allow
-                    && ingress.as_ref().is_none_or(|i| i.decide_linear(ME, proto, port).action == Action::Allow)
-            };
-            prop_assert_eq!(open.others, both(Proto::ICMP, 0));
+        fn what_is_open_adds_up_port_by_port(a in open(), b in open()) {
+            let (both, left) = (a.and(&b), a.without(&b));
+            prop_assert_eq!(both.others, a.others && b.others);
+            prop_assert_eq!(left.others, a.others && !b.others);
             for protocol in PROTOCOLS {
-                for port in 0..=u16::MAX {
-                    prop_assert_eq!(open.has(protocol, port), both(protocol.into(), port), "{} {}", protocol, port);
+                for port in (0..10).chain([65533, 65534, 65535]) {
+                    let (in_a, in_b) = (a.has(protocol, port), b.has(protocol, port));
+                    prop_assert_eq!(both.has(protocol, port), in_a && in_b);
+                    prop_assert_eq!(left.has(protocol, port), in_a && !in_b);
                 }
             }
+            // The same ports are written in one way only, so that answers can be compared.
+            prop_assert_eq!(&both, &b.and(&a));
+            prop_assert_eq!(&a.without(&left), &both);
         }
     }
 

@@ -13,8 +13,10 @@
 mod services;
 
 use super::{
+    ends::{self, Callings, Standing},
     fold::Fold,
-    open::{Open, ask},
+    judge::{ByFamily, Judge},
+    open::Open,
 };
 use crate::{
     compile::{CompileError, server_specs},
@@ -27,15 +29,9 @@ use ipnet::IpNet;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
-    net::IpAddr,
-    ptr,
     rc::Rc,
 };
-use supernet_dataplane::{
-    id::IdentityId,
-    snapshot::{EndpointPort, PortRole, Snapshot},
-    table::firewall::Firewall,
-};
+use supernet_dataplane::{id::IdentityId, snapshot::Snapshot};
 
 /// Who reaches whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -149,10 +145,10 @@ impl Reach {
                 }
                 let (source_around, to_around) = (around(from[0]), around(to[0]));
                 let range = source_around.or(to_around).is_some();
-                let open = judge.open(source, destination);
+                let open = judge.open(&source.standing, &destination.standing);
                 if range {
                     let wide = (source_around.unwrap_or(from[0]), to_around.unwrap_or(to[0]));
-                    if as_in(&open, &judge.open(&ends[wide.0], &ends[wide.1])) {
+                    if as_in(&open, &judge.open(&ends[wide.0].standing, &ends[wide.1].standing)) {
                         continue;
                     }
                 }
@@ -183,10 +179,7 @@ impl Reach {
 /// One end, as the firewall sees it.
 struct End<'a> {
     info: EndInfo,
-    /// What the firewall calls it, in each family that it has.
-    identities: BTreeMap<IpFamily, IdentityId>,
-    egress: Option<&'a Firewall>,
-    ingress: Option<&'a Firewall>,
+    standing: Standing<'a>,
     /// What its containers declare.
     declared: BTreeSet<(Protocol, u16)>,
 }
@@ -195,31 +188,25 @@ struct End<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Class {
     kind: EndKind,
-    identities: BTreeMap<IpFamily, IdentityId>,
-    egress: usize,
-    ingress: usize,
+    standing: ends::Class,
     declared: BTreeSet<(Protocol, u16)>,
 }
 
 impl End<'_> {
     fn class(&self) -> Class {
-        Class {
-            kind: self.info.kind,
-            identities: self.identities.clone(),
-            egress: place_of(self.egress),
-            ingress: place_of(self.ingress),
-            declared: self.declared.clone(),
-        }
+        Class { kind: self.info.kind, standing: self.standing.class(), declared: self.declared.clone() }
     }
 
     /// What makes it differ as a source.
     fn as_source(&self) -> Class {
-        Class { ingress: 0, declared: BTreeSet::new(), ..self.class() }
+        let standing = ends::Class { ingress: 0, ..self.standing.class() };
+        Class { standing, declared: BTreeSet::new(), ..self.class() }
     }
 
     /// What makes it differ as a destination.
     fn as_destination(&self) -> Class {
-        Class { egress: 0, ..self.class() }
+        let standing = ends::Class { egress: 0, ..self.standing.class() };
+        Class { standing, ..self.class() }
     }
 }
 
@@ -280,53 +267,22 @@ fn named(table: Table, infos: &[EndInfo]) -> Vec<Row> {
     rows.filter(|row| !row.sources.is_empty()).collect()
 }
 
-/// Firewalls are shared, so where one lies tells which it is.
-fn place_of(set: Option<&Firewall>) -> usize {
-    set.map_or(0, |set| ptr::from_ref(set).addr())
-}
-
-fn endpoint<'a>(snapshot: &'a Snapshot, addresses: &[IpAddr]) -> Option<&'a EndpointPort> {
-    let id = addresses.iter().find_map(|a| snapshot.endpoints.get(a))?;
-    match &snapshot.ports.get(id.index())?.as_ref()?.role {
-        PortRole::Endpoint(endpoint) => Some(endpoint),
-        PortRole::Uplink(_) => None,
-    }
-}
-
-fn identities(snapshot: &Snapshot, addresses: &[IpAddr]) -> BTreeMap<IpFamily, IdentityId> {
-    // The primary address of a family speaks for it.
-    addresses.iter().rev().map(|a| (IpFamily::of(*a), snapshot.identities.of(*a))).collect()
-}
-
 /// Pods by workload; where its pods are not all alike, those that are.
 fn pod_ends<'a>(places: &Places<'_>, snapshot: &'a Snapshot) -> Vec<End<'a>> {
-    let mut workloads: BTreeMap<(&str, &str), Vec<End<'a>>> = BTreeMap::new();
-    for (name, place) in places.pods.iter().filter(|(_, p)| p.segment.is_some()) {
-        let port = endpoint(snapshot, place.addresses);
-        let end = End {
-            info: EndInfo { name: name.to_string(), kind: EndKind::Pods, pods: vec![name.to_string()] },
-            identities: identities(snapshot, place.addresses),
-            egress: port.and_then(|p| p.egress.as_deref()),
-            ingress: port.and_then(|p| p.ingress.as_deref()),
-            declared: place.pod.ports.iter().map(|p| (p.protocol, p.port)).collect(),
-        };
-        let owner = place.pod.owner.as_deref().unwrap_or(&name.name);
-        workloads.entry((&name.namespace, owner)).or_default().push(end);
-    }
-    // "deployment/web" is called web unless another workload, or pod, is called so too.
-    let short = |owner: &str| owner.rsplit('/').next().unwrap_or_default().to_owned();
-    let mut called: HashMap<(&str, String), usize> = HashMap::new();
-    for (namespace, owner) in workloads.keys() {
-        *called.entry((namespace, short(owner))).or_default() += 1;
-    }
+    let workloads = ends::workloads(places);
+    let callings = Callings::of(workloads.keys().copied());
     let mut ends = Vec::new();
-    for ((namespace, owner), pods) in workloads {
-        let unique = called.get(&(namespace, short(owner))) == Some(&1);
-        let workload = if unique { short(owner) } else { owner.to_owned() };
+    for (workload, pods) in workloads {
         let count = pods.len();
         let mut alike: HashMap<Class, usize> = HashMap::new();
         let first = ends.len();
-        for end in pods {
+        for name in pods {
+            let place = &places.pods[name];
+            let end = End {
+                info: EndInfo { name: name.to_string(), kind: EndKind::Pods, pods: vec![name.to_string()] },
+                standing: Standing::of(snapshot, place.addresses),
+                declared: place.pod.ports.iter().map(|p| (p.protocol, p.port)).collect(),
+            };
             match alike.entry(end.class()) {
                 Entry::Occupied(at) => {
                     let group: &mut End<'_> = &mut ends[*at.get()];
@@ -339,11 +295,9 @@ fn pod_ends<'a>(places: &Places<'_>, snapshot: &'a Snapshot) -> Vec<End<'a>> {
             }
         }
         for group in &mut ends[first..] {
-            match group.info.pods.len() {
-                all if all == count => group.info.name = format!("{namespace}/{workload}"),
-                1 => {}
-                some => group.info.name.push_str(&format!(" and {} more of {workload}", some - 1)),
-            }
+            let some = group.info.pods.len();
+            group.info.name =
+                ends::call_some(workload.0, callings.call(workload), &group.info.pods[0], some, count);
         }
     }
     ends.sort_by(|a, b| a.info.name.cmp(&b.info.name));
@@ -351,15 +305,14 @@ fn pod_ends<'a>(places: &Places<'_>, snapshot: &'a Snapshot) -> Vec<End<'a>> {
 }
 
 /// All nodes, as long as they are alike; else one by one.
-fn node_ends<'a>(addressing: &Addressing, snapshot: &Snapshot) -> Vec<End<'a>> {
+fn node_ends<'a>(addressing: &Addressing, snapshot: &'a Snapshot) -> Vec<End<'a>> {
     let mut ends: Vec<End<'a>> = addressing
         .nodes
         .iter()
         .filter(|(_, addresses)| !addresses.is_empty())
         .map(|(name, addresses)| {
             let info = EndInfo { name: format!("node/{name}"), kind: EndKind::Nodes, pods: Vec::new() };
-            let identities = identities(snapshot, addresses);
-            End { info, identities, egress: None, ingress: None, declared: BTreeSet::new() }
+            End { info, standing: Standing::of(snapshot, addresses), declared: BTreeSet::new() }
         })
         .collect();
     if ends.len() > 1 && ends.iter().all(|e| e.class() == ends[0].class()) {
@@ -375,7 +328,7 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
     let tier0 = &snapshot.tier0;
     let routed: Vec<IpNet> =
         tier0.routes.iter().map(|(net, _)| net).chain(tier0.connected.iter().map(|(net, _)| net)).collect();
-    let inside_has = |family: &IpFamily| inside.iter().any(|e| e.identities.contains_key(family));
+    let inside_has = |family: &IpFamily| inside.iter().any(|e| e.standing.identities.contains_key(family));
     let families: BTreeSet<IpFamily> =
         routed.iter().map(|net| IpFamily::of(net.addr())).filter(inside_has).collect();
     if families.is_empty() {
@@ -383,9 +336,7 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
     }
     let end = |name: String, identities| End {
         info: EndInfo { name, kind: EndKind::Outside, pods: Vec::new() },
-        identities,
-        egress: None,
-        ingress: None,
+        standing: Standing::outside(identities),
         declared: BTreeSet::new(),
     };
     let mut ranges: Vec<(IpNet, IdentityId)> =
@@ -412,46 +363,6 @@ fn outside_ends<'a>(snapshot: &Snapshot, inside: &[End<'_>]) -> (Vec<End<'a>>, V
         ends.push(end(format!("outside {range}"), BTreeMap::from([(family, id)])));
     }
     (ends, parents)
-}
-
-/// Asks rule sets, and remembers answers as long as they are few.
-#[derive(Default)]
-struct Judge {
-    asked: HashMap<Asked, Rc<Open>>,
-}
-
-/// Answers that are remembered. Each is at most as large as two rule sets.
-const MOST_ASKED: usize = 1 << 14;
-
-/// What is open between two ends, in each family that both have.
-type ByFamily = BTreeMap<IpFamily, Rc<Open>>;
-
-/// Two rule sets, by where they lie, and the identities of both ends.
-type Asked = (usize, usize, IdentityId, IdentityId);
-
-impl Judge {
-    /// What is open from one end to another, by family; nothing for families that they do not share.
-    fn open(&mut self, source: &End<'_>, destination: &End<'_>) -> ByFamily {
-        let shared = source.identities.iter().filter_map(|(family, from)| {
-            let to = destination.identities.get(family)?;
-            Some((*family, self.ask(source.egress, destination.ingress, *from, *to)))
-        });
-        shared.collect()
-    }
-
-    fn ask(
-        &mut self,
-        egress: Option<&Firewall>,
-        ingress: Option<&Firewall>,
-        from: IdentityId,
-        to: IdentityId,
-    ) -> Rc<Open> {
-        if self.asked.len() >= MOST_ASKED {
-            self.asked.clear();
-        }
-        let key = (place_of(egress), place_of(ingress), from, to);
-        self.asked.entry(key).or_insert_with(|| Rc::new(ask(egress, ingress, from, to))).clone()
-    }
 }
 
 /// Whether a pair is treated as a wider pair is, in the families that it has.
@@ -491,7 +402,7 @@ fn rows(by_family: &ByFamily, declared: &BTreeSet<(Protocol, u16)>, tell_closed:
     .collect()
 }
 
-fn family_name(family: IpFamily) -> &'static str {
+pub(super) fn family_name(family: IpFamily) -> &'static str {
     match family {
         IpFamily::V4 => "IPv4",
         IpFamily::V6 => "IPv6",

@@ -1,7 +1,7 @@
 //! Plans and reach of small clusters.
 
 use super::{
-    open::ask,
+    judge::Judge,
     plan::Plan,
     reach::{self, EndKind, Reach, Row},
 };
@@ -251,13 +251,14 @@ fn shared_rows_say_what_every_pair_of_pods_would_be_told() {
     let snapshot = c.compile().unwrap();
     let end = |pod: &str| &reach.ends.iter().find(|e| e.pods.iter().any(|p| p == pod)).unwrap().name;
     let has = |names: &[String], end: &String| names.contains(end);
-    let mut told = 0;
+    let (mut told, mut judge) = (0, Judge::default());
     for source in c.model.pods.keys() {
         for destination in c.model.pods.keys().filter(|d| *d != source) {
             let [from, to] = [source, destination].map(|pod| c.address(pod, IpFamily::V4));
             let [sends, receives] = [from, to].map(|ip| endpoint(&snapshot, ip).unwrap());
             let [from, to] = [from, to].map(|ip| snapshot.identities.of(ip));
-            let expected = ask(sends.egress.as_deref(), receives.ingress.as_deref(), from, to);
+            let expected =
+                judge.ask(IpFamily::V4, sends.egress.as_deref(), receives.ingress.as_deref(), from, to);
             let (source, destination) = (source.to_string(), destination.to_string());
             let mut rows = reach
                 .rows

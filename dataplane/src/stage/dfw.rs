@@ -21,12 +21,17 @@ pub type Service = (Proto, u16);
 /// The service of a connection. ICMP connections are opened by echo requests.
 #[inline]
 pub fn service<A>(tuple: &Tuple<A>) -> Service {
-    let port = match tuple.proto {
-        Proto::ICMP => const { icmp_port(8, 0) },
-        Proto::ICMPV6 => const { icmp_port(128, 0) },
-        _ => tuple.dport,
-    };
-    (tuple.proto, port)
+    match tuple.proto {
+        Proto::ICMP => echo(true),
+        Proto::ICMPV6 => echo(false),
+        proto => (proto, tuple.dport),
+    }
+}
+
+/// Echo requests, of ICMP or ICMPv6.
+#[inline]
+pub const fn echo(is_v4: bool) -> Service {
+    if is_v4 { (Proto::ICMP, icmp_port(8, 0)) } else { (Proto::ICMPV6, icmp_port(128, 0)) }
 }
 
 /// The service of a packet that no connection is made of.

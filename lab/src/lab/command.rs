@@ -104,7 +104,7 @@ pub(super) struct Planned {
 impl Planned {
     /// The network of manifests. Warnings are printed.
     pub(super) fn of(files: &Files, lab: &str, wanted: &Wanted<'_>) -> Result<Self, Box<dyn Error>> {
-        let (read, warnings) = input::read(files)?;
+        let (read, warnings) = input::read(&files.files)?;
         input::warn(&warnings);
         rootless::own_namespaces(lab)?;
         let interfaces = interface::open(&read.model.supervisor)?;

@@ -1,9 +1,14 @@
 //! Services as destinations: what of a virtual server's ports leads to members that a source reaches.
 
-use super::{Answers, End, EndKind, Judge, Row, endpoint, family_name, ranges};
+use super::{Answers, End, EndKind, Row, family_name, ranges};
 use crate::{
-    analysis::{fold::Fold, open::Open},
-    compile::{CLI_TOOLS, KUBE_API, Member, MemberState, ServerRole, ServerSpec},
+    analysis::{
+        ends::{endpoint, server_name},
+        fold::Fold,
+        judge::Judge,
+        open::Open,
+    },
+    compile::{Member, MemberState, ServerRole, ServerSpec},
     model::{IpFamily, Protocol},
 };
 use std::{
@@ -17,12 +22,7 @@ pub(super) fn by_name(servers: &[ServerSpec]) -> Vec<(String, Vec<&ServerSpec>)>
     let mut services: Vec<(String, Vec<&ServerSpec>)> = Vec::new();
     let mut at: HashMap<String, usize> = HashMap::new();
     for server in servers {
-        let name = match (&server.service, server.role) {
-            (Some(service), _) => format!("{}/svc/{}", service.namespace, service.name),
-            (None, ServerRole::KubeApi) => KUBE_API.to_owned(),
-            (None, _) => CLI_TOOLS.to_owned(),
-        };
-        match at.entry(name) {
+        match at.entry(server_name(server)) {
             Entry::Occupied(at) => services[*at.get()].1.push(server),
             Entry::Vacant(free) => {
                 services.push((free.key().clone(), vec![server]));
@@ -34,13 +34,13 @@ pub(super) fn by_name(servers: &[ServerSpec]) -> Vec<(String, Vec<&ServerSpec>)>
 }
 
 /// A Service as destination: its ports that lead to a member this source reaches.
-pub(super) fn answers(
+pub(super) fn answers<'a>(
     servers: &[&ServerSpec],
-    ends: &[End<'_>],
+    ends: &[End<'a>],
     sources: &[Vec<usize>],
     around: impl Fn(usize) -> Option<usize>,
-    snapshot: &Snapshot,
-    judge: &mut Judge,
+    snapshot: &'a Snapshot,
+    judge: &mut Judge<'a>,
 ) -> Answers {
     let mut answers = Fold::default();
     for from in sources {
@@ -63,18 +63,18 @@ pub(super) fn answers(
 type ByUnreached = BTreeMap<usize, Open>;
 
 /// What a Service offers a source, in each family that both have.
-fn open_service(
-    source: &End<'_>,
+fn open_service<'a>(
+    source: &End<'a>,
     servers: &[&ServerSpec],
-    snapshot: &Snapshot,
-    judge: &mut Judge,
+    snapshot: &'a Snapshot,
+    judge: &mut Judge<'a>,
 ) -> BTreeMap<IpFamily, ByUnreached> {
     let outside = source.info.kind == EndKind::Outside;
     // A Service may have the same port at several addresses.
     let mut unreached: BTreeMap<IpFamily, BTreeMap<(Protocol, u16), BTreeSet<IpAddr>>> = BTreeMap::new();
     for server in servers.iter().filter(|s| !outside || s.role != ServerRole::ClusterIp) {
         let family = IpFamily::of(server.address.ip());
-        let Some(&from) = source.identities.get(&family) else { continue };
+        let Some(&from) = source.standing.identities.get(&family) else { continue };
         let in_family = unreached.entry(family).or_default();
         let proto = server.protocol;
         let active = server.members.iter().filter(|m| m.state == MemberState::Active);
@@ -82,7 +82,7 @@ fn open_service(
             let ip = member.address.ip();
             let ingress = endpoint(snapshot, &[ip]).and_then(|p| p.ingress.as_deref());
             judge
-                .ask(source.egress, ingress, from, snapshot.identities.of(ip))
+                .ask(family, source.standing.egress, ingress, from, snapshot.identities.of(ip))
                 .has(proto, member.address.port())
         });
         if !reached.is_empty() {

@@ -9,6 +9,7 @@ mod words;
 
 pub use probe::{End, Probe, TraceError};
 
+use super::view::View;
 use crate::{intern::Interner, ipam::Addressing, model::Model, place::Places};
 use serde::Serialize;
 use std::fmt;
@@ -106,10 +107,28 @@ impl TraceReport {
     ) -> Result<Self, TraceError> {
         let places = Places::of(model, addressing, interner)?;
         let context = probe::Context { model, addressing, snapshot, places: &places };
+        Self::in_context(probe, &context, seed, quotas)
+    }
+
+    /// Traces a probe through a network of which everything is known.
+    ///
+    /// # Errors
+    /// The probe names what is not there, or stands for no packet.
+    pub(super) fn through(probe: &Probe, view: &View<'_>, seed: u64) -> Result<Self, TraceError> {
+        let View { model, addressing, snapshot, ref places, .. } = *view;
+        Self::in_context(probe, &probe::Context { model, addressing, snapshot, places }, seed, None)
+    }
+
+    fn in_context(
+        probe: &Probe,
+        context: &probe::Context<'_>,
+        seed: u64,
+        quotas: Option<&Quotas>,
+    ) -> Result<Self, TraceError> {
         let resolved = context.resolve(probe, seed)?;
-        let trace = Trace::of(snapshot, resolved.first);
-        let members = probe::members(snapshot, &trace);
-        Ok(words::report(snapshot, resolved, &trace, members, quotas))
+        let trace = Trace::of(context.snapshot, resolved.first);
+        let members = probe::members(context.snapshot, &trace);
+        Ok(words::report(context.snapshot, resolved, &trace, members, quotas))
     }
 
     /// Whether the packet reached its destination.
