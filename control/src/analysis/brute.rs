@@ -6,9 +6,10 @@
 use crate::{
     ipam::Leases,
     model::{
-        At, ContainerPort, IngressPosture, IpFamily, Model, Name, Namespace, NetworkPolicy, Operator, Peer,
-        Pod, PolicyPort, PortMatch, Position, Protocol, Requirement, Rule, Selector, Service, ServiceKind,
-        ServicePort, StaticRoute, TargetPort,
+        At, ContainerPort, Directions, Ends, IngressPosture, IpFamily, Model, Name, Namespace, NetworkPolicy,
+        ObjectId, ObjectKind, Operator, Peer, Pod, PolicyPort, PolicyService, PortMatch, Position, Protocol,
+        Requirement, Rule, Selector, Service, ServiceKind, ServicePort, StaticRoute, TargetPort, Tier,
+        TieredPolicy, TieredRule, Verdict,
     },
     network::Network,
     store::UnixSeconds,
@@ -111,6 +112,9 @@ pub(super) fn model(r: &mut Random) -> Model {
         let new = policy(&model, at, r);
         model.insert(new.into());
     }
+    for at in 0..r.below(6).saturating_sub(3) {
+        model.insert(tiered(at, r).into());
+    }
     for at in 0..r.below(3) {
         let new = service(&model, at, r);
         model.insert(new.into());
@@ -199,6 +203,47 @@ fn policy(model: &Model, at: usize, r: &mut Random) -> NetworkPolicy {
     let egress = if r.one_in(3) { Some(rules(r)) } else { None };
     let name = Name::new(namespace(model, r), format!("policy-{at}"));
     NetworkPolicy { name, pods: pods(r), ingress, egress, staged: false, at: Position::default() }
+}
+
+/// A policy of an administrator.
+fn tiered(at: usize, r: &mut Random) -> TieredPolicy {
+    let pods = |r: &mut Random| Peer::Pods { namespaces: Some(selector("team", r)), pods: Some(pods(r)) };
+    let ends = |r: &mut Random| {
+        let peers: Vec<Peer> = (0..r.below(3))
+            .map(|_| match peer(r) {
+                Peer::Pods { namespaces: None, .. } => pods(r),
+                other => other,
+            })
+            .collect();
+        let excluded = !peers.is_empty() && r.one_in(4);
+        Ends { peers, excluded }
+    };
+    let rule = |n: usize, r: &mut Random| {
+        let ports = rule(r).ports.into_iter().map(PolicyService::Ports);
+        let v6 = r.one_in(2);
+        let icmp = PolicyService::Icmp { v6, kind: Some(if v6 { 128 } else { 8 }), code: None };
+        let icmp = r.one_in(4).then_some(icmp);
+        TieredRule {
+            name: format!("rules[{n}]"),
+            verdict: r.pick(&[Verdict::Allow, Verdict::Drop, Verdict::Reject, Verdict::Pass]),
+            directions: r.pick(&[Directions::In, Directions::Out, Directions::InOut]),
+            sources: ends(r),
+            destinations: ends(r),
+            services: ports.chain(icmp).collect(),
+            applied_to: None,
+            log_label: None,
+        }
+    };
+    let tiers = [Tier::Emergency, Tier::Environment, Tier::Admin, Tier::Application, Tier::Baseline];
+    TieredPolicy {
+        id: ObjectId { kind: ObjectKind::SecurityPolicy, name: Name::new("", format!("tiered-{at}")) },
+        tier: r.pick(&tiers),
+        priority: r.below(3) as u32,
+        applied_to: (0..r.below(2)).map(|_| pods(r)).collect(),
+        rules: (0..1 + r.below(3)).map(|n| rule(n, r)).collect(),
+        staged: r.one_in(6),
+        at: Position::default(),
+    }
 }
 
 fn service(model: &Model, at: usize, r: &mut Random) -> Service {
