@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant as Clock},
 };
 use supernet::{
-    AttachError, Instant, Supernet,
+    Assertions, AttachError, Instant, Supernet,
     host::{Host, HostConfig, Socket},
     manifests,
-    model::{Change, ModelError, Name, ObjectKind, Pod},
+    model::{Change, Model, ModelError, Name, ObjectKind, Pod},
     port,
 };
 
@@ -174,4 +174,20 @@ fn own_threads_poll_the_workers() {
 
 fn web_address() -> SocketAddr {
     web(false)
+}
+
+#[test]
+fn what_a_draft_would_change_is_known_before_and_statements_are_checked() {
+    let net = Supernet::builder().sessions(1024).frames(512).build(Model::default()).unwrap();
+    let mut model = net.model();
+    model.insert(Pod::new(Name::new("shop", "web")).into());
+    let draft = net.draft(model).unwrap();
+    let diff = net.diff(&draft).unwrap();
+    assert!(!diff.is_empty() && diff.ends.iter().any(|end| end.name == "shop/web"));
+    let statements = Assertions::parse("rules.txt", "nothing reaches shop/web").unwrap();
+    assert!(net.check(&statements).is_err(), "it is not there yet");
+    net.commit(draft).unwrap();
+    assert!(net.check(&statements).unwrap().holds());
+    let same = net.draft(net.model()).unwrap();
+    assert!(net.diff(&same).unwrap().is_empty());
 }

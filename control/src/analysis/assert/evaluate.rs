@@ -7,7 +7,7 @@
 use super::{
     Counterexample, Outcome, Problem, Refused, Report, Wrong,
     grammar::{Statement, Verb},
-    resolve::{Meaning, Room, SeatKind, Spot},
+    resolve::{Meaning, Room, Seat, SeatKind, Spot},
 };
 use crate::{
     analysis::{
@@ -325,13 +325,14 @@ impl Court<'_, '_, '_> {
         let source = &self.room.seats[against.from];
         let from_address = source.addresses.get(&against.family).copied().unwrap_or(against.to.ip());
         let destination = against.seat.map(|at| &self.room.seats[at]);
-        let end = |seat: &super::resolve::Seat<'_>| match seat.name.split_once('/') {
+        let end = |seat: &Seat<'_>| match seat.name.split_once('/') {
             Some((namespace, name)) => End::Pod(Name::new(namespace, name)),
             None => End::Address(from_address),
         };
         let from = if source.kind == SeatKind::Outside { End::Address(from_address) } else { end(source) };
-        // A name stands for a pod's first address that the source has a family in common with.
-        let to = match destination.filter(|d| d.addresses.len() == 1 || source.addresses.len() == 1) {
+        // A name stands for the first address that the source has a family in common with.
+        let first = |seat: &&Seat<'_>| source.addresses.len() == 1 || seat.primary == Some(against.family);
+        let to = match destination.filter(first) {
             Some(seat) if seat.kind != SeatKind::Outside => end(seat),
             _ => End::Address(against.to.ip()),
         };

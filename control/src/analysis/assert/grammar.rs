@@ -97,7 +97,7 @@ pub(super) enum Pods {
 pub(super) fn read(file: &str, text: &str) -> Result<Vec<Statement>, Wrong> {
     let file: Arc<str> = file.into();
     let (mut statements, mut wrong) = (Vec::new(), Vec::new());
-    for (line, number) in text.lines().zip(1..) {
+    for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
         let words = words(line, &file, number);
         if words.is_empty() {
             continue;

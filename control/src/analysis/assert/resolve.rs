@@ -27,6 +27,8 @@ pub(super) struct Seat<'a> {
     pub(super) standing: Standing<'a>,
     /// Its address in each family.
     pub(super) addresses: BTreeMap<IpFamily, IpAddr>,
+    /// The family of its first address.
+    pub(super) primary: Option<IpFamily>,
     /// What its containers declare.
     pub(super) declared: BTreeSet<(Protocol, u16)>,
     /// Of a pod, the addresses of its node.
@@ -264,6 +266,7 @@ fn seat<'a>(view: &View<'a>, kind: SeatKind, name: String, addresses: &[IpAddr])
         name,
         standing: Standing::of(view.snapshot, addresses),
         addresses: addresses.iter().rev().map(|a| (IpFamily::of(*a), *a)).collect(),
+        primary: addresses.first().map(|a| IpFamily::of(*a)),
         declared: BTreeSet::new(),
         node: &[],
     }

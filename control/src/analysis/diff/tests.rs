@@ -324,6 +324,16 @@ fn what_is_called_alike_in_many_namespaces_is_one_term() {
 }
 
 #[test]
+fn a_namespace_has_exceptions_where_they_are_few() {
+    let before = model(&["shop/a-1", "shop/b-1", "shop/c-1", "shop/d-1", "ops/e-1", "ops/f-1"]);
+    let mut after = before.clone();
+    for app in ["a", "b", "c"] {
+        isolate(&mut after, &format!("shop/{app}"), app);
+    }
+    assert_eq!(said(&diff(before, after)), ["Denied Rules: everyone > shop/* (except shop/d) all"]);
+}
+
+#[test]
 fn services_are_told_where_they_lead_elsewhere() {
     let mut before = model(&["shop/web-1", "shop/db-1"]);
     let service = |target| Service {
