@@ -316,7 +316,8 @@ impl Court<'_, '_, '_> {
             _ => {}
         }
         let open = self.judge.ask(source.standing.egress, to.ingress, *id, snapshot.identities.of(ip));
-        real(&open, inside && self.room.at(ip).is_some()).has(protocol, member.port())
+        // The spoof guard looks at the Service's port, not at the member's.
+        real(&open, false).has(protocol, member.port())
     }
 
     fn counterexample(&self, against: &Against) -> Counterexample {
