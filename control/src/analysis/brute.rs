@@ -62,6 +62,8 @@ impl Random {
 const APPS: [&str; 3] = ["a", "b", "c"];
 const NAMES: [&str; 2] = ["http", "dns"];
 const NUMBERS: [u16; 6] = [53, 68, 80, 81, 443, 65535];
+/// Ports that containers serve: not those of DHCP clients, which are closed to all but Services.
+const SERVED: [u16; 4] = [53, 80, 81, 443];
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 const RANGES: [&str; 12] = [
     "0.0.0.0/0",
@@ -145,7 +147,7 @@ fn add_pod(model: &mut Model, r: &mut Random) {
     }
     for name in NAMES {
         if r.one_in(2) {
-            let (protocol, port) = (r.pick(&PROTOCOLS), r.pick(&NUMBERS));
+            let (protocol, port) = (r.pick(&PROTOCOLS), r.pick(&SERVED));
             pod.ports.push(ContainerPort { name: name.into(), protocol, port });
         }
     }
@@ -249,7 +251,7 @@ fn tiered(at: usize, r: &mut Random) -> TieredPolicy {
 fn service(model: &Model, at: usize, r: &mut Random) -> Service {
     let kind = r.pick(&[ServiceKind::ClusterIp, ServiceKind::LoadBalancer]);
     let target = if r.one_in(2) {
-        TargetPort::Number(r.pick(&NUMBERS))
+        TargetPort::Number(r.pick(&SERVED))
     } else {
         TargetPort::Name(r.pick(&NAMES).to_owned())
     };

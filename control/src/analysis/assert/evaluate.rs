@@ -24,7 +24,6 @@ use crate::{
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    rc::Rc,
 };
 use supernet_dataplane::wire::Proto;
 
@@ -311,13 +310,15 @@ impl Court<'_, '_, '_> {
         let Some(id) = source.standing.identities.get(&family) else { return false };
         let snapshot = self.room.view.snapshot;
         let to = Standing::of(snapshot, &[ip]);
-        let open = match self.room.at(ip) {
-            // It always reaches itself, and its node it.
-            Some(at) if self.undecided(family, from, at) => Rc::new(Open::all()),
+        match self.room.at(ip) {
+            Some(at) if self.undecided(family, from, at) => return true,
             None if !inside || !outside::is_outside(snapshot, ip) => return false,
-            _ => self.judge.ask(family, source.standing.egress, to.ingress, *id, snapshot.identities.of(ip)),
-        };
-        real(&open, inside && self.room.at(ip).is_some()).has(protocol, member.port())
+            _ => {}
+        }
+        let open =
+            self.judge.ask(family, source.standing.egress, to.ingress, *id, snapshot.identities.of(ip));
+        // The spoof guard looks at the Service's port, not at the member's.
+        real(&open, false).has(protocol, member.port())
     }
 
     fn counterexample(&self, against: &Against) -> Counterexample {

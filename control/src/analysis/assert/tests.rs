@@ -222,9 +222,7 @@ impl Cluster {
                 }
                 for member in active {
                     let kind = (server.protocol.into(), member.address.port());
-                    let open = delivered(snapshot, *src, member.address.ip(), kind);
-                    // Who always reaches it speaks DHCP with it no more than others.
-                    let open = open.unwrap_or(kind != (Proto::UDP, 68));
+                    let open = delivered(snapshot, *src, member.address.ip(), kind).unwrap_or(true);
                     if open == (demand == Demand::None) {
                         against.0.push((*src, member.address.ip(), demand));
                     }

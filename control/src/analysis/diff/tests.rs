@@ -52,7 +52,7 @@ fn seen(networks: &[Network; 2], side: usize, from: &Seat, to: &Seat, kind: Kind
 }
 
 /// Whether a term of a row means a seat. `sides` are those that the row is about.
-fn means(term: &Term, seat: &Seat, sides: &[usize], nodes: usize) -> bool {
+fn means(term: &Term, seat: &Seat, sides: &[usize]) -> bool {
     let pod = seat.kind == EndKind::Pods;
     let outside = seat.kind == EndKind::Outside;
     let address = || seat.sides.iter().flatten().next().unwrap().1;
@@ -62,7 +62,7 @@ fn means(term: &Term, seat: &Seat, sides: &[usize], nodes: usize) -> bool {
         "everyone inside" => universe && !outside,
         "all pods" => universe && pod,
         "outside" => universe && outside,
-        "nodes" if nodes > 1 => universe && seat.kind == EndKind::Nodes,
+        "nodes" => universe && seat.kind == EndKind::Nodes,
         _ => {
             let range = name.strip_prefix("outside ").unwrap_or(name);
             if let Ok(range) = range.parse::<IpNet>().or_else(|_| range.parse::<IpAddr>().map(IpNet::from)) {
@@ -103,7 +103,6 @@ fn check(seed: u64, before: Model, after: Model) -> usize {
     let mut told = 0;
     for family in [IpFamily::V4, IpFamily::V6] {
         let seats = seats(&diff, &hosts, family);
-        let nodes = seats.iter().filter(|seat| seat.kind == EndKind::Nodes).count();
         for from in &seats {
             for to in &seats {
                 let there = [0, 1].map(|side| from.there(side) && to.there(side));
@@ -119,8 +118,8 @@ fn check(seed: u64, before: Model, after: Model) -> usize {
                     .filter(|row| row.family.is_none_or(|f| f == crate::analysis::reach::family_name(family)))
                     .filter(|row| row.cause == cause)
                     .filter(|row| {
-                        row.from.iter().any(|t| means(t, from, sides, nodes))
-                            && row.to.iter().any(|t| means(t, to, sides, nodes))
+                        row.from.iter().any(|t| means(t, from, sides))
+                            && row.to.iter().any(|t| means(t, to, sides))
                     })
                     .collect();
                 for kind in brute::kinds() {
