@@ -202,9 +202,7 @@ struct Sender(Arc<Queue>);
 
 impl Transmit for Sender {
     fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
-        let taken = self.0.lock().transmit(frames)?;
-        frames.drain(..taken);
-        Ok(())
+        self.0.lock().transmit(frames)
     }
 }
 

@@ -182,22 +182,24 @@ impl Socket {
         missed
     }
 
-    /// Sends frames from the front of `frames`: how many the kernel has taken.
-    pub(super) fn transmit(&mut self, frames: &[Frame]) -> io::Result<usize> {
+    /// Sends frames from the front of `frames`, and leaves those that the kernel has not taken: also those that no
+    /// buffer is long enough for.
+    pub(super) fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
         self.completion.dequeue(&mut self.umem, RING as usize);
         if self.down {
             // Nothing is to wait for the line to be plugged in again, and be sent then.
             self.kick(0)?;
             if self.down {
-                return Ok(0);
+                return Ok(());
             }
         }
-        let mut taken = 0;
-        for frame in frames {
+        // Of those before `seen`, the ones that are not longer than `room` are in the batch.
+        let (mut seen, mut room) = (0, 0);
+        for frame in frames.iter() {
             // SAFETY: the packet goes to the kernel, which gives it back to `umem`, or back to it below.
             #[allow(unsafe_code)]
             let Some(mut packet) = (unsafe { self.umem.alloc() }) else { break };
-            taken += 1;
+            (seen, room) = (seen + 1, packet.capacity());
             if packet.append(frame.bytes()).is_ok() {
                 self.batch.packets.push_back(packet);
             } else {
@@ -215,9 +217,15 @@ impl Socket {
             self.umem.free_packet(packet);
         }
         if queued < wanted {
-            return self.kick(RING as usize).map(|()| 0);
+            return self.kick(RING as usize);
         }
-        self.kick(queued).map(|()| taken)
+        self.kick(queued)?;
+        let mut at = 0;
+        frames.retain(|frame| {
+            at += 1;
+            at > seen || frame.len() > room
+        });
+        Ok(())
     }
 
     /// Has the kernel send what is queued, and notes whether the interface is down.
