@@ -138,9 +138,11 @@ impl Socket {
         borrow(&self.socket)
     }
 
-    /// Receives at most `max` frames. How many could not be, for want of a buffer that is long enough.
+    /// Receives at most `max` frames. How many could not be: for want of a buffer that is long enough, or since the
+    /// ring was full. That is asked unless the ring was found empty: then nothing has been too much lately.
     pub(super) fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> u64 {
         let (mut left, mut missed) = (max, 0);
+        let mut empty = false;
         while left > 0 {
             // What has no buffer waits in the ring.
             while self.buffers.len() < left.min(CHUNK)
@@ -152,7 +154,8 @@ impl Socket {
             // SAFETY: the packets are given back to `umem` below.
             #[allow(unsafe_code)]
             let received = unsafe { self.rx.recv(&self.umem, &mut self.batch) };
-            let is_last = received < self.buffers.len() || received == 0;
+            empty = received < self.buffers.len();
+            let is_last = empty || received == 0;
             while let Some(packet) = self.batch.packets.pop_front() {
                 let is_long = packet.len() > FRAME_CAPACITY;
                 let buffer = if is_long { pool.take_for(packet.len()) } else { self.buffers.pop() };
@@ -179,7 +182,7 @@ impl Socket {
             }
         }
         self.buffers.clear();
-        missed
+        if empty { missed } else { missed + self.overflowed() }
     }
 
     /// Sends frames from the front of `frames`, and leaves those that the kernel has not taken: also those that no
@@ -248,7 +251,7 @@ impl Socket {
     }
 
     /// Frames that the kernel had and dropped since this was last asked.
-    pub(super) fn overflowed(&mut self) -> u64 {
+    fn overflowed(&mut self) -> u64 {
         let Ok(now) = self.socket.statistics() else { return 0 };
         let all = now.rx_dropped + now.rx_ring_full;
         let new = all.saturating_sub(self.dropped);

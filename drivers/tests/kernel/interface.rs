@@ -207,6 +207,31 @@ fn without_buffers_frames_wait_in_the_kernel() {
     });
 }
 
+/// What the rings had no room for meanwhile is told of at once, and not when there are buffers again.
+#[test]
+fn what_overflows_while_there_are_no_buffers_is_missed() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth("");
+    let mut port = up(Xdp);
+    let all: Vec<_> = std::iter::from_fn(|| port.pool.take()).collect();
+    let socket = socket();
+    let sent = 5000;
+    (0..sent).for_each(|_| assert_eq!(socket.send_to(b"much", "10.0.0.1:99").unwrap(), 4));
+    assert_eq!(port.receiver.receive(&mut Vec::new(), 8, &port.pool).unwrap(), 0);
+    let missed = port.receiver.take_missed();
+    assert!(missed > 0);
+    drop(all);
+    let mut received = 0;
+    loop {
+        let mut frames = Vec::new();
+        match port.receiver.receive(&mut frames, 60, &port.pool).unwrap() {
+            0 => break,
+            count => received += count as u64,
+        }
+    }
+    assert_eq!(received + missed + port.receiver.take_missed(), sent);
+}
+
 /// An interface that is down takes nothing and comes back; one that is gone is an error.
 #[test]
 fn interfaces_go_down_and_away() {
