@@ -13,6 +13,10 @@
 //! before and summed here after, with one exception: what comes over a veth was not on any wire, and its sender may have left
 //! its checksums undone, without XDP telling. They are all taken for undone and computed where that is needed. The other
 //! end of a veth has to take whole frames of its MTU: the kernel sees to it as long as the program is attached.
+//!
+//! Kinds of interfaces whose frames need not have been on any wire either, and may be merged as well, are refused: bridges,
+//! TAPs, macvlan, macvtap, ipvlan, VLANs, teams and dummies. A port on one of them is a packet socket's
+//! ([`packet`](crate::packet)), which is told of both.
 
 mod program;
 mod socket;
