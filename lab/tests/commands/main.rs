@@ -10,3 +10,4 @@ mod pcap;
 mod rootless;
 mod uplink;
 mod watch;
+mod workers;
