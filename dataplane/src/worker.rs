@@ -18,12 +18,13 @@ use crate::{
     capture::{self, Capture, Filter, Limits, Tap},
     counters::{Counters, WorkerCounters},
     flow::{Scope, Session, SessionId, Usage},
+    flowlog::{self, Desk, Desks, FlowLog, FlowReader},
     handover::{Handover, Numbered},
     id::{Generation, PortId},
     pipeline::{Output, Pipeline},
     port::{Opened, Port, Receive, Transmit, Waker},
     snapshot::Snapshot,
-    stage::commit,
+    stage::{commit, log::Why},
     state::{Config, State},
     time::{Duration, Instant},
     verdict::DropReason,
@@ -67,6 +68,8 @@ struct Shared {
     snapshots: Handover<Snapshot>,
     workers: Vec<WorkerHandle>,
     owners: Mutex<Owners>,
+    /// What is told of sessions that end without a worker.
+    logs: Mutex<Desks>,
 }
 
 impl Shared {
@@ -114,6 +117,7 @@ enum Command {
     Detach(Attachment),
     Waker(Waker),
     Capture(Arc<Tap>),
+    Log(Desk),
 }
 
 /// The handle on a dataplane. Clones share it; it may be used from any thread while packets run.
@@ -139,6 +143,7 @@ impl Dataplane {
             snapshots: Handover::default(),
             workers: senders.into_iter().map(handle).collect(),
             owners: Mutex::default(),
+            logs: Mutex::default(),
             state,
         });
         let workers = receivers
@@ -217,11 +222,13 @@ impl Dataplane {
     pub fn detach(&self, id: PortId) {
         self.release(id);
         let state = &self.shared.state;
+        let logs = lock(&self.shared.logs);
+        logs.take_time();
         for place in state.sessions.ids() {
             let mut place = state.sessions.lock(place);
             let session = place.get().and_then(|record| commit::session(state, &record));
             if session.is_some_and(|s| s.ingress == id || s.judgement.out == id) {
-                commit::end(state, &mut place);
+                commit::end(state, &mut place, &logs, Why::Gone);
             }
         }
     }
@@ -281,6 +288,24 @@ impl Dataplane {
         }
         self.shared.wake_all();
         capture
+    }
+
+    /// Logs when connections begin and end, and which are not let in, from every worker's next poll on, until what is
+    /// returned is dropped. Nothing waits for who reads: what does not fit is missed, and counted.
+    pub fn log_flows(&self, options: &FlowLog) -> FlowReader {
+        let (mut desks, reader) = flowlog::begin(options, self.shared.workers.len() + 1);
+        let mut logs = lock(&self.shared.logs);
+        if let Some(desk) = desks.pop() {
+            // Nothing else reminds of logs that nobody reads any more.
+            logs.let_go();
+            logs.add(desk, Instant::ZERO);
+        }
+        drop(logs);
+        for (worker, desk) in self.shared.workers.iter().zip(desks) {
+            let _ = worker.commands.send(Command::Log(desk));
+        }
+        self.shared.wake_all();
+        reader
     }
 
     /// Has `waker` called when worker `index` has something to do: frames wait at a port without descriptor,
@@ -423,6 +448,7 @@ impl Worker {
                     self.waker = Some(waker);
                 }
                 Command::Capture(tap) => self.pipeline.capture(tap, now),
+                Command::Log(desk) => self.pipeline.log_flows(desk, now),
             }
         }
     }
@@ -527,6 +553,7 @@ impl Worker {
             self.to_sweep = (self.to_sweep + share + 1).min(buckets);
             self.swept = now;
             self.pipeline.sweep_fragments(now, None);
+            self.pipeline.tend_logs(now);
         }
         let most = if busy { SWEEP_BUSY } else { SWEEP_IDLE };
         let count = self.to_sweep.min(most);

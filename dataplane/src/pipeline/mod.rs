@@ -32,6 +32,7 @@ use crate::{
     capture::Tap,
     counters::WorkerCounters,
     flow::{FlowTable, Meta, Opener, Scope},
+    flowlog::{Desk, Desks},
     id::PortId,
     rewrite::{self, Rewrite},
     snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_word},
@@ -61,6 +62,8 @@ pub struct Pipeline {
     opener: Opener,
     /// Only while somebody captures.
     watch: Option<Box<Watch>>,
+    /// What is told of connections, if somebody logs them.
+    logs: Desks,
 }
 
 /// A frame in the pipeline, and what is known of it.
@@ -77,7 +80,8 @@ impl Pipeline {
         let fast = fast::FastPath::new();
         let hint = state.hints.fetch_add(1, Ordering::Relaxed);
         let opener = Opener::new(&state.config.half_open, state.config.sessions);
-        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, opener, watch: None }
+        let (watch, logs) = (None, Desks::default());
+        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, opener, watch, logs }
     }
 
     /// Uses another snapshot from the next batch on.
@@ -116,6 +120,16 @@ impl Pipeline {
     pub(crate) fn capture(&mut self, tap: Arc<Tap>, now: Instant) {
         let snapshot = &self.snapshot;
         self.watch.get_or_insert_with(|| Box::new(Watch::new(snapshot.clone(), now))).add(tap);
+    }
+
+    /// Has a log of connections written from now on.
+    pub fn log_flows(&mut self, desk: Desk, now: Instant) {
+        self.logs.add(desk, now);
+    }
+
+    /// To be called now and then: lets go of logs that nobody reads any more.
+    pub fn tend_logs(&mut self, now: Instant) {
+        self.logs.tend(now);
     }
 
     /// A poll begins: lets go of captures that nobody reads any more.

@@ -5,12 +5,16 @@
 //! a hit on the winner's session. Nothing is committed for a connection that a stage stopped, so a
 //! retransmitted packet never finds a session that policy refused.
 
-use super::plan::{self, Adjacency, Plan};
+use super::{
+    log::{self, Why},
+    plan::{self, Adjacency, Plan},
+};
 use crate::{
     flow::{
         Binding, Bound, Denial, FlowTable, Found, HalfOpenEnd, HalfOpenEnds, Judgement, Place, Record,
         Session, State as ConnectionState, Taken, Tick, Track, Usage,
     },
+    flowlog::Desks,
     id::{Generation, PortId},
     state::State,
     table::ports::PortClaim,
@@ -33,7 +37,7 @@ pub enum Committed<A> {
 }
 
 /// Makes a planned session, of the table's family, whose first packet is the caller's. Looks for a place from
-/// `hint` on, and returns where the next may look.
+/// `hint` on, and returns where the next may look. `logs` are told.
 ///
 /// # Errors
 /// Something finite ran out; nothing was changed.
@@ -42,7 +46,7 @@ pub fn commit<A: Address>(
     state: &State,
     generation: Generation,
     plan: &Plan<'_, A>,
-    hint: u32,
+    (hint, logs): (u32, &Desks),
     now: Instant,
 ) -> Result<(Committed<A>, u32), DropReason> {
     let Plan { original, course, .. } = plan;
@@ -74,7 +78,7 @@ pub fn commit<A: Address>(
         );
         match inserted {
             Ok(entries) => {
-                place.put(&Record {
+                let record = Record {
                     entries,
                     is_v4: A::LEN == 4,
                     ingress: plan.ingress,
@@ -85,7 +89,9 @@ pub fn commit<A: Address>(
                     denied: None,
                     track: Track::default(),
                     began: now,
-                });
+                };
+                place.put(&record);
+                log::started(logs, state, &record, place.id());
                 claim.map(PortClaim::keep);
                 let found = Found { entry: entries.0, rewrite: forward.1, meta: metas.0 };
                 return Ok((Committed::New(found), hint));
@@ -147,6 +153,7 @@ fn session_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) 
         judgement: Judgement { generation: record.generation, identities: record.identities, out, denied },
         track: record.track,
         began: record.began,
+        tally: meta.tally,
         entries: record.entries,
     })
 }
@@ -175,9 +182,10 @@ pub fn usage(state: &State, record: &Record) -> (Usage, Usage) {
 }
 
 /// Ends the session of a place, if there is one: takes out its entries, gives back what it claimed and the
-/// place.
-pub fn end(state: &State, place: &mut Place<'_>) {
+/// place. `logs` are told why.
+pub fn end(state: &State, place: &mut Place<'_>, logs: &Desks, why: Why) {
     let Some(record) = place.get() else { return };
+    log::ended(logs, state, &record, place.id(), why);
     if record.is_v4 {
         end_in(&state.v4, state, &record)
     } else {
