@@ -4,7 +4,8 @@ use crate::{
     control::intern::Interner,
     dataplane::{
         counters::{Counters, PortCounters, Traffic},
-        snapshot::{PortRole, Snapshot},
+        id::RuleId,
+        snapshot::{Names, PortRole, RuleName, Snapshot},
         verdict::DropReason,
     },
 };
@@ -36,6 +37,36 @@ pub struct Stats {
     pub rules: BTreeMap<String, Traffic>,
     /// By virtual server: "shop/web:80/TCP".
     pub servers: BTreeMap<String, Traffic>,
+}
+
+/// What a firewall rule has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleStats {
+    /// Its policy and which rule of it.
+    pub name: RuleName,
+    /// Connections that it let pass, packets and bytes of them, and packets that it denied.
+    pub traffic: Traffic,
+    /// Connections that live and that it decided on, also those that it denies now.
+    pub sessions: u64,
+}
+
+impl RuleStats {
+    /// Decisions: connections that were let pass, and packets that were denied.
+    pub fn hits(&self) -> u64 {
+        self.traffic.connections + self.traffic.denied
+    }
+
+    /// All rules there are, by policy and rule.
+    pub(crate) fn all(names: &Names, counters: &Counters, sessions: &BTreeMap<RuleId, u64>) -> Vec<Self> {
+        let rule = |(id, name): (&RuleId, &RuleName)| Self {
+            name: name.clone(),
+            traffic: counters.rules.get(id).copied().unwrap_or_default(),
+            sessions: sessions.get(id).copied().unwrap_or_default(),
+        };
+        let mut all: Vec<Self> = names.rules.iter().map(rule).collect();
+        all.sort_by(|a, b| (&a.name.policy, &a.name.rule).cmp(&(&b.name.policy, &b.name.rule)));
+        all
+    }
 }
 
 impl Stats {

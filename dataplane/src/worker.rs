@@ -20,7 +20,7 @@ use crate::{
     flow::{Scope, Session, SessionId, Usage},
     flowlog::{self, Desk, Desks, FlowLog, FlowReader},
     handover::{Handover, Numbered},
-    id::{Generation, PortId},
+    id::{Generation, PortId, RuleId},
     pipeline::{Output, Pipeline},
     port::{Opened, Port, Receive, Transmit, Waker},
     snapshot::Snapshot,
@@ -34,6 +34,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use owners::{Attachment, Owners};
 use receivers::Receivers;
 use std::{
+    collections::BTreeMap,
     fmt, io,
     os::fd::BorrowedFd,
     sync::{
@@ -277,6 +278,21 @@ impl Dataplane {
                 see(id, &session, &usage);
             }
         }
+    }
+
+    /// How many live sessions each firewall rule has decided on, as it is now.
+    pub fn sessions_by_rule(&self) -> BTreeMap<RuleId, u64> {
+        // Few tallies, many sessions.
+        let mut tallies: BTreeMap<u32, u64> = BTreeMap::new();
+        self.for_each_session(|_, session, _| *tallies.entry(session.tally).or_default() += 1);
+        let mut rules = BTreeMap::new();
+        for (tally, count) in tallies {
+            let key = self.shared.state.tallies.key(tally).unwrap_or_default();
+            for rule in key.egress_rule.into_iter().chain(key.ingress_rule) {
+                *rules.entry(rule).or_default() += count;
+            }
+        }
+        rules
     }
 
     /// Copies frames as they come in and leave, with what became of each, from every worker's next poll on, until what

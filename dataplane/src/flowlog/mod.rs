@@ -189,7 +189,7 @@ impl Record {
 /// Hashes pick members and routes too, so these are others.
 fn is_sampled(hash: u64, one_of: u32) -> bool {
     let other = mix(hash) >> 32;
-    other % u64::from(one_of.max(1)) == 0
+    other.is_multiple_of(u64::from(one_of.max(1)))
 }
 
 /// Other bits from bits, one to one.
