@@ -1,20 +1,20 @@
 //! What is said on a lab's socket: a request of one line of JSON, and an answer of one line.
 //!
 //! ```text
-//!   {"version":2,"ask":"status"}
-//!   {"version":2,"ask":{"apply":{"files":[{"name":"shop.yaml","text":"..."}],"prune":false,"noServe":[],"dryRun":true}}}
-//!   {"version":2,"answer":{"error":"shop.yaml:3:7: ..."}}
+//!   {"version":3,"ask":"status"}
+//!   {"version":3,"ask":{"apply":{"files":[{"name":"shop.yaml","text":"..."}],"prune":false,"noServe":[],"dryRun":true}}}
+//!   {"version":3,"answer":{"error":"shop.yaml:3:7: ..."}}
 //! ```
 //!
 //! Whoever reads looks at the version first, so that two programs of different versions say so to each other.
 
-use super::{capture::Interface, change::Changes, status::Status};
+use super::{capture::Interface, change::Changes, rules::Rules, status::Status};
 use crate::lab::selftest::{Facts, Question};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use supernet::control::manifests::Text;
 
 /// The version of requests and answers. Any change of either is another version.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// The longest request, bytes: as much as manifests may have.
 pub(crate) const REQUEST_MAX: usize = 64 << 20;
@@ -35,6 +35,26 @@ pub(crate) enum Ask {
     Explain(Vec<Question>),
     /// To tell of packets from now on, on this connection.
     Capture(Capture),
+    /// To tell of connections, on this connection.
+    Flows(Flows),
+    /// What its firewall's rules have decided.
+    Rules,
+}
+
+/// Connections to be told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Flows {
+    /// Whose: of a namespace, a host, a workload or the outside; `None`: all.
+    pub(crate) of: Option<String>,
+    /// Also those to come.
+    pub(crate) follow: bool,
+    /// So many of those that were; `None`: all, or none if those to come are told of.
+    pub(crate) last: Option<u64>,
+    /// One of so many.
+    pub(crate) sample: u32,
+    /// Only what is denied.
+    pub(crate) denied: bool,
 }
 
 /// Packets to be told of.
@@ -116,6 +136,10 @@ pub(crate) enum Answer {
     Explained(Vec<Option<String>>),
     /// The ports whose packets follow.
     Capturing(Vec<Interface>),
+    /// Connections follow.
+    Flowing,
+    /// What its firewall's rules have decided.
+    Rules(Rules),
     /// Why nothing was done.
     Error(String),
 }
@@ -222,17 +246,17 @@ mod tests {
             assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1, "one line");
             assert_eq!(read_request(&line).unwrap(), ask);
         }
-        assert_eq!(request(&Ask::Status).unwrap(), b"{\"version\":2,\"ask\":\"status\"}\n");
+        assert_eq!(request(&Ask::Status).unwrap(), b"{\"version\":3,\"ask\":\"status\"}\n");
     }
 
     #[test]
     fn another_version_and_nonsense_say_so() {
         let error = |line: &str| read_request(line.as_bytes()).unwrap_err().to_string();
         assert!(
-            error(r#"{"version":3,"ask":{"teleport":{}}}"#).starts_with("version 3 of the lab's protocol")
+            error(r#"{"version":4,"ask":{"teleport":{}}}"#).starts_with("version 4 of the lab's protocol")
         );
         for bad in
-            ["", "GET / HTTP/1.1", "{}", r#"{"version":2}"#, r#"{"version":2,"ask":"status","x":1}"#, "\u{0}"]
+            ["", "GET / HTTP/1.1", "{}", r#"{"version":3}"#, r#"{"version":3,"ask":"status","x":1}"#, "\u{0}"]
         {
             assert!(error(bad).starts_with("not a line of the lab's protocol: "), "{bad}");
         }
