@@ -64,9 +64,15 @@ impl RuleStats {
             sessions: sessions.get(id).copied().unwrap_or_default(),
         };
         let mut all: Vec<Self> = names.rules.iter().map(rule).collect();
-        all.sort_by(|a, b| (&a.name.policy, &a.name.rule).cmp(&(&b.name.policy, &b.name.rule)));
+        all.sort_by(|a, b| (&a.name.policy, place(&a.name.rule)).cmp(&(&b.name.policy, place(&b.name.rule))));
         all
     }
+}
+
+/// Where a rule stands among those of its policy: `ingress[10]` comes after `ingress[9]`.
+fn place(rule: &str) -> (&str, u32) {
+    let (kind, number) = rule.split_once('[').unwrap_or((rule, ""));
+    (kind, number.trim_end_matches(']').parse().unwrap_or_default())
 }
 
 impl Stats {
@@ -101,5 +107,17 @@ impl Stats {
             interner.servers().filter_map(|(id, name)| Some((name.to_owned(), *counters.servers.get(&id)?)));
         stats.servers = servers.collect();
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn rules_stand_in_the_order_of_their_numbers() {
+        let mut rules = ["isolation", "ingress[10]", "egress[0]", "ingress[9]", "ingress[0]"];
+        rules.sort_by_key(|rule| place(rule));
+        assert_eq!(rules, ["egress[0]", "ingress[0]", "ingress[9]", "ingress[10]", "isolation"]);
     }
 }

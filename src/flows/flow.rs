@@ -139,7 +139,7 @@ pub struct Denied {
 pub struct Missed {
     /// When that was found out, as in [`Connection::time_micros`].
     pub time_micros: u64,
-    /// Starts, ends and denials of living connections for which there was no room.
+    /// Records for which there was no room, but for those of the next.
     pub missed: u64,
     /// Connections that were not let in, for which there was no room. Who tries again is counted again.
     pub missed_denied: u64,

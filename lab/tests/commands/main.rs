@@ -4,6 +4,7 @@
 
 mod attach;
 mod demo;
+mod flows;
 mod hosts;
 mod lab;
 mod pcap;

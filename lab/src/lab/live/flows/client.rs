@@ -47,6 +47,9 @@ pub(in crate::lab) fn run(args: &FlowsArgs) -> Result<u8, Box<dyn Error>> {
         (Answer::Flowing, connection) => connection,
         _ => return Err(ClientError::Unexpected { lab: args.name.clone() }.into()),
     };
+    if args.follow {
+        eprintln!("following the flows of lab {}; Ctrl-C ends it", args.name);
+    }
     let ended = follow(connection, &signals, args.output);
     let lab_ends = ended.map_err(|why| Broken { lab: args.name.clone(), why })?;
     if lab_ends {

@@ -2,7 +2,7 @@
 
 use super::{
     End, Item,
-    history::{Entry, History, Reader},
+    history::{At, Entry, History, Reader},
 };
 use crate::lab::{
     error::LabError,
@@ -17,7 +17,7 @@ use crate::lab::{
 use std::{
     collections::{BTreeSet, VecDeque},
     io,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 use supernet::{
     Flow, Running,
@@ -167,7 +167,7 @@ struct Server {
     names: FlowNames,
     filter: Filter,
     /// Where it was when it was asked.
-    end: u64,
+    end: At,
     /// Whether to go on from there.
     follow: bool,
     /// How many there are to be before.
@@ -208,10 +208,11 @@ impl Server {
             return Ok(());
         }
         let mut last: VecDeque<Flow> = VecDeque::new();
-        while self.reader.next() < self.end && !outlet.lab_ends() {
+        let mut more = true;
+        while more && !outlet.lab_ends() {
             let mut entries = Vec::new();
-            let left = usize::try_from(self.end - self.reader.next()).unwrap_or(TAKEN);
-            let lost = self.reader.take(&mut entries, left.min(TAKEN), Duration::ZERO);
+            let lost;
+            (more, lost) = self.reader.take_until(self.end, &mut entries, TAKEN);
             if most == u64::MAX {
                 self.put_lost(lost);
             }

@@ -110,12 +110,12 @@ fn missed(missed: &Missed) -> String {
     let Missed { missed, missed_denied, .. } = missed;
     let mut both = Vec::new();
     if *missed > 0 {
-        both.push(format!("{missed} starts, ends or later denials"));
+        both.push(format!("{missed} records"));
     }
     if *missed_denied > 0 {
         both.push(format!("{missed_denied} denied connections"));
     }
-    format!("{}: more happened than could be written down", both.join(" and "))
+    format!("{}: more happened than could be written down, or read", both.join(" and "))
 }
 
 #[cfg(test)]
@@ -195,8 +195,8 @@ mod tests {
         let missed = Missed { time_micros: 0, missed: 7, missed_denied: 12, repeated: 9 };
         assert_eq!(
             said(Flow::Missed(missed)),
-            "00:00:00.000000  missed  7 starts, ends or later denials and 12 denied connections: more happened than could be \
-             written down"
+            "00:00:00.000000  missed  7 records and 12 denied connections: more happened than could be written down, or \
+             read"
         );
     }
 }
