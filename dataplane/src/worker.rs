@@ -8,6 +8,7 @@
 //! what there is to do and says when it wants to be called again. Snapshots are picked up between batches and never
 //! freed in the packet path (`handover`).
 
+mod flows;
 mod owners;
 mod receivers;
 #[cfg(test)]
@@ -18,9 +19,9 @@ use crate::{
     capture::{self, Capture, Filter, Limits, Tap},
     counters::{Counters, WorkerCounters},
     flow::{Scope, Session, SessionId, Usage},
-    flowlog::{self, Desk, Desks, FlowLog, FlowReader},
+    flowlog::{Desk, Desks},
     handover::{Handover, Numbered},
-    id::{Generation, PortId, RuleId},
+    id::{Generation, PortId},
     pipeline::{Output, Pipeline},
     port::{Opened, Port, Receive, Transmit, Waker},
     snapshot::Snapshot,
@@ -34,7 +35,6 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use owners::{Attachment, Owners};
 use receivers::Receivers;
 use std::{
-    collections::BTreeMap,
     fmt, io,
     os::fd::BorrowedFd,
     sync::{
@@ -280,21 +280,6 @@ impl Dataplane {
         }
     }
 
-    /// How many live sessions each firewall rule has decided on, as it is now.
-    pub fn sessions_by_rule(&self) -> BTreeMap<RuleId, u64> {
-        // Few tallies, many sessions.
-        let mut tallies: BTreeMap<u32, u64> = BTreeMap::new();
-        self.for_each_session(|_, session, _| *tallies.entry(session.tally).or_default() += 1);
-        let mut rules = BTreeMap::new();
-        for (tally, count) in tallies {
-            let key = self.shared.state.tallies.key(tally).unwrap_or_default();
-            for rule in key.egress_rule.into_iter().chain(key.ingress_rule) {
-                *rules.entry(rule).or_default() += count;
-            }
-        }
-        rules
-    }
-
     /// Copies frames as they come in and leave, with what became of each, from every worker's next poll on, until what
     /// is returned is dropped. Nothing waits for who reads: what does not fit is missed, and counted.
     pub fn capture(&self, filter: Filter, limits: Limits) -> Capture {
@@ -304,24 +289,6 @@ impl Dataplane {
         }
         self.shared.wake_all();
         capture
-    }
-
-    /// Logs when connections begin and end, and which are not let in, from every worker's next poll on, until what is
-    /// returned is dropped. Nothing waits for who reads: what does not fit is missed, and counted.
-    pub fn log_flows(&self, options: &FlowLog) -> FlowReader {
-        let (mut desks, reader) = flowlog::begin(options, self.shared.workers.len() + 1);
-        let mut logs = lock(&self.shared.logs);
-        if let Some(desk) = desks.pop() {
-            // Nothing else reminds of logs that nobody reads any more.
-            logs.let_go();
-            logs.add(desk, Instant::ZERO);
-        }
-        drop(logs);
-        for (worker, desk) in self.shared.workers.iter().zip(desks) {
-            let _ = worker.commands.send(Command::Log(desk));
-        }
-        self.shared.wake_all();
-        reader
     }
 
     /// Has `waker` called when worker `index` has something to do: frames wait at a port without descriptor,

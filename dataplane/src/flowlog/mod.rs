@@ -92,6 +92,9 @@ pub struct Record {
     pub hash: u64,
 }
 
+/// Rings are as large as is said ([`FlowLog::records`]).
+const _: () = assert!(size_of::<Record>() <= 208);
+
 /// What a record is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {

@@ -17,6 +17,7 @@ mod fast;
 mod fragments;
 mod half_open;
 mod local;
+mod logs;
 mod output;
 mod related;
 mod slow;
@@ -32,7 +33,7 @@ use crate::{
     capture::Tap,
     counters::WorkerCounters,
     flow::{FlowTable, Meta, Opener, Scope},
-    flowlog::{Desk, Desks},
+    flowlog::Desks,
     id::PortId,
     rewrite::{self, Rewrite},
     snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_word},
@@ -120,16 +121,6 @@ impl Pipeline {
     pub(crate) fn capture(&mut self, tap: Arc<Tap>, now: Instant) {
         let snapshot = &self.snapshot;
         self.watch.get_or_insert_with(|| Box::new(Watch::new(snapshot.clone(), now))).add(tap);
-    }
-
-    /// Has a log of connections written from now on.
-    pub fn log_flows(&mut self, desk: Desk, now: Instant) {
-        self.logs.add(desk, now);
-    }
-
-    /// To be called now and then: lets go of logs that nobody reads any more.
-    pub fn tend_logs(&mut self, now: Instant) {
-        self.logs.tend(now);
     }
 
     /// A poll begins: lets go of captures that nobody reads any more.

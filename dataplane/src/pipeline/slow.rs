@@ -22,7 +22,7 @@ use crate::{
         self, First, Stop,
         commit::{self, Committed},
         judge::{self, Judged},
-        log::{self, Why},
+        log::Why,
         plan::{self, Plan},
         segment, spoof_guard,
     },
@@ -350,19 +350,8 @@ impl Pipeline {
         Ok(plan.ok_or(DropReason::NeighborUnresolved)?)
     }
 
-    /// Tells logs of a connection that was not let in.
-    #[cold]
-    #[inline(never)]
-    fn log_denied<A: Family>(&self, arrival: &Arrival, tuple: Tuple<A>, stop: &Stop) {
-        let packet = &arrival.packet;
-        // What opens no connection anyway is none that is denied.
-        if refusal(&self.snapshot, packet).is_none() && packet.part != Part::Later && has_session(packet) {
-            let first = self.first(&self.state, (packet, tuple), arrival.port);
-            log::not_let_in(&self.logs, &self.snapshot, &first, stop);
-        }
-    }
-
-    fn first<A: Family>(
+    /// What the stages are to know of a packet.
+    pub(super) fn first<A: Family>(
         &self,
         state: &State,
         (packet, tuple): (&Packet, Tuple<A>),
@@ -489,7 +478,7 @@ fn forged(snap: &Snapshot, port: PortId, packet: &Packet) -> Option<DropReason> 
 }
 
 /// Why a packet that belongs to no session can open none.
-fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
+pub(super) fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
     // Later fragments follow their first: the stages tell why that was stopped, or how it was answered.
     if p.part == Part::Later && has_session(p) {
         return None;
