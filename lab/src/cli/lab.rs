@@ -299,10 +299,11 @@ impl PcapArgs {
   supernet lab flows shop --follow
   supernet lab flows --last 20 --follow --sample 10
   supernet lab flows -o json | jq -r 'select(.event == \"denied\") | .ingressRule'
-A lab remembers the last 8,192 starts and ends, and as many denials, from its start on. A connection is told of when it begins
-and when it is forgotten: some time after it was closed, or after a silence. One that is denied is
-told of once a minute, however often it is tried. Times are UTC; bytes are those of whole frames.
-What comes faster than it can be written down is missed, and a line says how much.")]
+A lab remembers the last 8,192 starts and ends, and as many denials, from its start on. A
+connection is told of when it begins and when it is forgotten: some time after it was closed, or
+after a silence. One that is denied is told of once a minute, however often it is tried. Times are
+UTC; bytes are those of whole frames. What comes faster than it can be written down, or read, is
+missed, and a line says how much.")]
 pub(crate) struct FlowsArgs {
     /// Only from or to this: a namespace, NS/POD, NS/WORKLOAD (all its pods), a unique prefix, node/NAME, uplink/NAME, or
     /// outside
