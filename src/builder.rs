@@ -15,6 +15,7 @@ use crate::{
         wire::ETHERNET,
         worker::{Dataplane, Worker},
     },
+    flows::{FlowLog, Flows},
     runtime::Threads,
 };
 use std::{
@@ -230,6 +231,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Logs connections, as [`Handle::flows`] does, with the time of day.
+    pub fn flows(&self, log: &FlowLog) -> Flows {
+        self.handle.flows_since(log, Some(self.origin()))
+    }
+
     /// The time of day at [`Instant::ZERO`](crate::Instant::ZERO), from which its workers count.
     pub fn origin(&self) -> SystemTime {
         self.threads.origin()

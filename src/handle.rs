@@ -11,6 +11,7 @@ use crate::{
             trace::{Probe, TraceError, TraceReport},
         },
         compile::CompileError,
+        intern::Interner,
         ipam::Addressing,
         model::{Change, Model},
         network::{CheckError, Draft, Network, NetworkError},
@@ -27,6 +28,8 @@ use crate::{
         staged::Sample,
         worker::Dataplane,
     },
+    flows::{FlowLog, FlowNames, Flows},
+    stats::RuleStats,
 };
 use std::{
     collections::BTreeMap,
@@ -326,6 +329,28 @@ impl Handle {
     /// counted.
     pub fn capture(&self, filter: Filter, limits: Limits) -> Capture {
         self.dataplane.capture(filter, limits)
+    }
+
+    /// Logs when connections begin and end, with what they have carried, and which are not let in, until what is returned
+    /// is dropped. Nothing waits for who reads: what does not fit is missed, and told of. The times are those of the
+    /// workers' clock ([`Running::flows`](crate::Running::flows) knows the time of day).
+    pub fn flows(&self, log: &FlowLog) -> Flows {
+        self.flows_since(log, None)
+    }
+
+    pub(crate) fn flows_since(&self, log: &FlowLog, origin: Option<SystemTime>) -> Flows {
+        Flows::new(self.dataplane.log_flows(log), FlowNames::new(self.clone(), origin))
+    }
+
+    /// The firewall's rules of the published snapshot, by policy and rule, with what each has decided. Goes through all
+    /// sessions.
+    pub fn rules(&self) -> Vec<RuleStats> {
+        let (snapshot, counters) = (self.dataplane.snapshot(), self.dataplane.counters());
+        RuleStats::all(&snapshot.names, &counters, &self.dataplane.sessions_by_rule())
+    }
+
+    pub(crate) fn with_interner<T>(&self, see: impl FnOnce(&Interner) -> T) -> T {
+        see(self.network().interner())
     }
 
     /// The dataplane below.

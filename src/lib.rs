@@ -34,6 +34,7 @@
 //! TCP/IP stack on memory ports) are on by default; `packet` and `xdp` (ports on the machine's own interfaces) are not.
 
 mod builder;
+pub mod flows;
 mod handle;
 #[cfg(feature = "host")]
 pub mod host;
@@ -41,9 +42,10 @@ mod runtime;
 mod stats;
 
 pub use builder::{BuildError, Builder, Running, Supernet};
+pub use flows::{Flow, FlowLog, Flows};
 pub use handle::{ApplyError, AttachError, Handle, SessionInfo, StagedRule};
 pub use runtime::Threads;
-pub use stats::{Quota, Stats};
+pub use stats::{Quota, RuleStats, Stats};
 
 pub use supernet_control::{
     analysis::{

@@ -5,8 +5,8 @@ use crate::{
     dataplane::{
         counters::{Counters, PortCounters, Traffic},
         flow::{ConnectionLimits, QuotaUsage, Quotas},
-        id::{NamespaceId, PortId},
-        snapshot::{PortRole, Snapshot},
+        id::{NamespaceId, PortId, RuleId},
+        snapshot::{Names, PortRole, RuleName, Snapshot},
         verdict::DropReason,
     },
 };
@@ -68,6 +68,42 @@ impl Quota {
     }
 }
 
+/// What a firewall rule has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleStats {
+    /// Its policy and which rule of it.
+    pub name: RuleName,
+    /// Connections that it let pass, packets and bytes of them, and packets that it denied.
+    pub traffic: Traffic,
+    /// Connections that live and that it decided on, also those that it denies now.
+    pub sessions: u64,
+}
+
+impl RuleStats {
+    /// Decisions: connections that were let pass, and packets that were denied.
+    pub fn hits(&self) -> u64 {
+        self.traffic.connections + self.traffic.denied
+    }
+
+    /// All rules there are, by policy and rule.
+    pub(crate) fn all(names: &Names, counters: &Counters, sessions: &BTreeMap<RuleId, u64>) -> Vec<Self> {
+        let rule = |(id, name): (&RuleId, &RuleName)| Self {
+            name: name.clone(),
+            traffic: counters.rules.get(id).copied().unwrap_or_default(),
+            sessions: sessions.get(id).copied().unwrap_or_default(),
+        };
+        let mut all: Vec<Self> = names.rules.iter().map(rule).collect();
+        all.sort_by(|a, b| (&a.name.policy, place(&a.name.rule)).cmp(&(&b.name.policy, place(&b.name.rule))));
+        all
+    }
+}
+
+/// Where a rule stands among those of its policy: `ingress[10]` comes after `ingress[9]`.
+fn place(rule: &str) -> (&str, u32) {
+    let (kind, number) = rule.split_once('[').unwrap_or((rule, ""));
+    (kind, number.trim_end_matches(']').parse().unwrap_or_default())
+}
+
 impl Stats {
     /// Puts names to counters.
     pub(crate) fn of(counters: &Counters, quotas: &Quotas, interner: &Interner, snapshot: &Snapshot) -> Self {
@@ -101,5 +137,17 @@ impl Stats {
         stats.servers = servers.collect();
         stats.quotas = Quota::all(quotas, snapshot);
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn rules_stand_in_the_order_of_their_numbers() {
+        let mut rules = ["isolation", "ingress[10]", "egress[0]", "ingress[9]", "ingress[0]"];
+        rules.sort_by_key(|rule| place(rule));
+        assert_eq!(rules, ["egress[0]", "ingress[0]", "ingress[9]", "ingress[10]", "isolation"]);
     }
 }

@@ -9,6 +9,7 @@ use std::{
     sync::mpsc,
 };
 use supernet_dataplane::{
+    flowlog::{self, Desks, FlowLog, Record, What},
     id::PortId,
     port::memory::{MemoryGuest, memory},
     rewrite::Tuple,
@@ -16,6 +17,7 @@ use supernet_dataplane::{
     stage::{self, First, Next, Source},
     state::{Config, State},
     time::{Duration, Instant},
+    verdict::DropReason,
     wire::{Proto, tcp_flags::*},
     worker::{BATCH, Dataplane, Worker},
 };
@@ -223,4 +225,28 @@ fn deciding_on_a_connection_neither_allocates_nor_frees() {
     // Pools and next hops are made once.
     assert_ne!(calls_of(decide), (0, 0), "the pools");
     assert_eq!(calls_of(|| (0..ROUNDS).for_each(|_| decide())), (0, 0));
+}
+
+/// Also when nobody reads: what finds no room is counted.
+#[test]
+fn telling_a_log_neither_allocates_nor_frees() {
+    let (desks, mut reader) = flowlog::begin(&FlowLog { records: 64, ..FlowLog::default() }, 1);
+    let mut logs = Desks::default();
+    desks.into_iter().for_each(|desk| logs.add(desk, Instant::ZERO));
+    let tell = |n: u16| {
+        let (src, dst) = (IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3]));
+        let original = Tuple { src, dst, proto: Proto::TCP, sport: n, dport: 80 };
+        let hash = original.flow_hash(1);
+        let record = |now, what| Record::new(now, (hash, 1), what, PortId(0), original);
+        logs.set_now(Instant::from_millis(u64::from(n)));
+        logs.tell(|now| Some(record(now, What::Started)));
+        let reason = DropReason::IngressDenied;
+        logs.tell_denied(hash, (reason, None), |now| record(now, What::Denied { reason, lives: false }));
+    };
+    assert_eq!(calls_of(|| (0..1000).for_each(tell)), (0, 0));
+    let mut records = Vec::new();
+    reader.read(&mut records);
+    let counts = reader.counts();
+    assert_eq!((records.len(), counts.recorded), (64, 64));
+    assert_eq!(counts.missed + counts.missed_denied, 2000 - 64);
 }

@@ -9,7 +9,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
 };
-use supernet_dataplane::verdict::DropReason;
+use supernet_dataplane::{flowlog::EndReason, verdict::DropReason};
 use supernet_testkit::sequence::{Reach, play};
 
 /// What a few hundred made up sequences may miss.
@@ -77,6 +77,10 @@ fn made_up_sequences_come_to_the_same_and_reach_everything() {
     }
     let common = [all.hits, all.sessions, all.fragments, all.held, all.related, all.generated];
     assert!(common.iter().all(|count| *count > 100), "some depths are hardly reached");
+    assert!(all.denied[0] > 1000 && all.denied[1] > 5, "hardly anything was denied");
+    let is_unseen = |reason: &&EndReason| !all.ends.contains_key(reason);
+    let unseen: Vec<&EndReason> = EndReason::ALL.iter().filter(is_unseen).collect();
+    assert!(unseen.is_empty(), "no connection ended for {unseen:?}");
     let is_missing = |reason: &&DropReason| !all.drops.contains_key(reason) && !RARE.contains(reason);
     let missing: Vec<&DropReason> = DropReason::ALL.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "nothing was dropped for {missing:?}");

@@ -121,6 +121,17 @@ pub struct TallyRow {
     pub denied: Count,
 }
 
+impl TallyRow {
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            connections: self.connections.get(),
+            packets: self.packets.get(),
+            bytes: self.bytes.get(),
+            denied: self.denied.get(),
+        }
+    }
+}
+
 /// What sessions of one tally have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct TallyKey {
@@ -197,6 +208,8 @@ pub struct WorkerCounters {
     pub hits: Count,
     /// Half-open connections that were ended for newer ones.
     pub half_open_ended: Count,
+    /// ICMP errors about packets of connections that were passed on; they are counted with the connection's packets.
+    pub related: Count,
     /// Drops by reason.
     pub drops: [Count; DropReason::COUNT],
     /// By port.
@@ -214,6 +227,7 @@ impl Default for WorkerCounters {
             missed: Count::default(),
             hits: Count::default(),
             half_open_ended: Count::default(),
+            related: Count::default(),
             drops: std::array::from_fn(|_| Count::default()),
             ports: Grow::new(PortId::MAX as usize),
             tallies: Grow::new(MAX_TALLIES),
@@ -236,6 +250,10 @@ pub struct Counters {
     pub hits: u64,
     /// Half-open connections that were ended for newer ones.
     pub half_open_ended: u64,
+    /// ICMP errors about packets of connections that were passed on.
+    pub related: u64,
+    /// What all connections together have come to.
+    pub connections: Traffic,
     /// Fragments that wait now for the first of their packet.
     pub held: u64,
     /// Drops by reason, those that happened.
@@ -297,6 +315,8 @@ impl Counters {
             sum.missed += w.missed.get();
             sum.hits += w.hits.get();
             sum.half_open_ended += w.half_open_ended.get();
+            sum.related += w.related.get();
+            w.tallies.iter().for_each(|(_, row)| sum.connections.add(row.traffic()));
             for (reason, count) in DropReason::ALL.iter().zip(&w.drops) {
                 if count.get() > 0 {
                     *sum.drops.entry(*reason).or_default() += count.get();
@@ -316,13 +336,7 @@ impl Counters {
                 }
             }
             for (key, id) in tallies.keys() {
-                let row = w.tallies.at(id as usize);
-                let traffic = Traffic {
-                    connections: row.connections.get(),
-                    packets: row.packets.get(),
-                    bytes: row.bytes.get(),
-                    denied: row.denied.get(),
-                };
+                let traffic = w.tallies.at(id as usize).traffic();
                 if traffic == Traffic::default() {
                     continue;
                 }

@@ -11,12 +11,13 @@
 //! ```
 //!
 //! Imports run one way: `sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover
-//! <- snapshot <- state <- capture <- stage <- pipeline <- worker`; `port` uses only `buf`, `id`, `sync` and `verdict`.
+//! <- snapshot <- state <- capture flowlog <- stage <- pipeline <- worker`; `port` uses only `buf`, `id`, `sync` and `verdict`.
 
 pub mod buf;
 pub mod capture;
 pub mod counters;
 pub mod flow;
+pub mod flowlog;
 mod handover;
 pub mod id;
 pub mod pages;

@@ -8,6 +8,7 @@
 //! what there is to do and says when it wants to be called again. Snapshots are picked up between batches and never
 //! freed in the packet path (`handover`).
 
+mod flows;
 mod owners;
 mod receivers;
 #[cfg(test)]
@@ -18,12 +19,13 @@ use crate::{
     capture::{self, Capture, Filter, Limits, Tap},
     counters::{Counters, WorkerCounters},
     flow::{Scope, Session, SessionId, Usage},
+    flowlog::{Desk, Desks},
     handover::{Handover, Numbered},
     id::{Generation, PortId},
     pipeline::{Output, Pipeline},
     port::{Opened, Port, Receive, Transmit, Waker},
     snapshot::Snapshot,
-    stage::{commit, quota},
+    stage::{commit, log::Why, quota},
     state::{Config, State},
     time::{Duration, Instant},
     verdict::DropReason,
@@ -67,6 +69,8 @@ struct Shared {
     snapshots: Handover<Snapshot>,
     workers: Vec<WorkerHandle>,
     owners: Mutex<Owners>,
+    /// What is told of sessions that end without a worker.
+    logs: Mutex<Desks>,
 }
 
 impl Shared {
@@ -114,6 +118,7 @@ enum Command {
     Detach(Attachment),
     Waker(Waker),
     Capture(Arc<Tap>),
+    Log(Desk),
 }
 
 /// The handle on a dataplane. Clones share it; it may be used from any thread while packets run.
@@ -139,6 +144,7 @@ impl Dataplane {
             snapshots: Handover::default(),
             workers: senders.into_iter().map(handle).collect(),
             owners: Mutex::default(),
+            logs: Mutex::default(),
             state,
         });
         let workers = receivers
@@ -235,11 +241,13 @@ impl Dataplane {
     pub fn detach(&self, id: PortId) {
         self.release(id);
         let state = &self.shared.state;
+        let logs = lock(&self.shared.logs);
+        logs.take_time();
         for place in state.sessions.ids() {
             let mut place = state.sessions.lock(place);
             let session = place.get().and_then(|record| commit::session(state, &record));
             if session.is_some_and(|s| s.ingress == id || s.judgement.out == id) {
-                commit::end(state, &mut place);
+                commit::end(state, &mut place, &logs, Why::Gone);
             }
         }
     }
@@ -441,6 +449,7 @@ impl Worker {
                     self.waker = Some(waker);
                 }
                 Command::Capture(tap) => self.pipeline.capture(tap, now),
+                Command::Log(desk) => self.pipeline.log_flows(desk, now),
             }
         }
     }
@@ -545,6 +554,7 @@ impl Worker {
             self.to_sweep = (self.to_sweep + share + 1).min(buckets);
             self.swept = now;
             self.pipeline.sweep_fragments(now, None);
+            self.pipeline.tend_logs(now);
         }
         let most = if busy { SWEEP_BUSY } else { SWEEP_IDLE };
         let count = self.to_sweep.min(most);

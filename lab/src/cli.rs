@@ -113,7 +113,8 @@ What is left out keeps its default; docs/supervisor.md has every field."
 mod lab;
 
 pub(crate) use lab::{
-    ApplyArgs, DEFAULT_LAB, DeleteArgs, LabCommand, PcapArgs, PcapFormat, SelftestArgs, StatusArgs,
+    ApplyArgs, DEFAULT_LAB, DeleteArgs, FlowsArgs, LabCommand, LineFormat, PcapArgs, RulesArgs, SelftestArgs,
+    StatusArgs,
 };
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! The rule that imports run one way, checked on the source text.
 //!
 //! ```text
-//!   dataplane:  sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- staged <- state <- capture <- stage <- pipeline <- worker
+//!   dataplane:  sync id time pages <- buf <- wire <- vector <- table rewrite verdict <- flow handover <- snapshot <- staged <- state <- capture flowlog <- stage <- pipeline <- worker
 //!               port uses only buf, id, sync and verdict; counters and trace stand beside the order
 //!   packages:   dataplane <- drivers control <- supernet <- lab; testkit in tests only
 //! ```
@@ -28,7 +28,7 @@ const ORDER: [&[&str]; 13] = [
     &["snapshot"],
     &["staged"],
     &["state"],
-    &["capture"],
+    &["capture", "flowlog"],
     &["stage"],
     &["pipeline"],
     &["worker"],

@@ -184,6 +184,11 @@ impl Track {
         !self.established
     }
 
+    /// Whether one side has reset it.
+    pub fn is_reset(&self) -> bool {
+        self.reset
+    }
+
     /// Whether the connection ends or has ended, so that a new SYN may take its ports.
     pub fn is_over(&self) -> bool {
         self.reset || (self.fin_forward && self.fin_reverse)

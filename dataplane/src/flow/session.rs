@@ -77,6 +77,8 @@ pub struct Session {
     pub track: Track,
     /// When it began, to 65.536 ms.
     pub began: Instant,
+    /// What its packets are counted under.
+    pub tally: u32,
     /// Its entries, forward and reverse.
     pub entries: (EntryId, EntryId),
 }

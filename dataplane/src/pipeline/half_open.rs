@@ -3,7 +3,7 @@
 use super::Pipeline;
 use crate::{
     flow::{HalfOpenEnd, HalfOpenEnds, Opened, Record},
-    stage::commit,
+    stage::{commit, log::Why},
     wire::Proto,
 };
 
@@ -49,7 +49,7 @@ impl Pipeline {
         if commit::session(state, &record).is_none_or(|session| session.original.proto != Proto::TCP) {
             return false;
         }
-        commit::end(state, &mut place);
+        commit::end(state, &mut place, &self.logs, Why::GaveWay);
         self.counters.half_open_ended.add(1);
         true
     }

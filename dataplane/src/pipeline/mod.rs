@@ -17,6 +17,7 @@ mod fast;
 mod fragments;
 mod half_open;
 mod local;
+mod logs;
 mod output;
 mod related;
 mod slow;
@@ -33,6 +34,7 @@ use crate::{
     capture::Tap,
     counters::WorkerCounters,
     flow::{FlowTable, Meta, Opener, Scope},
+    flowlog::Desks,
     id::PortId,
     rewrite::{self, Rewrite},
     snapshot::{GATEWAY_MAC, Hop, PortRole, Snapshot, mac_word},
@@ -62,6 +64,8 @@ pub struct Pipeline {
     opener: Opener,
     /// Only while somebody captures.
     watch: Option<Box<Watch>>,
+    /// What is told of connections, if somebody logs them.
+    logs: Desks,
 }
 
 /// A frame in the pipeline, and what is known of it.
@@ -78,7 +82,8 @@ impl Pipeline {
         let fast = fast::FastPath::new();
         let hint = state.hints.fetch_add(1, Ordering::Relaxed);
         let opener = Opener::new(&state.config.half_open, state.config.sessions);
-        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, opener, watch: None }
+        let (watch, logs) = (None, Desks::default());
+        Self { state, snapshot: Arc::default(), counters, pool, errors, fast, hint, opener, watch, logs }
     }
 
     /// Uses another snapshot from the next batch on.

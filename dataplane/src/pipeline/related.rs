@@ -14,6 +14,7 @@ use crate::{
     stage::{
         commit,
         judge::{self, Judged},
+        log::Why,
         plan, spoof_guard, tier0,
     },
     verdict::DropReason,
@@ -41,6 +42,7 @@ impl Pipeline {
         // Who the packet was for speaks under the name that its sender knows; routers on the way keep theirs.
         let src = if packet.src == about.dst { to.dst } else { packet.src };
         quote.translate(frame.bytes_mut(), packet, &to, (src, to.src), found.meta.hops);
+        self.counters.related.add(1);
         self.forward(arrival, &found.meta, &way, out);
     }
 
@@ -75,11 +77,11 @@ impl Pipeline {
         let record = place.get().filter(|r| r.is_v4 == (A::LEN == 4) && is_of(r.entries));
         let mut record = record.ok_or(DropReason::IcmpUnrelated)?;
         if record.generation < snap.generation
-            && judge::judge_again(state, snap, &mut place, &mut record) == Judged::Gone
+            && judge::judge_again(state, snap, &mut place, &mut record, &self.logs) == Judged::Gone
         {
             // Both ends of TCP are told by its next packet, and only then is it forgotten.
             if quote.tuple.proto != Proto::TCP {
-                commit::end(state, &mut place);
+                commit::end(state, &mut place, &self.logs, Why::Gone);
             }
             return Err(DropReason::BindingGone);
         }

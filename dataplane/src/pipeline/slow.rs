@@ -22,6 +22,7 @@ use crate::{
         self, First, Stop,
         commit::{self, Committed},
         judge::{self, Judged},
+        log::Why,
         plan::{self, Plan},
         quota, segment, spoof_guard,
     },
@@ -61,6 +62,7 @@ impl Pipeline {
         now: Instant,
         out: &mut Output,
     ) {
+        self.logs.set_now(now);
         let admitted = prepared.map(|p| p.packet).unwrap_or_else(|| admit(&self.snapshot, port, &frame));
         let packet = match admitted {
             Ok(packet) => packet,
@@ -154,6 +156,9 @@ impl Pipeline {
                     if let (Ok(plan), Stop::Drop(reason, _)) = (opening, &stop) {
                         quota::refuse(state, &self.snapshot, plan, *reason);
                     }
+                    if !self.logs.is_off() {
+                        self.log_denied(&arrival, tuple, &stop);
+                    }
                     return self.stop(arrival, stop, now, out);
                 }
             }
@@ -224,7 +229,7 @@ impl Pipeline {
         if syn && record.track.is_over() {
             // The ports of a connection that is over may be used again at once, by either side, and as a connection
             // of its own: what let this one in need not let in one the other way.
-            commit::end(state, &mut place);
+            commit::end(state, &mut place, &self.logs, Why::Over);
             return Known::Ended(arrival);
         }
         let anew = syn && direction == Direction::Forward;
@@ -234,7 +239,9 @@ impl Pipeline {
             // A worker that has not picked up the newest snapshot yet does not overrule one that has.
             Ordering::Greater => false,
         };
-        if stale && judge::judge_again(state, &self.snapshot, &mut place, &mut record) == Judged::Gone {
+        if stale
+            && judge::judge_again(state, &self.snapshot, &mut place, &mut record, &self.logs) == Judged::Gone
+        {
             if packet.proto == Proto::TCP && packet.is_fragment() {
                 // Its numbers are not all there: the next whole packet tells both sides.
                 self.drop_frame(arrival.port, DropReason::BindingGone, arrival.frame);
@@ -242,7 +249,7 @@ impl Pipeline {
             }
             let rewrite = found.rewrite;
             let way = self.resolve(&world.hops, found.meta.adjacency).ok();
-            commit::end(state, &mut place);
+            commit::end(state, &mut place, &self.logs, Why::Gone);
             // A SYN that is sent again may as well reach a new member.
             if packet.proto != Proto::TCP || anew {
                 return Known::Ended(arrival);
@@ -331,14 +338,7 @@ impl Pipeline {
         hash: u64,
     ) -> Opening<'s, A> {
         let snap = &*self.snapshot;
-        let first = First {
-            ingress: port,
-            tuple,
-            ttl: packet.ttl,
-            dst_mac: packet.dst_mac,
-            hash: tuple.flow_hash(state.config.seed),
-            echo: packet.is_echo_request(),
-        };
+        let first = self.first(state, (packet, tuple), port);
         if let Some(reason) = refusal(snap, packet) {
             return Err(forged(snap, port, packet).unwrap_or(reason).into());
         }
@@ -356,11 +356,29 @@ impl Pipeline {
         Ok(plan.ok_or(DropReason::NeighborUnresolved)?)
     }
 
+    /// What the stages are to know of a packet.
+    pub(super) fn first<A: Family>(
+        &self,
+        state: &State,
+        (packet, tuple): (&Packet, Tuple<A>),
+        port: PortId,
+    ) -> First<A> {
+        First {
+            ingress: port,
+            tuple,
+            ttl: packet.ttl,
+            dst_mac: packet.dst_mac,
+            hash: tuple.flow_hash(state.config.seed),
+            echo: packet.is_echo_request(),
+        }
+    }
+
     /// Makes the session that the stages agreed to.
     fn commit<A: Family>(&mut self, plan: &Plan<'_, A>, now: Instant) -> Result<Committed<A>, Stop> {
         let mut has_made_room = false;
         let (committed, hint) = loop {
-            match commit::commit(A::table(&self.state), &self.state, &self.snapshot, plan, self.hint, now) {
+            let (table, at) = (A::table(&self.state), (self.hint, &self.logs));
+            match commit::commit(table, &self.state, &self.snapshot, plan, at, now) {
                 Err(DropReason::SessionTableFull) if !has_made_room && self.end_oldest_half_open(None) => {
                     has_made_room = true;
                 }
@@ -395,7 +413,6 @@ impl Pipeline {
             self.ask_staged(&arrival.packet, arrival.port, now);
         }
         let Arrival { frame, packet, .. } = &mut arrival;
-        A::table(&self.state).touch(found.entry, Tick::of(now), frame.len());
         if let Some(windows) = self.state.windows.as_ref().filter(|_| packet.proto == Proto::TCP) {
             let place = self.state.sessions.lock(found.meta.session);
             if place.get().is_some_and(|record| record.entries.0 == found.entry) {
@@ -409,6 +426,7 @@ impl Pipeline {
                 self.drop_frame(arrival.port, DropReason::Fragment, arrival.frame);
             }
             Ok(hop) => {
+                A::table(&self.state).touch(found.entry, Tick::of(now), frame.len());
                 if matches!(packet.proto, Proto::TCP | Proto::UDP) && !packet.options {
                     A::edit(frame.header_mut(), &found.rewrite, found.meta.hops);
                 } else {
@@ -424,18 +442,19 @@ impl Pipeline {
     /// Passes over the next `count` buckets of both tables, of either in turn, and ends sessions whose time is up
     /// or whose binding is gone. All workers move on together.
     pub fn sweep(&mut self, count: usize, now: Instant) {
+        self.logs.set_now(now);
         let (state, snap) = (&*self.state, &*self.snapshot);
-        let outside = judge::outside_since(snap);
+        let against = (snap, judge::outside_since(snap));
         // They are of one size, as each has room for all sessions.
         debug_assert_eq!(state.v4.buckets(), state.v6.buckets());
         for at in state.sweep.next(count, 2 * state.v4.buckets()) {
             let bucket = at / 2;
             if at.is_multiple_of(2) {
                 state.v4.prefetch_bucket(bucket + 1);
-                judge::sweep(&state.v4, state, snap, outside, bucket, now);
+                judge::sweep(&state.v4, state, against, bucket, &self.logs, now);
             } else {
                 state.v6.prefetch_bucket(bucket + 1);
-                judge::sweep(&state.v6, state, snap, outside, bucket, now);
+                judge::sweep(&state.v6, state, against, bucket, &self.logs, now);
             }
         }
     }
@@ -467,7 +486,7 @@ fn forged(snap: &Snapshot, port: PortId, packet: &Packet) -> Option<DropReason> 
 }
 
 /// Why a packet that belongs to no session can open none.
-fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
+pub(super) fn refusal(snap: &Snapshot, p: &Packet) -> Option<DropReason> {
     // Later fragments follow their first: the stages tell why that was stopped, or how it was answered.
     if p.part == Part::Later && has_session(p) {
         return None;

@@ -6,6 +6,7 @@
 //! retransmitted packet never finds a session that policy refused.
 
 use super::{
+    log::{self, Why},
     plan::{self, Adjacency, Plan},
     quota,
 };
@@ -14,6 +15,7 @@ use crate::{
         Binding, Bound, Denial, FlowTable, Found, HalfOpenEnd, HalfOpenEnds, Judgement, Place, Record,
         Session, State as ConnectionState, Taken, Tick, Track, Usage,
     },
+    flowlog::Desks,
     id::PortId,
     snapshot::Snapshot,
     state::State,
@@ -37,7 +39,7 @@ pub enum Committed<A> {
 }
 
 /// Makes a planned session, of the table's family, whose first packet is the caller's. Looks for a place from
-/// `hint` on, and returns where the next may look.
+/// `hint` on, and returns where the next may look. `logs` are told.
 ///
 /// # Errors
 /// Something finite ran out; nothing was changed.
@@ -46,7 +48,7 @@ pub fn commit<A: Address>(
     state: &State,
     snap: &Snapshot,
     plan: &Plan<'_, A>,
-    hint: u32,
+    (hint, logs): (u32, &Desks),
     now: Instant,
 ) -> Result<(Committed<A>, u32), DropReason> {
     let Plan { original, course, .. } = plan;
@@ -92,7 +94,7 @@ pub fn commit<A: Address>(
         );
         match inserted {
             Ok(entries) => {
-                place.put(&Record {
+                let record = Record {
                     entries,
                     is_v4: A::LEN == 4,
                     ingress: plan.ingress,
@@ -104,7 +106,9 @@ pub fn commit<A: Address>(
                     track: Track::default(),
                     payer: quota.as_ref().map(|(payer, _)| *payer),
                     began: now,
-                });
+                };
+                place.put(&record);
+                log::started(logs, state, &record, place.id());
                 claim.map(PortClaim::keep);
                 if let Some((_, quota)) = quota {
                     quota.keep();
@@ -169,6 +173,7 @@ fn session_in<A: Address>(table: &FlowTable<A>, state: &State, record: &Record) 
         judgement: Judgement { generation: record.generation, identities: record.identities, out, denied },
         track: record.track,
         began: record.began,
+        tally: meta.tally,
         entries: record.entries,
     })
 }
@@ -197,9 +202,10 @@ pub fn usage(state: &State, record: &Record) -> (Usage, Usage) {
 }
 
 /// Ends the session of a place, if there is one: takes out its entries, gives back what it claimed and the
-/// place.
-pub fn end(state: &State, place: &mut Place<'_>) {
+/// place. `logs` are told why.
+pub fn end(state: &State, place: &mut Place<'_>, logs: &Desks, why: Why) {
     let Some(record) = place.get() else { return };
+    log::ended(logs, state, &record, place.id(), why);
     if record.is_v4 {
         end_in(&state.v4, state, &record)
     } else {

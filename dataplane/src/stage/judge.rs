@@ -3,12 +3,14 @@
 use super::{
     First,
     commit::{self, is_expired, session},
+    log::{self, Why},
     plan::{self, Adjacency, Course},
     router, tier0,
 };
 use crate::{
     counters::TallyKey,
     flow::{Denial, FlowTable, Meta, Passed, Payer, Place, Record, Session, SessionId, Tick},
+    flowlog::Desks,
     id::{Generation, PortId, RuleId},
     snapshot::{GATEWAY_MAC, PortRole, Snapshot},
     state::State,
@@ -30,13 +32,23 @@ pub enum Judged {
 }
 
 /// Judges a session again if anything it was built from is newer than its judgement, always on the
-/// initiator's original packet and with the binding kept, and brings record and entries up to date.
-pub fn judge_again(state: &State, snap: &Snapshot, place: &mut Place<'_>, record: &mut Record) -> Judged {
+/// initiator's original packet and with the binding kept, and brings record and entries up to date. `logs` are told
+/// if it is denied from now on.
+pub fn judge_again(
+    state: &State,
+    snap: &Snapshot,
+    place: &mut Place<'_>,
+    record: &mut Record,
+    logs: &Desks,
+) -> Judged {
     let Some(session) = session(state, record) else { return Judged::Gone };
     let judged = judge(state, snap, &session, place.id(), record);
     if judged == Judged::Stands {
         record.generation = snap.generation;
         place.put(record);
+        if record.denied.is_some() && session.judgement.denied.is_none() {
+            log::denied(logs, state, record, place.id());
+        }
     }
     judged
 }
@@ -135,13 +147,13 @@ pub fn stands(
 
 /// Passes over a bucket, and ends sessions of those who opened a connection here: whose time is up, or whose
 /// binding is gone and no reset would tell. TCP connections without a binding wait for their next packet.
-/// `outside` is [`outside_since`].
+/// `outside` is [`outside_since`]; `logs` are told.
 pub fn sweep<A: Address>(
     table: &FlowTable<A>,
     state: &State,
-    snap: &Snapshot,
-    outside: Generation,
+    (snap, outside): (&Snapshot, Generation),
     bucket: usize,
+    logs: &Desks,
     now: Instant,
 ) {
     let mut due = ArrayVec::<Due<A>, LANES>::new();
@@ -167,7 +179,7 @@ pub fn sweep<A: Address>(
         })
     });
     for due in &due {
-        due.end(state, snap, now);
+        due.end(state, snap, logs, now);
     }
 }
 
@@ -207,15 +219,15 @@ impl<A: Address> Due<A> {
     }
 
     /// Ends it, if it is what it seemed to be.
-    fn end(&self, state: &State, snap: &Snapshot, now: Instant) {
+    fn end(&self, state: &State, snap: &Snapshot, logs: &Desks, now: Instant) {
         let Self { passed, silent, stale } = self;
         let mut place = state.sessions.lock(passed.meta.session);
         let Some(mut record) = place.get().filter(|record| self.is_of(record)) else { return };
         let gone = *stale
             && record.generation < snap.generation
-            && judge_again(state, snap, &mut place, &mut record) == Judged::Gone;
+            && judge_again(state, snap, &mut place, &mut record, logs) == Judged::Gone;
         if gone || (*silent && is_expired(state, &record, passed.key.proto(), now)) {
-            commit::end(state, &mut place);
+            commit::end(state, &mut place, logs, if gone { Why::Gone } else { Why::Over });
         }
     }
 }

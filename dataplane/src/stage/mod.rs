@@ -15,6 +15,7 @@ pub mod commit;
 pub mod dfw;
 pub mod dlb;
 pub mod judge;
+pub mod log;
 pub mod plan;
 pub mod quota;
 pub mod router;

@@ -13,6 +13,10 @@
 //! before and summed here after, with one exception: what comes over a veth was not on any wire, and its sender may have left
 //! its checksums undone, without XDP telling. They are all taken for undone and computed where that is needed. The other
 //! end of a veth has to take whole frames of its MTU: the kernel sees to it as long as the program is attached.
+//!
+//! Kinds of interfaces whose frames need not have been on any wire either, and may be merged as well, are refused: bridges,
+//! TAPs, macvlan, macvtap, ipvlan, VLANs, teams and dummies. A port on one of them is a packet socket's
+//! ([`packet`](crate::packet)), which is told of both.
 
 mod program;
 mod socket;
@@ -180,13 +184,8 @@ struct Receiver {
 impl Receive for Receiver {
     fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> io::Result<usize> {
         let before = into.len();
-        let mut socket = self.queue.lock();
-        self.missed += socket.receive(into, max, pool);
-        let received = into.len() - before;
-        if received == max {
-            self.missed += socket.overflowed();
-        }
-        Ok(received)
+        self.missed += self.queue.lock().receive(into, max, pool);
+        Ok(into.len() - before)
     }
 
     fn take_missed(&mut self) -> u64 {
@@ -202,9 +201,7 @@ struct Sender(Arc<Queue>);
 
 impl Transmit for Sender {
     fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
-        let taken = self.0.lock().transmit(frames)?;
-        frames.drain(..taken);
-        Ok(())
+        self.0.lock().transmit(frames)
     }
 }
 

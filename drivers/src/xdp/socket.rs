@@ -138,9 +138,11 @@ impl Socket {
         borrow(&self.socket)
     }
 
-    /// Receives at most `max` frames. How many could not be, for want of a buffer that is long enough.
+    /// Receives at most `max` frames. How many could not be: for want of a buffer that is long enough, or since the
+    /// ring was full. That is asked unless the ring was found empty: then nothing has been too much lately.
     pub(super) fn receive(&mut self, into: &mut Vec<Frame>, max: usize, pool: &Pool) -> u64 {
         let (mut left, mut missed) = (max, 0);
+        let mut empty = false;
         while left > 0 {
             // What has no buffer waits in the ring.
             while self.buffers.len() < left.min(CHUNK)
@@ -152,7 +154,8 @@ impl Socket {
             // SAFETY: the packets are given back to `umem` below.
             #[allow(unsafe_code)]
             let received = unsafe { self.rx.recv(&self.umem, &mut self.batch) };
-            let is_last = received < self.buffers.len() || received == 0;
+            empty = received < self.buffers.len();
+            let is_last = empty || received == 0;
             while let Some(packet) = self.batch.packets.pop_front() {
                 let is_long = packet.len() > FRAME_CAPACITY;
                 let buffer = if is_long { pool.take_for(packet.len()) } else { self.buffers.pop() };
@@ -179,25 +182,27 @@ impl Socket {
             }
         }
         self.buffers.clear();
-        missed
+        if empty { missed } else { missed + self.overflowed() }
     }
 
-    /// Sends frames from the front of `frames`: how many the kernel has taken.
-    pub(super) fn transmit(&mut self, frames: &[Frame]) -> io::Result<usize> {
+    /// Sends frames from the front of `frames`, and leaves those that the kernel has not taken: also those that no
+    /// buffer is long enough for.
+    pub(super) fn transmit(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
         self.completion.dequeue(&mut self.umem, RING as usize);
         if self.down {
             // Nothing is to wait for the line to be plugged in again, and be sent then.
             self.kick(0)?;
             if self.down {
-                return Ok(0);
+                return Ok(());
             }
         }
-        let mut taken = 0;
-        for frame in frames {
+        // Of those before `seen`, the ones that are not longer than `room` are in the batch.
+        let (mut seen, mut room) = (0, 0);
+        for frame in frames.iter() {
             // SAFETY: the packet goes to the kernel, which gives it back to `umem`, or back to it below.
             #[allow(unsafe_code)]
             let Some(mut packet) = (unsafe { self.umem.alloc() }) else { break };
-            taken += 1;
+            (seen, room) = (seen + 1, packet.capacity());
             if packet.append(frame.bytes()).is_ok() {
                 self.batch.packets.push_back(packet);
             } else {
@@ -215,9 +220,15 @@ impl Socket {
             self.umem.free_packet(packet);
         }
         if queued < wanted {
-            return self.kick(RING as usize).map(|()| 0);
+            return self.kick(RING as usize);
         }
-        self.kick(queued).map(|()| taken)
+        self.kick(queued)?;
+        let mut at = 0;
+        frames.retain(|frame| {
+            at += 1;
+            at > seen || frame.len() > room
+        });
+        Ok(())
     }
 
     /// Has the kernel send what is queued, and notes whether the interface is down.
@@ -240,7 +251,7 @@ impl Socket {
     }
 
     /// Frames that the kernel had and dropped since this was last asked.
-    pub(super) fn overflowed(&mut self) -> u64 {
+    fn overflowed(&mut self) -> u64 {
         let Ok(now) = self.socket.statistics() else { return 0 };
         let all = now.rx_dropped + now.rx_ring_full;
         let new = all.saturating_sub(self.dropped);

@@ -207,6 +207,31 @@ fn without_buffers_frames_wait_in_the_kernel() {
     });
 }
 
+/// What the rings had no room for meanwhile is told of at once, and not when there are buffers again.
+#[test]
+fn what_overflows_while_there_are_no_buffers_is_missed() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth("");
+    let mut port = up(Xdp);
+    let all: Vec<_> = std::iter::from_fn(|| port.pool.take()).collect();
+    let socket = socket();
+    let sent = 5000;
+    (0..sent).for_each(|_| assert_eq!(socket.send_to(b"much", "10.0.0.1:99").unwrap(), 4));
+    assert_eq!(port.receiver.receive(&mut Vec::new(), 8, &port.pool).unwrap(), 0);
+    let missed = port.receiver.take_missed();
+    assert!(missed > 0);
+    drop(all);
+    let mut received = 0;
+    loop {
+        let mut frames = Vec::new();
+        match port.receiver.receive(&mut frames, 60, &port.pool).unwrap() {
+            0 => break,
+            count => received += count as u64,
+        }
+    }
+    assert_eq!(received + missed + port.receiver.take_missed(), sent);
+}
+
 /// An interface that is down takes nothing and comes back; one that is gone is an error.
 #[test]
 fn interfaces_go_down_and_away() {
@@ -406,6 +431,41 @@ fn frames_as_long_as_a_buffer_pass_xdp() {
     assert_eq!(port.recv(0x0800).bytes()[42..], long[..]);
     port.send(&ping(&long));
     assert_eq!(port.recv(0x0800).bytes()[42..], long[..]);
+}
+
+/// What is too long for the kernel's memory was not sent, and whoever counts is told so; the rest leaves, in order.
+#[test]
+fn frames_too_long_for_xdp_are_left_to_the_sender() {
+    let Some(_netns) = Netns::enter() else { return };
+    veth("");
+    let mut port = up(Xdp);
+    let (socket, mut bytes) = (socket(), [0; 100]);
+    let to = socket.local_addr().unwrap().port();
+    let long = |n: u8| {
+        let mut frame = port.pool.take_for(5000).unwrap();
+        frame.set_len(5000);
+        frame.bytes_mut().fill(n);
+        frame
+    };
+    let short = |n: u8| whole(&port.pool, to, &[n]);
+    let mut frames = vec![short(1), long(2), short(3), short(4), long(5), short(6)];
+    port.sender.transmit(&mut frames).unwrap();
+    assert_eq!(frames.iter().map(|f| (f.len(), f.bytes()[0])).collect::<Vec<_>>(), [(5000, 2), (5000, 5)]);
+    for n in [1, 3, 4, 6] {
+        assert_eq!((socket.recv(&mut bytes).unwrap(), bytes[0]), (1, n));
+    }
+    // Nothing but such.
+    port.sender.transmit(&mut frames).unwrap();
+    assert_eq!(frames.len(), 2);
+    frames.clear();
+    // None of the kernel's memory is lost to them.
+    for _ in 0..5000 {
+        let mut frames = vec![long(7)];
+        port.sender.transmit(&mut frames).unwrap();
+        assert_eq!(frames.len(), 1);
+    }
+    answers(&mut port);
+    assert_eq!(port.pool.available(), port.pool.capacity());
 }
 
 fn whole(pool: &Pool, to: u16, payload: &[u8]) -> supernet_dataplane::buf::Frame {

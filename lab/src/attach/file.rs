@@ -126,9 +126,24 @@ pub(crate) struct Rule {
     #[serde(default, deserialize_with = "ports")]
     pub(crate) dport: Vec<RangeInclusive<u16>>,
     pub(crate) action: Action,
-    /// For people.
-    #[serde(default, rename = "name", alias = "comment", alias = "description", alias = "id")]
-    _comment: Option<serde_json::Value>,
+    #[serde(default, rename = "name")]
+    _name: ForPeople,
+    #[serde(default, rename = "comment")]
+    _comment: ForPeople,
+    #[serde(default, rename = "description")]
+    _description: ForPeople,
+    #[serde(default, rename = "id")]
+    _id: ForPeople,
+}
+
+/// Anything at all. Unlike [`serde::de::IgnoredAny`] it is known, so nobody is told that it is left out.
+#[derive(Debug, Default)]
+struct ForPeople;
+
+impl<'d> Deserialize<'d> for ForPeople {
+    fn deserialize<D: Deserializer<'d>>(d: D) -> Result<Self, D::Error> {
+        serde_json::Value::deserialize(d).map(|_| Self)
+    }
 }
 
 /// What a rule does.

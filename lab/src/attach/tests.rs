@@ -101,6 +101,19 @@ fn patience_has_its_meaning() {
     assert!(file.rules[1].dport.is_empty() && !file.default.denies);
 }
 
+/// A rule may have a name, a comment and more at once; none of it is told of as left out.
+#[test]
+fn what_is_for_people_may_stand_beside_each_other() {
+    let rule =
+        r#"{"name": "web", "comment": ["a", {"b": 1}], "description": null, "id": 7, "action": "deny"}"#;
+    let (file, unknown) = read_all(&topology(SEGMENT, PORT, &format!(r#", "rules": [{rule}]"#))).unwrap();
+    assert!(file.rules[0].action.denies);
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let twice = rule.replace("comment", "name");
+    let error = read(&topology(SEGMENT, PORT, &format!(r#", "rules": [{twice}]"#))).unwrap_err();
+    assert!(error.to_string().contains("duplicate field `name`"), "{error}");
+}
+
 /// Which segments are outside.
 #[test]
 fn translation_tells_inside_from_outside() {

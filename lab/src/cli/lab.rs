@@ -64,6 +64,10 @@ Service kube-system/kube-dns, with a pod coredns, unless the manifests have one.
     Status(StatusArgs),
     /// Capture the traffic of a running lab, each packet with what became of it and why
     Pcap(PcapArgs),
+    /// Show connections of a running lab: which began, ended or were denied, by whom and by which policy
+    Flows(FlowsArgs),
+    /// Show what each rule of a running lab's firewall has decided
+    Rules(RulesArgs),
     /// Try every connection with real sockets, and compare with what `supernet reach` predicts
     Selftest(SelftestArgs),
     /// Run a command inside a pod, or in the world beyond the uplink
@@ -225,9 +229,9 @@ pub(crate) struct StatusArgs {
     pub(crate) output: Format,
 }
 
-/// How packets are printed.
+/// How what comes one by one is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PcapFormat {
+pub(crate) enum LineFormat {
     /// A line each, for people
     Text,
     /// A line of JSON each
@@ -274,8 +278,8 @@ pub(crate) struct PcapArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(14..=262_144))]
     pub(crate) snaplen: Option<u32>,
     /// How to print it
-    #[arg(short, long, value_enum, default_value_t = PcapFormat::Text)]
-    pub(crate) output: PcapFormat,
+    #[arg(short, long, value_enum, default_value_t = LineFormat::Text)]
+    pub(crate) output: LineFormat,
 }
 
 impl PcapArgs {
@@ -286,6 +290,64 @@ impl PcapArgs {
             _ => "standard output".to_owned(),
         }
     }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab flows
+  supernet lab flows shop/curl --denied
+  supernet lab flows shop --follow
+  supernet lab flows --last 20 --follow --sample 10
+  supernet lab flows -o json | jq -r 'select(.event == \"denied\") | .ingressRule'
+A lab remembers the last 8,192 starts and ends, and as many denials, from its start on. A
+connection is told of when it begins and when it is forgotten: some time after it was closed, or
+after a silence. One that is denied is told of once a minute, however often it is tried. Times are
+UTC; bytes are those of whole frames. What comes faster than it can be written down, or read, is
+missed, and a line says how much.")]
+pub(crate) struct FlowsArgs {
+    /// Only from or to this: a namespace, NS/POD, NS/WORKLOAD (all its pods), a unique prefix, node/NAME, uplink/NAME, or
+    /// outside
+    #[arg(value_name = "POD|NAMESPACE")]
+    pub(crate) target: Option<String>,
+    /// The lab's name
+    #[arg(long, default_value = DEFAULT_LAB)]
+    pub(crate) name: String,
+    /// Go on until Ctrl-C with what happens from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Begin with the last so many that are remembered; all of them unless told otherwise, and none with --follow
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) last: Option<u64>,
+    /// Only one of so many connections: each with all that is known of it, or not at all
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) sample: u32,
+    /// Only connections that were denied
+    #[arg(long)]
+    pub(crate) denied: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = LineFormat::Text)]
+    pub(crate) output: LineFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet lab rules
+  supernet lab rules shop
+  supernet lab rules shop/db-only
+  supernet lab rules -o json | jq '.rules[] | select(.hits == 0) | .policy'
+Hits are connections that the rule let pass, and packets that it denied: one that is tried again is
+denied again. Packets and bytes are those of connections it let pass, both ways; sessions are
+connections that live by it now, or are cut off by it. A rule without hits has decided nothing yet.")]
+pub(crate) struct RulesArgs {
+    /// Only rules of this policy, or of all policies of this namespace
+    #[arg(value_name = "POLICY|NAMESPACE")]
+    pub(crate) target: Option<String>,
+    /// The lab's name
+    #[arg(long, default_value = DEFAULT_LAB)]
+    pub(crate) name: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
 }
 
 #[derive(Debug, Args)]

@@ -42,6 +42,8 @@ pub(crate) fn run(command: &LabCommand) -> Result<u8, Box<dyn Error>> {
         LabCommand::Delete(args) => live::command::delete(args),
         LabCommand::Status(args) => live::command::status(args),
         LabCommand::Pcap(args) => live::pcap(args),
+        LabCommand::Flows(args) => live::flows(args),
+        LabCommand::Rules(args) => live::command::rules(args),
         LabCommand::Selftest(args) => Ok(selftest::run(args)),
         LabCommand::Exec { name, target, command } => {
             let Err(error) = exec(name, target, command);

@@ -9,7 +9,7 @@ use supernet_dataplane::{
     port::{Opened, Port},
 };
 use supernet_drivers::{
-    interface::Interface,
+    interface::{Interface, InterfaceError},
     packet::{self, Packet},
     xdp::{self, Xdp},
 };
@@ -91,10 +91,6 @@ fn find(supervisor: &Supervisor, uplink: &Uplink, on: &OnInterface) -> Result<In
     }
 }
 
-fn failed(
-    uplink: &Uplink,
-    on: &OnInterface,
-    source: supernet_drivers::interface::InterfaceError,
-) -> LabError {
+fn failed(uplink: &Uplink, on: &OnInterface, source: InterfaceError) -> LabError {
     LabError::Interface { at: on.name.at.clone(), uplink: uplink.name.clone(), source }
 }

@@ -4,9 +4,11 @@
 
 mod attach;
 mod demo;
+mod flows;
 mod hosts;
 mod lab;
 mod pcap;
 mod rootless;
 mod uplink;
 mod watch;
+mod workers;

@@ -144,6 +144,55 @@ fn a_lab_reaches_the_world_beyond_an_interface() {
     }
 }
 
+/// The interface was opened for packets of one size; other changes of the lab go on.
+#[test]
+fn an_uplink_on_an_interface_keeps_its_mtu_while_the_lab_runs() {
+    if !as_root() {
+        return;
+    }
+    let hosts = machine("mtu");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("net.yaml");
+    std::fs::write(&file, NETWORK.replace("DRIVER", "driver: packet")).unwrap();
+    let name = hosts.name("lab");
+    let _lab = Lab::up(&hosts, &file, &name);
+    let apply = |driver: &str| {
+        std::fs::write(&file, NETWORK.replace("DRIVER", driver)).unwrap();
+        supernet(&hosts, &["lab", "apply", "--name", &name, "-f", file.to_str().unwrap()]).output().unwrap()
+    };
+    let refused = apply("driver: packet, mtu: 1400");
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    let why = "uplink up would have another MTU, on an interface that was opened for this one";
+    assert!(error.contains(why), "{error}");
+    let same = apply("driver: packet, mtu: 1500");
+    assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stderr));
+}
+
+/// What an uplink is on stands in the plan; a plan without such uplinks has no column for it.
+#[test]
+fn the_plan_tells_the_interfaces_of_uplinks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("net.yaml");
+    let uplinks = |on: &str| {
+        std::fs::write(&file, NETWORK.replace(", interface: eth1, DRIVER", on)).unwrap();
+        let plan = ["plan", "-f", file.to_str().unwrap()];
+        let output = Command::new(env!("CARGO_BIN_EXE_supernet")).args(plan).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let plan = String::from_utf8(output.stdout).unwrap();
+        let rows: Vec<String> =
+            plan.lines().skip_while(|l| *l != "Uplinks").skip(1).take(2).map(str::to_owned).collect();
+        (rows[0].split_whitespace().last().unwrap().to_owned(), rows[1].clone())
+    };
+    let (column, row) = uplinks(", interface: eth1, driver: xdp");
+    assert_eq!(column, "INTERFACE");
+    assert!(row.ends_with("  eth1 (xdp)"), "{row}");
+    let (_, row) = uplinks(", interface: eth1");
+    assert!(row.ends_with("  eth1 (packet)"), "{row}");
+    let (column, row) = uplinks("");
+    assert!(column == "MTU" && row.ends_with("1500"), "{row}");
+}
+
 #[test]
 fn an_interface_that_is_taken_away_is_told_of() {
     if !as_root() {

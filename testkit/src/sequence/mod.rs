@@ -4,12 +4,13 @@
 //! ```text
 //!   bytes ─▶ read ─▶ events ─┬─▶ side with cache ────┬─▶ same frames, counters, sessions; nothing lost
 //!                            ├─▶ captured now and then ┤      what is captured is what is counted
-//!                            └─▶ side without cache ─┘
+//!                            └─▶ side without cache ─┘        what is logged of connections, too
 //! ```
 //!
 //! The fuzz target `sequences` and its corpus play what [`read`] makes of bytes; property tests make up their own
 //! events.
 
+mod logged;
 pub mod messages;
 pub mod network;
 pub mod packets;

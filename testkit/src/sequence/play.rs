@@ -6,7 +6,7 @@ use super::{
     sides::{Event, Sides},
 };
 use std::{collections::BTreeMap, ops::AddAssign};
-use supernet_dataplane::{state::Config, verdict::DropReason, wire};
+use supernet_dataplane::{flowlog::EndReason, state::Config, verdict::DropReason, wire};
 
 /// How deep sequences went, in packets.
 #[derive(Debug, Default, Clone)]
@@ -29,6 +29,10 @@ pub struct Reach {
     pub generated: u64,
     /// Dropped, by reason.
     pub drops: BTreeMap<DropReason, u64>,
+    /// Ends of connections, by reason, of each side that is logged.
+    pub ends: BTreeMap<EndReason, u64>,
+    /// Connections that were not let in, and such that were denied later on, of each side that is logged.
+    pub denied: [u64; 2],
 }
 
 impl AddAssign for Reach {
@@ -44,10 +48,15 @@ impl AddAssign for Reach {
         for (reason, count) in other.drops {
             *self.drops.entry(reason).or_default() += count;
         }
+        for (reason, count) in other.ends {
+            *self.ends.entry(reason).or_default() += count;
+        }
+        self.denied.iter_mut().zip(other.denied).for_each(|(sum, count)| *sum += count);
     }
 }
 
 /// Plays what [`read`] makes of `input` on a side with cache, one that is captured now and then, and one without cache.
+/// Of the latter two, connections are logged.
 ///
 /// # Errors
 /// What is not as it must be, after which event.
@@ -56,6 +65,8 @@ pub fn play(input: &[u8]) -> Result<Reach, String> {
     let cached = Config { cache: true, ..config.clone() };
     let mut sides = Sides::new(world, [cached.clone(), cached, Config { cache: false, ..config }]);
     sides.watch(1);
+    // The one that is captured, and the one without cache: the first is plain.
+    (1..3).for_each(|side| sides.log(side));
     let mut reach = Reach::default();
     for (n, event) in events.iter().enumerate() {
         let before = sides.history.delivered.len();
@@ -106,6 +117,7 @@ impl Reach {
     fn sum(&mut self, sides: &Sides) {
         let Some(side) = sides.all.first() else { return };
         self.hits = side.hits();
+        (self.ends, self.denied) = sides.logged();
         for counters in &sides.counters {
             self.received += counters.received;
             self.sent += counters.sent;

@@ -3,18 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "it asserts")]
 
 use super::{
+    logged::Logged,
     messages::Message,
     network::{Change, PORTS, World},
     packets::{Frames, History, Packet},
     watched::Watched,
 };
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Barrier},
 };
 use supernet_dataplane::{
     buf::{Frame, Pool},
     counters::{Counters, WorkerCounters},
+    flowlog::{self, EndReason},
     id::PortId,
     pipeline::{Output, Pipeline},
     port::memory::{MemoryGuest, memory},
@@ -64,6 +67,7 @@ pub struct Side {
     /// What the worker with ports sent then, if it ran.
     ran: Option<Frames>,
     watched: Option<Watched>,
+    logged: Option<Logged>,
 }
 
 /// A worker without ports: what it is given has come in somewhere, what it sends is collected.
@@ -129,7 +133,20 @@ impl Side {
             came: Frames::new(),
             ran: None,
             watched: None,
+            logged: None,
         }
+    }
+
+    /// Logs connections from now on.
+    fn log(&mut self, now: Instant) {
+        let [all, sampled] = Logged::options().map(|options| {
+            let (desks, reader) = flowlog::begin(&options, self.others.len());
+            for (other, desk) in self.others.iter_mut().zip(desks) {
+                other.pipeline.log_flows(desk, now);
+            }
+            vec![self.dataplane.log_flows(&options), reader]
+        });
+        self.logged = Some(Logged::new(all, sampled));
     }
 
     fn send(&mut self, frames: &Frames) {
@@ -284,6 +301,22 @@ impl Sides {
         self.all[side].watched = Some(Watched::default());
     }
 
+    /// Has connections of a side logged. What it does is compared as ever.
+    pub fn log(&mut self, side: usize) {
+        self.all[side].log(self.now);
+    }
+
+    /// How often logged connections ended for which reason, how many were not let in, and how many were denied later on.
+    pub fn logged(&self) -> (BTreeMap<EndReason, u64>, [u64; 2]) {
+        let mut sum = (BTreeMap::new(), [0; 2]);
+        for logged in self.all.iter().filter_map(|side| side.logged.as_ref()) {
+            logged.ends.iter().for_each(|(reason, count)| *sum.0.entry(*reason).or_default() += count);
+            sum.1[0] += logged.denied;
+            sum.1[1] += logged.cut_off;
+        }
+        sum
+    }
+
     /// Has something happen on all sides.
     ///
     /// # Errors
@@ -370,6 +403,12 @@ impl Sides {
             outs.push(act(side, now));
             if let (Some(watched), Some(left)) = (&mut side.watched, side.ran.take()) {
                 watched.check(&side.dataplane, &side.came, &left)?;
+            }
+        }
+        for side in &mut self.all {
+            let counters = side.counters();
+            if let Some(logged) = &mut side.logged {
+                logged.check(&side.dataplane, &counters)?;
             }
         }
         let (Some((plain, cached)), Some(expected)) = (self.all.split_last(), outs.pop()) else {

@@ -35,7 +35,8 @@ pub struct Meta {
 pub struct Tick(pub(super) u32);
 
 impl Tick {
-    const SHIFT: u32 = 16;
+    /// Bits of microseconds that a tick leaves out.
+    pub const SHIFT: u32 = 16;
     const MASK: u64 = 0xff_ffff;
 
     /// The longest silence that is waited for: six days can be told apart, less one for the sweep to come by.
@@ -44,6 +45,16 @@ impl Tick {
     /// The tick an instant lies in.
     pub fn of(now: Instant) -> Self {
         Self((now.micros() >> Self::SHIFT & Self::MASK) as u32)
+    }
+
+    /// As 24 bits.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// From 24 bits.
+    pub fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::MASK as u32)
     }
 
     /// Time from this tick to a later one.

@@ -1,14 +1,15 @@
-//! `supernet lab apply|delete|status`: what people ask of a running lab, and what they get to read.
+//! `supernet lab apply|delete|status|rules`: what people ask of a running lab, and what they get to read.
 
 use super::{
     change::{ChangeKind, Changes},
     client::{self, ClientError},
+    rules::Rules,
     status::{self, Status},
     target, watch,
     wire::{Answer, Apply, Ask, Delete, File},
 };
 use crate::{
-    cli::{ApplyArgs, DEFAULT_LAB, DeleteArgs, Format, StatusArgs},
+    cli::{ApplyArgs, DEFAULT_LAB, DeleteArgs, Format, RulesArgs, StatusArgs},
     input,
     lab::{state, supervise::Signals},
     output::{self, Listing, OutputError, Style},
@@ -96,6 +97,32 @@ pub(crate) fn status(args: &StatusArgs) -> Result<u8, Box<dyn Error>> {
             return Ok(0);
         }
     }
+}
+
+/// `lab rules`. The exit status to end with.
+pub(crate) fn rules(args: &RulesArgs) -> Result<u8, Box<dyn Error>> {
+    let lab = || args.name.clone();
+    let Answer::Rules(mut rules) = client::ask(&args.name, &Ask::Rules)? else {
+        return Err(ClientError::Unexpected { lab: lab() }.into());
+    };
+    if let Some(target) = &args.target {
+        let mut known: Vec<String> = rules.rules.iter().map(|rule| rule.policy.clone()).collect();
+        known.dedup();
+        if !rules.keep(target) {
+            return Err(NoPolicy { lab: lab(), target: target.clone(), known }.into());
+        }
+    }
+    output::print(&rules, args.output, Rules::tables)?;
+    Ok(0)
+}
+
+/// No policy is called so, nor any policy's namespace.
+#[derive(Debug, thiserror::Error)]
+#[error("lab {lab} has no policy {target}, and none in a namespace {target}; there is: {}", output::list(known.clone().into_iter(), 10))]
+struct NoPolicy {
+    lab: String,
+    target: String,
+    known: Vec<String>,
 }
 
 /// Has a lab changed, or asks what a change would do.

@@ -14,8 +14,10 @@ use super::{
     change::{self, Changes, Seen},
     deletion::{Deletion, Missing},
     error::ChangeError,
+    flows::serve::FlowService,
     refusal,
-    socket::Reply,
+    rules::Rules,
+    socket::{Reply, Stream},
     status::{Samples, Status},
     wire::{self, Answer, Apply, Ask, Delete, File},
 };
@@ -57,6 +59,7 @@ struct Wish<'a> {
 pub(crate) struct LiveNetwork {
     /// First, so that they have ended when the network does.
     captures: Captures,
+    flows: FlowService,
     lab: String,
     net: Running,
     spec: LabSpec,
@@ -80,9 +83,9 @@ impl LiveNetwork {
         dns: Option<Dns>,
     ) -> Self {
         let (began, samples) = (Instant::now(), Samples::default());
-        let captures = Captures::default();
+        let (captures, flows) = (Captures::default(), FlowService::begin(&net));
         let (lab, interfaces) = (lab.to_owned(), Vec::new());
-        Self { captures, lab, net, spec, unserved, dns, began, samples, interfaces }
+        Self { captures, flows, lab, net, spec, unserved, dns, began, samples, interfaces }
     }
 
     /// Uplinks that are on interfaces of the machine, which may be taken away.
@@ -121,8 +124,9 @@ impl LiveNetwork {
             Ask::Explain(questions) => {
                 return Answer::Explained(questions.iter().map(|q| q.denied_by(&self.net)).collect());
             }
-            Ask::Capture(_) => {
-                return Answer::Error("a capture needs a connection of its own".to_owned());
+            Ask::Rules => return Answer::Rules(Rules::of(&self.lab, &self.net)),
+            Ask::Capture(_) | Ask::Flows(_) => {
+                return Answer::Error("this needs a connection of its own".to_owned());
             }
             Ask::Apply(apply) => self.apply(&apply, hosts, interrupted),
             Ask::Delete(delete) => self.delete(&delete, hosts, interrupted),
@@ -279,20 +283,18 @@ impl Supervised for LiveNetwork {
         hosts: &mut LabNet,
         interrupted: &dyn Fn() -> bool,
     ) -> Reply {
-        let mut stream = None;
-        let answer = match request.map(wire::read_request) {
+        let (answer, stream) = match request.map(wire::read_request) {
             Some(Ok(Ask::Capture(ask))) => {
-                match self.captures.begin(&self.lab, &self.net, &self.spec, &ask) {
-                    Ok((interfaces, then)) => {
-                        stream = Some(then);
-                        Answer::Capturing(interfaces)
-                    }
-                    Err(e) => Answer::Error(e.to_string()),
-                }
+                let begun = self.captures.begin(&self.lab, &self.net, &self.spec, &ask);
+                going_on(begun.map(|(interfaces, then)| (Answer::Capturing(interfaces), then)))
             }
-            None => Answer::Error(super::client::ClientError::TooLong.to_string()),
-            Some(Err(e)) => Answer::Error(e.to_string()),
-            Some(Ok(ask)) => self.ask(ask, hosts, interrupted),
+            Some(Ok(Ask::Flows(ask))) => {
+                let begun = self.flows.tell(&self.lab, &self.net, &self.spec, &ask);
+                going_on(begun.map(|then| (Answer::Flowing, then)))
+            }
+            None => (Answer::Error(super::client::ClientError::TooLong.to_string()), None),
+            Some(Err(e)) => (Answer::Error(e.to_string()), None),
+            Some(Ok(ask)) => (self.ask(ask, hosts, interrupted), None),
         };
         // Nothing that is answered fails to be written as JSON; who asked is told if it does.
         Reply { line: wire::answer(&answer).unwrap_or_default(), stream }
@@ -308,6 +310,14 @@ impl Supervised for LiveNetwork {
             }
             is_there
         });
+    }
+}
+
+/// An answer after which the connection goes on, unless there is none.
+fn going_on<E: std::fmt::Display>(begun: Result<(Answer, Stream), E>) -> (Answer, Option<Stream>) {
+    match begun {
+        Ok((answer, then)) => (answer, Some(then)),
+        Err(e) => (Answer::Error(e.to_string()), None),
     }
 }
 

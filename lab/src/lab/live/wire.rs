@@ -8,7 +8,7 @@
 //!
 //! Whoever reads looks at the version first, so that two programs of different versions say so to each other.
 
-use super::{capture::Interface, change::Changes, status::Status};
+use super::{capture::Interface, change::Changes, rules::Rules, status::Status};
 use crate::lab::selftest::{Facts, Question};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use supernet::control::manifests::Text;
@@ -35,6 +35,26 @@ pub(crate) enum Ask {
     Explain(Vec<Question>),
     /// To tell of packets from now on, on this connection.
     Capture(Capture),
+    /// To tell of connections, on this connection.
+    Flows(Flows),
+    /// What its firewall's rules have decided.
+    Rules,
+}
+
+/// Connections to be told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Flows {
+    /// Whose: of a namespace, a host, a workload or the outside; `None`: all.
+    pub(crate) of: Option<String>,
+    /// Also those to come.
+    pub(crate) follow: bool,
+    /// So many of those that were; `None`: all, or none if those to come are told of.
+    pub(crate) last: Option<u64>,
+    /// One of so many.
+    pub(crate) sample: u32,
+    /// Only what is denied.
+    pub(crate) denied: bool,
 }
 
 /// Packets to be told of.
@@ -116,6 +136,10 @@ pub(crate) enum Answer {
     Explained(Vec<Option<String>>),
     /// The ports whose packets follow.
     Capturing(Vec<Interface>),
+    /// Connections follow.
+    Flowing,
+    /// What its firewall's rules have decided.
+    Rules(Rules),
     /// Why nothing was done.
     Error(String),
 }

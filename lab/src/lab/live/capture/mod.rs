@@ -15,6 +15,6 @@ pub(super) mod serve;
 mod sink;
 mod stream;
 mod summary;
-mod words;
+pub(super) mod words;
 
 pub(super) use stream::Interface;

@@ -6,21 +6,17 @@ use super::{
 };
 use crate::lab::{
     error::LabError,
-    live::{socket::Stream, wire},
+    live::{
+        socket::Stream,
+        streams::{LOOK, Outlet, Streams},
+        wire,
+    },
     netns,
     spec::{self, LabSpec, OUTSIDE},
 };
-use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
-    os::unix::net::UnixStream,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, RecvTimeoutError},
-    },
-    thread::{self, JoinHandle},
+    io, thread,
     time::{Duration, Instant, SystemTime},
 };
 use supernet::{
@@ -33,14 +29,8 @@ use supernet_dataplane::{id::PortId, snapshot::Names};
 /// Captures at a time. Each may have [`Limits::default`] of memory.
 const MOST: usize = 8;
 
-/// How long one waits for packets, or for its client to take some, before it looks whether it is to end.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// How long it is waited for workers to begin: they sleep at most this long.
 const BEGIN: Duration = Duration::from_millis(200);
-
-/// How long a client has to take the rest when the lab ends.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Bytes that are written at once, about.
 const CHUNK: usize = 256 << 10;
@@ -68,10 +58,7 @@ pub(in crate::lab) enum CaptureError {
 
 /// The captures of a lab. Dropping them ends them, and waits for that.
 #[derive(Debug, Default)]
-pub(in crate::lab) struct Captures {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
+pub(in crate::lab) struct Captures(Streams);
 
 impl Captures {
     /// Begins one: what is answered, and what becomes of the connection then.
@@ -85,8 +72,7 @@ impl Captures {
         spec: &LabSpec,
         ask: &wire::Capture,
     ) -> Result<(Vec<Interface>, Stream), CaptureError> {
-        self.threads.retain(|thread| !thread.is_finished());
-        if self.threads.len() >= MOST {
+        if self.0.count() >= MOST {
             return Err(CaptureError::TooMany);
         }
         let snapshot = net.snapshot();
@@ -112,53 +98,26 @@ impl Captures {
         let known = interfaces.iter().map(|i| i.name.clone()).collect();
         let (now, origin) = (Instant::now(), net.origin());
         let uptime = SystemTime::now().duration_since(origin).unwrap_or_default();
-        let server = Server {
+        let mut server = Server {
             capture,
             origin,
             began: now.checked_sub(uptime).unwrap_or(now),
             describer,
             known,
             names: snapshot.names.ports.iter().map(|(id, name)| (*id, name.clone())).collect(),
-            stop: self.stop.clone(),
-            patience: None,
             held: Vec::new(),
             held_bytes: 0,
             chunk: Vec::with_capacity(CHUNK),
         };
-        // The thread waits for its connection, so that who holds this can wait for the thread.
-        let (give, take) = mpsc::channel();
-        let begun = thread::Builder::new().name("capture".to_owned()).spawn(move || {
-            while !server.stop.load(Ordering::Relaxed) {
-                match take.recv_timeout(LOOK) {
-                    Ok(stream) => return server.run(stream),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    // It has gone before it was answered.
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            }
-        });
-        let thread = begun.map_err(|source| LabError::System {
-            place: format!("lab {lab}"),
-            what: "start a thread for the capture",
-            source,
+        let stream = self.0.begin("capture", move |outlet| server.serve(outlet)).map_err(|source| {
+            LabError::System { place: format!("lab {lab}"), what: "start a thread for the capture", source }
         })?;
-        self.threads.push(thread);
-        Ok((interfaces, Box::new(move |stream| _ = give.send(stream))))
-    }
-}
-
-impl Drop for Captures {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // One that panicked has said so.
-            let _ = thread.join();
-        }
+        Ok((interfaces, stream))
     }
 }
 
 /// The ports that are meant, by name; `None`: all.
-fn ports(
+pub(in crate::lab::live) fn ports(
     lab: &str,
     spec: &LabSpec,
     names: &Names,
@@ -242,9 +201,6 @@ struct Server {
     known: BTreeSet<String>,
     /// What ports were called when they were seen last, and when it began.
     names: BTreeMap<PortId, String>,
-    stop: Arc<AtomicBool>,
-    /// Until when a client that does not read is waited for, once the lab ends.
-    patience: Option<Instant>,
     /// In order of time but for those that came last.
     held: Vec<Record>,
     held_bytes: usize,
@@ -253,14 +209,7 @@ struct Server {
 
 impl Server {
     /// Until the client has enough, or the lab ends.
-    fn run(mut self, stream: UnixStream) {
-        // Nobody is there to be told what goes wrong but the client, and that is gone then.
-        let _ = self.serve(&stream);
-    }
-
-    fn serve(&mut self, stream: &UnixStream) -> io::Result<()> {
-        stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(LOOK))?;
+    fn serve(&mut self, outlet: &mut Outlet) -> io::Result<()> {
         loop {
             let wait = if self.held.is_empty() { LOOK } else { HOLD };
             if let Some(record) = self.capture.next_within(wait) {
@@ -268,17 +217,17 @@ impl Server {
                 self.fill();
             }
             let until = supernet::Instant::ZERO + self.began.elapsed().saturating_sub(HOLD);
-            self.release(Some(until), stream)?;
-            let lab_ends = self.stop.load(Ordering::Relaxed);
-            if lab_ends || has_spoken(stream) {
+            self.release(Some(until), outlet)?;
+            let lab_ends = outlet.lab_ends();
+            if lab_ends || outlet.has_spoken() {
                 self.capture.stop();
                 // What was captured until now.
                 while self.fill() {
-                    self.release(None, stream)?;
+                    self.release(None, outlet)?;
                 }
                 let ports = self.counts();
                 stream::write(&Item::End(End { ports, lab_ends }), &[], &mut self.chunk);
-                return self.send(stream);
+                return outlet.send(&mut self.chunk);
             }
         }
     }
@@ -303,7 +252,7 @@ impl Server {
     }
 
     /// Sends records on in order: those until a time, or all if there are too many.
-    fn release(&mut self, until: Option<supernet::Instant>, stream: &UnixStream) -> io::Result<()> {
+    fn release(&mut self, until: Option<supernet::Instant>, outlet: &mut Outlet) -> io::Result<()> {
         self.held.sort_by_key(|record| record.at);
         let until = until.filter(|_| !self.is_full());
         let count = until.map_or(self.held.len(), |until| self.held.partition_point(|r| r.at <= until));
@@ -312,11 +261,11 @@ impl Server {
             self.held_bytes -= record.data.len();
             self.put(&record);
             if self.chunk.len() >= CHUNK {
-                self.send(stream)?;
+                outlet.send(&mut self.chunk)?;
             }
         }
         self.held = held;
-        self.send(stream)
+        outlet.send(&mut self.chunk)
     }
 
     fn put(&mut self, record: &Record) {
@@ -335,30 +284,4 @@ impl Server {
         let count = |c: supernet::capture::Captured| Count { recorded: c.recorded, missed: c.missed };
         self.capture.counts().into_iter().map(|(id, c)| (name(id), count(c))).collect()
     }
-
-    /// Writes what there is. A client that does not read is waited for as long as the lab runs, and a little longer.
-    fn send(&mut self, mut stream: &UnixStream) -> io::Result<()> {
-        let mut sent = 0;
-        while sent < self.chunk.len() {
-            match stream.write(&self.chunk[sent..]) {
-                Ok(n) => sent += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.is_patient() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        self.chunk.clear();
-        Ok(())
-    }
-
-    fn is_patient(&mut self) -> bool {
-        let now = Instant::now();
-        !self.stop.load(Ordering::Relaxed) || now < *self.patience.get_or_insert(now + FAREWELL)
-    }
-}
-
-/// Whether a client has said something, or closed its side: there is nothing to be said but that it has enough.
-fn has_spoken(stream: &UnixStream) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(rustix::event::poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)), Ok(1..))
 }

@@ -6,7 +6,7 @@ use super::{
     words::time_of_day,
 };
 use crate::{
-    cli::{PcapArgs, PcapFormat},
+    cli::{LineFormat, PcapArgs},
     output::Style,
 };
 use serde::Serialize;
@@ -53,8 +53,8 @@ impl Sink {
         Ok(match (args.write.as_deref(), args.output) {
             (Some(path), _) if path == Path::new("-") => Self::Pipe(Pcapng::new(out(), args)?),
             (Some(path), _) => Self::File(Pcapng::new(File::create(path)?, args)?),
-            (None, PcapFormat::Json) => Self::Json(BufWriter::new(out())),
-            (None, PcapFormat::Text) => Self::Lines(Lines::new(out())),
+            (None, LineFormat::Json) => Self::Json(BufWriter::new(out())),
+            (None, LineFormat::Text) => Self::Lines(Lines::new(out())),
         })
     }
 

@@ -57,7 +57,7 @@ pub(super) fn note(record: &Record, origin: SystemTime) -> Note {
 }
 
 /// How rules of the Supervisor's posture are called, which decides where no policy does.
-const POSTURE: &str = "posture ";
+pub(in crate::lab::live) const POSTURE: &str = "posture ";
 
 impl Note {
     /// What became of the packet, in a sentence without end.
@@ -146,7 +146,7 @@ fn list(text: &mut String, words: &str, items: impl Iterator<Item = String>) {
 }
 
 /// The time of day, UTC, to a microsecond.
-pub(super) fn time_of_day(micros: u64) -> String {
+pub(in crate::lab::live) fn time_of_day(micros: u64) -> String {
     let (seconds, micros) = (micros / 1_000_000 % 86_400, micros % 1_000_000);
     format!("{:02}:{:02}:{:02}.{micros:06}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
