@@ -20,12 +20,11 @@ use crate::{
     dataplane::{
         capture::{Capture, Filter, Limits},
         counters::Counters,
-        id::{PortId, RuleId},
+        id::PortId,
         port::{Port, Waker},
         rewrite::Tuple,
-        snapshot::{PortEntry, RuleName, Snapshot},
+        snapshot::{PortEntry, Snapshot},
         stage::commit,
-        staged::Sample,
         worker::Dataplane,
     },
     flows::{FlowLog, FlowNames, Flows},
@@ -78,21 +77,6 @@ pub struct SessionInfo {
     pub packets: (u64, u64),
     /// Bytes forward and back.
     pub bytes: (u64, u64),
-}
-
-/// What a rule of staged policies, or one that counts only because of them, would have done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StagedRule {
-    /// Where it stands in the order of evaluation: "NetworkPolicy", "Emergency".
-    pub tier: &'static str,
-    /// `shop/allow-web isolation`.
-    pub rule: String,
-    /// First packets of connections that passed, and that it would have denied.
-    pub would_deny: u64,
-    /// First packets of connections that were denied, and that it would have let pass at that side.
-    pub would_allow: u64,
-    /// The latest of them, oldest first.
-    pub samples: Vec<Sample>,
 }
 
 /// The handle on a network. Clones share it; it may be used from any thread while packets run.
@@ -272,24 +256,6 @@ impl Handle {
         Quota::all(&self.dataplane.state().quotas, &self.dataplane.snapshot())
     }
 
-    /// What staged policies would have done to new connections, by rule, most first.
-    pub fn staged(&self) -> Vec<StagedRule> {
-        let network = self.network();
-        let names: BTreeMap<RuleId, &RuleName> = network.interner().rules().collect();
-        let counts = self.dataplane.state().staged.counts().into_iter();
-        let mut rules: Vec<StagedRule> = counts
-            .map(|(id, count)| StagedRule {
-                tier: names.get(&id).map_or("", |name| name.tier),
-                rule: names.get(&id).map_or_else(|| format!("{id:?}"), ToString::to_string),
-                would_deny: count.would_deny,
-                would_allow: count.would_allow,
-                samples: count.samples.into(),
-            })
-            .collect();
-        rules.sort_by(|a, b| (b.would_deny + b.would_allow).cmp(&(a.would_deny + a.would_allow)));
-        rules
-    }
-
     /// Living connections.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         let snapshot = self.dataplane.snapshot();
@@ -346,7 +312,8 @@ impl Handle {
     /// sessions.
     pub fn rules(&self) -> Vec<RuleStats> {
         let (snapshot, counters) = (self.dataplane.snapshot(), self.dataplane.counters());
-        RuleStats::all(&snapshot.names, &counters, &self.dataplane.sessions_by_rule())
+        let staged = self.dataplane.state().staged.counts();
+        RuleStats::all(&snapshot.names, &counters, &self.dataplane.sessions_by_rule(), &staged)
     }
 
     pub(crate) fn with_interner<T>(&self, see: impl FnOnce(&Interner) -> T) -> T {

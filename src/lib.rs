@@ -43,7 +43,7 @@ mod stats;
 
 pub use builder::{BuildError, Builder, Running, Supernet};
 pub use flows::{Flow, FlowLog, Flows};
-pub use handle::{ApplyError, AttachError, Handle, SessionInfo, StagedRule};
+pub use handle::{ApplyError, AttachError, Handle, SessionInfo};
 pub use runtime::Threads;
 pub use stats::{Quota, RuleStats, Stats};
 

@@ -7,6 +7,7 @@ use crate::{
         flow::{ConnectionLimits, QuotaUsage, Quotas},
         id::{NamespaceId, PortId, RuleId},
         snapshot::{Names, PortRole, RuleName, Snapshot},
+        staged::StagedCount,
         verdict::DropReason,
     },
 };
@@ -77,6 +78,8 @@ pub struct RuleStats {
     pub traffic: Traffic,
     /// Connections that live and that it decided on, also those that it denies now.
     pub sessions: u64,
+    /// What it would have done otherwise, were staged policies enforced.
+    pub staged: StagedCount,
 }
 
 impl RuleStats {
@@ -86,11 +89,17 @@ impl RuleStats {
     }
 
     /// All rules there are, by policy and rule.
-    pub(crate) fn all(names: &Names, counters: &Counters, sessions: &BTreeMap<RuleId, u64>) -> Vec<Self> {
+    pub(crate) fn all(
+        names: &Names,
+        counters: &Counters,
+        sessions: &BTreeMap<RuleId, u64>,
+        staged: &BTreeMap<RuleId, StagedCount>,
+    ) -> Vec<Self> {
         let rule = |(id, name): (&RuleId, &RuleName)| Self {
             name: name.clone(),
             traffic: counters.rules.get(id).copied().unwrap_or_default(),
             sessions: sessions.get(id).copied().unwrap_or_default(),
+            staged: staged.get(id).cloned().unwrap_or_default(),
         };
         let mut all: Vec<Self> = names.rules.iter().map(rule).collect();
         all.sort_by(|a, b| (&a.name.policy, place(&a.name.rule)).cmp(&(&b.name.policy, place(&b.name.rule))));

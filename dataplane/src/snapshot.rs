@@ -386,6 +386,8 @@ pub struct Names {
     pub tier1s: HashMap<Tier1Id, String>,
     /// Rules.
     pub rules: HashMap<RuleId, RuleName>,
+    /// What their log records are marked with, where that was asked for.
+    pub log_labels: HashMap<RuleId, String>,
 }
 
 /// A rule in words.

@@ -63,6 +63,9 @@ pub struct Connection {
     /// The rule that decided in front of its destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_rule: Option<String>,
+    /// The labels that these rules give their log records (`logLabel` of a SecurityPolicy's rules).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }
 
 impl Connection {

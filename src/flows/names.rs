@@ -90,6 +90,7 @@ impl FlowNames {
             server: record.server.map(|id| self.server(id)),
             egress_rule: record.rules.0.map(|id| self.rule(id)),
             ingress_rule: record.rules.1.map(|id| self.rule(id)),
+            labels: self.labels(record.rules),
         }
     }
 
@@ -118,6 +119,11 @@ impl FlowNames {
     fn rule(&mut self, id: RuleId) -> String {
         let known = self.snapshot.names.rules.get(&id).map(ToString::to_string);
         known.unwrap_or_else(|| called(&self.gone().rules, id))
+    }
+
+    fn labels(&self, (egress, ingress): (Option<RuleId>, Option<RuleId>)) -> Vec<String> {
+        let of = |id| self.snapshot.names.log_labels.get(&id).cloned();
+        [egress, ingress].into_iter().flatten().filter_map(of).collect()
     }
 
     fn gone(&mut self) -> &Gone {

@@ -52,6 +52,7 @@ pub fn compile(
     let servers = servers::servers(model, addressing, &specs, interner, &mut names)?;
     let limits = limits::limits(model, &places, interner);
     names.rules = firewalls.rules.into_iter().collect();
+    names.log_labels = firewalls.log_labels.into_iter().collect();
     Ok(Snapshot {
         generation: Generation::default(),
         ports: dense(ports.entries.into_iter().map(|p| (p.id.index(), p))),

@@ -69,6 +69,8 @@ pub struct Firewalls<'a> {
     pub pods: BTreeMap<&'a Name, PodFirewall>,
     /// What the rules are called.
     pub rules: BTreeMap<RuleId, RuleName>,
+    /// The labels of their log records, of those that have one.
+    pub log_labels: BTreeMap<RuleId, String>,
 }
 
 /// The firewalls of one pod; pods that see the same rules share them.
@@ -129,8 +131,8 @@ pub fn compile<'a>(
         }
         workshop = compiler.workshop;
     }
-    let rules = workshop.into_names();
-    Firewalls { identities: classes.identities, pods, rules }
+    let (rules, log_labels) = workshop.into_names();
+    Firewalls { identities: classes.identities, pods, rules, log_labels }
 }
 
 struct Compiler<'a, 'w> {

@@ -52,13 +52,21 @@ pub(super) struct Workshop<'a> {
     pub(super) peers: PeerIndex<'a>,
     interner: &'a mut Interner,
     names: BTreeMap<RuleId, RuleName>,
+    labels: BTreeMap<RuleId, String>,
     shapes: Shapes,
 }
 
 impl<'a> Workshop<'a> {
     pub(super) fn new(classes: &'a Classes<'a>, interner: &'a mut Interner) -> Self {
         let peers = classes.peers();
-        Self { classes, peers, interner, names: BTreeMap::new(), shapes: Shapes::default() }
+        Self {
+            classes,
+            peers,
+            interner,
+            names: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            shapes: Shapes::default(),
+        }
     }
 
     /// The id of a rule.
@@ -74,9 +82,14 @@ impl<'a> Workshop<'a> {
         RuleSet::sharing(rules, &mut self.shapes)
     }
 
-    /// What all rules made so far are called.
-    pub(super) fn into_names(self) -> BTreeMap<RuleId, RuleName> {
-        self.names
+    /// Log records of a rule have this label.
+    pub(super) fn label(&mut self, rule: RuleId, label: &str) {
+        self.labels.insert(rule, label.to_owned());
+    }
+
+    /// What all rules made so far are called, and their labels.
+    pub(super) fn into_names(self) -> (BTreeMap<RuleId, RuleName>, BTreeMap<RuleId, String>) {
+        (self.names, self.labels)
     }
 }
 

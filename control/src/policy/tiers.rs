@@ -180,6 +180,9 @@ impl<'a> Tiers<'a> {
         let policy_name = policy.id.to_string();
         let resolve = |rule: &'a TieredRule| {
             let id = workshop.name(policy.tier.as_str(), &policy_name, &rule.name);
+            if let Some(label) = &rule.log_label {
+                workshop.label(id, label);
+            }
             let effect = match rule.verdict {
                 Verdict::Allow => Effect::Decide(Action::Allow),
                 Verdict::Drop => Effect::Decide(Action::Drop),

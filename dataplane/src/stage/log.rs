@@ -106,7 +106,7 @@ fn end(state: &State, record: &Record, why: Why, now: Instant) -> End {
 pub fn not_let_in<A: AnyAddress>(logs: &Desks, snap: &Snapshot, first: &First<A>, stop: &Stop) {
     // Answered in place: nobody was kept from anything.
     let Some(reason) = stop.reason() else { return };
-    let rule = if let Stop::Drop(_, rule) = stop { *rule } else { None };
+    let rule = stop.rule();
     logs.tell_denied(first.hash, (reason, rule), |now| {
         let original = first.tuple.ip();
         let mut way = Way { out: None, server: None, tuple: original };

@@ -18,7 +18,9 @@ pub(crate) struct Rules {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RuleStatus {
-    /// "NAMESPACE/POLICY", or "posture".
+    /// Where it stands in the order of evaluation: "NetworkPolicy", "Emergency", "posture".
+    pub(crate) tier: String,
+    /// "NAMESPACE/POLICY", "SecurityPolicy NAME", or "posture".
     pub(crate) policy: String,
     /// `ingress[0]`, `isolation`.
     pub(crate) rule: String,
@@ -34,6 +36,12 @@ pub(crate) struct RuleStatus {
     pub(crate) denied: u64,
     /// Connections that live, and that it decided on.
     pub(crate) sessions: u64,
+    /// First packets of connections that passed, and that it would have denied, were staged policies enforced.
+    pub(crate) would_deny: u64,
+    /// First packets of connections that were denied, and that it would have let pass.
+    pub(crate) would_allow: u64,
+    /// The latest of both, as packets: "10.244.0.2:41000 > 10.244.0.18:80 TCP".
+    pub(crate) samples: Vec<String>,
 }
 
 impl Rules {
@@ -46,6 +54,10 @@ impl Rules {
             bytes: stats.traffic.bytes,
             denied: stats.traffic.denied,
             sessions: stats.sessions,
+            would_deny: stats.staged.would_deny,
+            would_allow: stats.staged.would_allow,
+            samples: stats.staged.samples.iter().map(|sample| sample.tuple.to_string()).collect(),
+            tier: stats.name.tier.to_owned(),
             policy: stats.name.policy,
             rule: stats.name.rule,
         };
@@ -61,13 +73,26 @@ impl Rules {
 
     /// For people.
     pub(super) fn tables(&self, style: Style) -> String {
-        let columns = ["POLICY", "RULE", ">HITS", ">PACKETS", ">BYTES", ">DENIED", ">SESSIONS"];
+        let columns = ["TIER", "POLICY", "RULE", ">HITS", ">PACKETS", ">BYTES", ">DENIED", ">SESSIONS"];
         let mut table = Listing::new(&format!("Rules of lab {}", self.lab), &columns, style);
         for rule in &self.rules {
             let numbers = [rule.hits, rule.packets, rule.bytes, rule.denied, rule.sessions];
-            let words = [rule.policy.clone(), rule.rule.clone()];
+            let words = [rule.tier.clone(), rule.policy.clone(), rule.rule.clone()];
             table.row(words.into_iter().chain(numbers.map(|n| n.to_string())));
         }
-        table.render()
+        let mut text = table.render();
+        let differing = || self.rules.iter().filter(|rule| rule.would_deny + rule.would_allow > 0);
+        if differing().next().is_some() {
+            let columns = ["TIER", "POLICY", "RULE", ">WOULD DENY", ">WOULD ALLOW", "LATEST"];
+            let mut table = Listing::new("If staged policies were enforced", &columns, style);
+            for rule in differing() {
+                let numbers = [rule.would_deny, rule.would_allow].map(|n| n.to_string());
+                let latest = rule.samples.last().cloned().unwrap_or_default();
+                let words = [rule.tier.clone(), rule.policy.clone(), rule.rule.clone()];
+                table.row(words.into_iter().chain(numbers).chain([latest]));
+            }
+            text += &table.render();
+        }
+        text
     }
 }

@@ -138,6 +138,7 @@ mod tests {
             server: None,
             egress_rule: Some("posture egress".to_owned()),
             ingress_rule: None,
+            labels: Vec::new(),
         }
     }
 
