@@ -4,6 +4,7 @@ mod errors;
 mod objects;
 mod robust;
 mod supervisor;
+mod tiers;
 mod workloads;
 
 use super::{Manifests, Warning, read_str};
