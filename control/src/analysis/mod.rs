@@ -8,6 +8,7 @@ mod fold;
 mod open;
 pub mod plan;
 pub mod reach;
+mod sections;
 mod text;
 pub mod topology;
 pub mod trace;

@@ -3,7 +3,7 @@
 //! Lists are sorted by their objects' names; the same input gives the same plan. Field names are camelCase when
 //! serialised.
 
-use super::text;
+use super::{sections, text};
 use crate::{
     compile::{CLI_TOOLS, CompileError, KUBE_API, MemberState, NODES_SEGMENT, ServerRole, server_specs},
     intern::Interner,
@@ -32,6 +32,8 @@ pub struct Plan {
     pub virtual_servers: Vec<VirtualServerPlan>,
     /// Firewall sections in the order in which they are evaluated, as far as they concern one pod.
     pub firewall: Vec<Section>,
+    /// The address sets that rules refer to.
+    pub address_sets: Vec<AddressSetPlan>,
     /// Pods.
     pub pods: Vec<PodPlan>,
     /// Nodes.
@@ -132,11 +134,13 @@ pub struct MemberPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Section {
-    /// "shop/allow-web", or "posture": what the Supervisor decides for pods that no policy isolates.
+    /// "shop/allow-web", "SecurityPolicy quarantine", or "posture": what the Supervisor decides for pods that no
+    /// policy isolates.
     pub policy: String,
-    /// "allow", "isolation" or "posture".
+    /// "Emergency", "Infrastructure", "Environment", "Admin"; "allow" and "isolation" of NetworkPolicies;
+    /// "Application", "Baseline"; "posture". They are evaluated in this order.
     pub category: &'static str,
-    /// Its place; smaller ones are evaluated first.
+    /// Its place among sections of its category; smaller ones are evaluated first.
     pub priority: u32,
     /// Its rules.
     pub rules: Vec<FirewallRule>,
@@ -148,16 +152,33 @@ pub struct Section {
 pub struct FirewallRule {
     /// `ingress[0]`, `isolation`.
     pub name: String,
-    /// "ingress" or "egress".
+    /// "ingress", "egress" or "both".
     pub direction: &'static str,
-    /// "ALLOW" or "DROP".
+    /// "ALLOW", "DROP", "REJECT"; "PASS" or "JUMP_TO_APPLICATION": goes on behind the tiers before NetworkPolicies,
+    /// or behind those after them.
     pub action: &'static str,
     /// The pods at whose ports it is enforced.
     pub applied_to: Vec<String>,
     /// The other ends in words: sources of ingress, destinations of egress.
     pub peers: String,
+    /// Where connections come from, in words. Only rules of policies in tiers speak of both ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<String>,
+    /// Where they go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destinations: Option<String>,
     /// Protocols and destination ports in words.
     pub services: String,
+}
+
+/// Addresses under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressSetPlan {
+    /// Its name.
+    pub name: String,
+    /// The addresses.
+    pub ranges: Vec<IpNet>,
 }
 
 /// A pod.
@@ -278,6 +299,7 @@ impl Plan {
             snat: snat(model, addressing, snapshot),
             virtual_servers: virtual_servers(model, addressing, &places)?,
             firewall: firewall(model),
+            address_sets: sections::address_sets(model),
             pods: pods(&places, &ports),
             nodes: nodes(addressing, &places, &ports),
             uplinks: uplinks(model, &ports),
@@ -422,6 +444,8 @@ fn firewall(model: &Model) -> Vec<Section> {
             action,
             applied_to: applied_to.clone(),
             peers,
+            sources: None,
+            destinations: None,
             services,
         };
         let mut allow_rules = Vec::new();
@@ -448,9 +472,12 @@ fn firewall(model: &Model) -> Vec<Section> {
         }
         isolation.push(section("isolation", ISOLATION_PRIORITY, drop_rules));
     }
-    allow.append(&mut isolation);
-    allow.push(posture(model, &isolated));
-    allow
+    let mut all = sections::tiered(model, true);
+    all.append(&mut allow);
+    all.append(&mut isolation);
+    all.extend(sections::tiered(model, false));
+    all.push(posture(model, &isolated));
+    all
 }
 
 fn posture(model: &Model, isolated: &BTreeSet<(Direction, &Name)>) -> Section {
@@ -468,6 +495,8 @@ fn posture(model: &Model, isolated: &BTreeSet<(Direction, &Name)>) -> Section {
         action,
         applied_to: pods.iter().map(|name| name.to_string()).collect(),
         peers: peers.to_owned(),
+        sources: None,
+        destinations: None,
         services: "any".to_owned(),
     };
     let mut rules = Vec::new();

@@ -33,6 +33,9 @@ pub(crate) mod select;
 mod tests;
 mod tiers;
 
+pub(crate) use cluster::Applied;
+pub(crate) use tiers::in_order;
+
 use crate::{
     intern::{Interner, NamedPort},
     ipam::Addressing,

@@ -69,12 +69,17 @@ struct Variants {
     all: Vec<Vec<Holds>>,
 }
 
+/// All policies of administrators, in the order of evaluation.
+pub(crate) fn in_order(model: &Model) -> Vec<&TieredPolicy> {
+    let mut policies: Vec<&TieredPolicy> = model.tiered_policies.values().collect();
+    policies.sort_by_key(|policy| (policy.tier, policy.priority, &policy.id));
+    policies
+}
+
 impl<'a> Tiers<'a> {
     pub(super) fn of(model: &'a Model, places: &Places<'a>, cluster: &ClusterIndex<'a>) -> Self {
-        let mut policies: Vec<&TieredPolicy> = model.tiered_policies.values().collect();
-        policies.sort_by_key(|policy| (policy.tier, policy.priority, &policy.id));
         let mut tiers = Self {
-            policies,
+            policies: in_order(model),
             variants: HashMap::new(),
             pods: HashMap::new(),
             resolved: HashMap::new(),
