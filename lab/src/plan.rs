@@ -182,13 +182,15 @@ fn tiered(plan: &Plan, style: Style, before: bool) -> String {
         "TO",
         "SERVICES",
     ];
-    let (title, tiers) = if before {
-        let tiers = ["Emergency", "Infrastructure", "Environment", "Admin"];
-        ("Firewall: policies of administrators, asked before NetworkPolicies", &tiers[..])
+    let (title, tiers): (&str, &[&str]) = if before {
+        (
+            "Firewall: policies of administrators, asked before NetworkPolicies",
+            &["Emergency", "Infrastructure", "Environment", "Admin"],
+        )
     } else {
         (
             "Firewall: policies of administrators, for pods that no NetworkPolicy isolates",
-            &["Application", "Baseline"][..],
+            &["Application", "Baseline"],
         )
     };
     let workloads = Workloads::of(plan);

@@ -4,6 +4,7 @@
 //! Answers are computed from the compiled snapshot, never by a second reading of the model's rules, so they say
 //! what packets will meet. They serialise with camelCase names; programs may rely on the fields documented here.
 
+pub mod explain;
 mod fold;
 mod open;
 pub mod plan;

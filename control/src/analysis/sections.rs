@@ -80,7 +80,6 @@ pub(super) fn address_sets(model: &Model) -> Vec<AddressSetPlan> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{
         analysis::{
             plan::Plan,
