@@ -5,6 +5,7 @@
 
 use crate::{
     analysis::{
+        lint::Lint,
         plan::Plan,
         reach::Reach,
         trace::{Probe, TraceError, TraceReport},
@@ -198,6 +199,11 @@ impl Network {
     /// None for a model that this network holds; the type is that of compiling.
     pub fn reach(&mut self) -> Result<Reach, CompileError> {
         Reach::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
+    }
+
+    /// What is odd about its policies.
+    pub fn lint(&self) -> Lint {
+        Lint::of(&self.model, &self.addressing, &self.snapshot)
     }
 
     /// What happens to a packet. `seed` is the dataplane's.

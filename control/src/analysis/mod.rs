@@ -6,6 +6,7 @@
 
 pub mod explain;
 mod fold;
+pub mod lint;
 mod open;
 pub mod plan;
 pub mod reach;

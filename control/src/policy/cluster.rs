@@ -64,6 +64,11 @@ impl<'a> Applied<'a> {
         Self(ClusterIndex::of(model))
     }
 
+    /// The pods of a namespace that are selected.
+    pub(crate) fn pods_in(&self, namespace: &str, pods: &crate::model::Selector) -> Vec<&'a Name> {
+        self.0.select_in(namespace, pods)
+    }
+
     /// The pods of an `appliedTo`; all of them if it is empty. Each once, in no order.
     pub(crate) fn pods(&self, to: &[Peer]) -> Vec<&'a Name> {
         if to.is_empty() {
