@@ -1,12 +1,12 @@
 //! Selectors that select nobody.
 
 use super::{
-    Found, Severity,
+    Finding, Found, Severity,
     facts::{Facts, finding},
 };
 use crate::{
     analysis::text,
-    model::{Peer, Selector},
+    model::{Peer, Selector, Verdict},
     policy::Direction,
 };
 
@@ -57,7 +57,13 @@ pub(super) fn find(facts: &Facts<'_>) -> Vec<Found> {
         }
         for rule in &policy.rules {
             for peer in rule.sources.peers.iter().chain(&rule.destinations.peers) {
-                found.extend(of_peer(facts, &policy.at, (&name, Some(&rule.name)), "", peer));
+                let told = of_peer(facts, &policy.at, (&name, Some(&rule.name)), "", peer);
+                // A quarantine stands ready for nobody.
+                let is_denial = matches!(rule.verdict, Verdict::Drop | Verdict::Reject);
+                found.extend(told.map(|(place, finding)| match is_denial {
+                    true => (place, Finding { severity: Severity::Note, ..finding }),
+                    false => (place, finding),
+                }));
             }
         }
     }

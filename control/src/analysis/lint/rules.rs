@@ -28,12 +28,10 @@ struct Seen {
     matches: bool,
     /// Somewhere it is the first to match, or of NetworkPolicies one that is asked.
     is_reached: bool,
-    /// Somewhere nothing else allows what it allows.
-    is_needed: bool,
     /// Those that come first.
     before: BTreeSet<RuleId>,
-    /// Those that allow the same.
-    beside: BTreeSet<RuleId>,
+    /// Of NetworkPolicies: wherever it is asked, the others that allow the same there.
+    beside: BTreeSet<Vec<RuleId>>,
 }
 
 pub(super) fn find(facts: &Facts<'_>) -> Vec<Found> {
@@ -49,7 +47,7 @@ pub(super) fn find(facts: &Facts<'_>) -> Vec<Found> {
             found.extend(allows_everything(facts, guarded, rule));
         }
     }
-    let words = |ids: &BTreeSet<RuleId>| {
+    let words = |ids: &[RuleId]| {
         let names: Vec<String> =
             ids.iter().filter_map(|id| facts.name(*id)).map(ToString::to_string).collect();
         match names.len().checked_sub(3) {
@@ -64,12 +62,13 @@ pub(super) fn find(facts: &Facts<'_>) -> Vec<Found> {
         let Some(at) = facts.position(&name.policy) else { continue };
         let rule = (name.policy.as_str(), Some(name.rule.as_str()));
         if !seen.is_reached {
-            let what = format!("never decides anything: {} match first", words(&seen.before));
+            let before: Vec<RuleId> = seen.before.iter().copied().collect();
+            let what = format!("never decides anything, because of {} before it", words(&before));
             let advice = "put it before them, narrow them, or remove it";
             found.push(finding(Severity::Warning, at, rule, "shadowed", what, advice));
-        } else if name.tier == NETWORK_POLICY && !seen.is_needed && seen.beside.is_disjoint(&needless) {
+        } else if let Some(others) = instead(seen, &needless).filter(|_| name.tier == NETWORK_POLICY) {
             needless.insert(*id);
-            let what = format!("allows nothing that {} do not allow already", words(&seen.beside));
+            let what = format!("allows nothing beyond {}", words(&others));
             found.push(finding(
                 Severity::Note,
                 at,
@@ -95,6 +94,22 @@ pub(super) fn find(facts: &Facts<'_>) -> Vec<Found> {
         ));
     }
     found
+}
+
+/// The rules that allow all that a rule allows: one if one does, else several. `None`: it is needed.
+fn instead(seen: &Seen, needless: &BTreeSet<RuleId>) -> Option<Vec<RuleId>> {
+    let others = |ids: &Vec<RuleId>| -> BTreeSet<RuleId> {
+        ids.iter().copied().filter(|id| !needless.contains(id)).collect()
+    };
+    let sets: Vec<BTreeSet<RuleId>> = seen.beside.iter().map(others).collect();
+    if sets.is_empty() || sets.iter().any(BTreeSet::is_empty) {
+        return None;
+    }
+    let one = sets[0].iter().find(|id| sets.iter().all(|set| set.contains(id)));
+    Some(match one {
+        Some(one) => vec![*one],
+        None => sets.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect(),
+    })
 }
 
 type Point = (IdentityId, Proto, u16);
@@ -153,8 +168,7 @@ fn look(
             }
             entry.is_reached = true;
             let others: Vec<RuleId> = matching.iter().map(|r| r.id).filter(|id| *id != rule.id).collect();
-            entry.is_needed |= others.is_empty();
-            entry.beside.extend(others);
+            entry.beside.insert(others);
         }
         if !is_union
             && decided.is_none()
