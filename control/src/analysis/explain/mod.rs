@@ -157,6 +157,8 @@ pub enum Difference {
         address: IpAddr,
         /// The range of the rule that it lies in.
         within: IpNet,
+        /// What the rule takes out of it.
+        except: Vec<IpNet>,
     },
 }
 

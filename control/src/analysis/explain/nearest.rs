@@ -225,7 +225,8 @@ fn addresses<'a>(
         variants.extend(usable.map(|address| {
             let mut variant = here.clone();
             variant.connection.peer.address = address;
-            variant.differences.push(Difference::Address { address, within: *range });
+            let except: Vec<IpNet> = except.iter().copied().filter(|hole| range.contains(hole)).collect();
+            variant.differences.push(Difference::Address { address, within: *range, except });
             variant
         }));
     }

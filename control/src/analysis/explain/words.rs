@@ -1,7 +1,7 @@
 //! What would have to differ, in a sentence.
 
 use super::{Difference, Explanation, Nearest, Question, walk::Walk};
-use crate::analysis::text;
+use crate::{analysis::text, model::Peer};
 use supernet_dataplane::wire::Proto;
 
 /// One sentence without its full stop; `None` where nothing can be said.
@@ -10,7 +10,7 @@ pub(super) fn advice(explanation: &Explanation, question: &Question, walk: &Walk
     match (&explanation.nearest, &explanation.overridden) {
         (Some(nearest), None) => Some(sentence(nearest, question)),
         (nearest, Some(behind)) => {
-            let changed = format!("{rule} would have to be changed: behind it {behind} would allow it");
+            let changed = format!("that rule would have to be changed: behind it {behind} would allow this");
             Some(match nearest {
                 Some(nearest) if nearest.differences.len() == 1 => {
                     format!("{changed}; or else {}", sentence(nearest, question))
@@ -19,10 +19,10 @@ pub(super) fn advice(explanation: &Explanation, question: &Question, walk: &Walk
             })
         }
         (None, None) if rule.is_tiered() => {
-            Some(format!("{rule} would have to be changed, and no rule behind it allows this"))
+            Some("that rule would have to be changed, and no rule behind it allows this".to_owned())
         }
         (None, None) if walk.allowing().next().is_none() => None,
-        (None, None) => Some("no rule that it has allows anything near".to_owned()),
+        (None, None) => Some(format!("no rule of pod {} allows anything near", explanation.at)),
     }
 }
 
@@ -61,12 +61,12 @@ fn condition(difference: &Difference, question: &Question) -> Option<String> {
             label(&format!("namespace {namespace}"), key, value, *any)
         }
         Difference::Namespace { pod, namespace } => format!("pod {pod} were in namespace {namespace}"),
-        Difference::Address { within, .. } => {
+        Difference::Address { within, except, .. } => {
             let verb = if question.egress { "went to" } else { "came from" };
-            if within.network() == within.broadcast() {
-                format!("it {verb} {}", within.addr())
-            } else {
-                format!("it {verb} an address in {within}")
+            let range = Peer::Block { cidr: *within, except: except.clone() };
+            match within.network() == within.broadcast() {
+                true => format!("it {verb} {}", within.addr()),
+                false => format!("it {verb} an address in {}", text::peer("", &range)),
             }
         }
     })

@@ -149,8 +149,8 @@ spec:
     assert_eq!(
         verdict("shop/web", "outside", Proto::TCP, Some(443)),
         "TCP 443 from shop/web-1 to outside is rejected where it leaves shop/web-1: rejected by Environment rule web \
-         (SecurityPolicy zones); its sender gets a reset. Environment rule web (SecurityPolicy zones) would have to \
-         be changed: behind it posture egress would allow it."
+         (SecurityPolicy zones); its sender gets a reset. That rule would have to be changed: behind it \
+         posture egress would allow this."
     );
     let ping = verdict("shop/web", "outside", Proto::ICMP, None);
     assert!(ping.contains("; its sender is told that it is administratively prohibited (ICMP). "), "{ping}");

@@ -323,10 +323,12 @@ impl Names<'_> {
 
 /// Sentences begin with a capital letter, names as they are written.
 fn capital(sentence: &str) -> String {
-    match sentence.strip_prefix("no ") {
-        Some(rest) => format!("No {rest}"),
-        None => sentence.to_owned(),
+    for (word, capital) in [("no ", "No "), ("that ", "That ")] {
+        if let Some(rest) = sentence.strip_prefix(word) {
+            return format!("{capital}{rest}");
+        }
     }
+    sentence.to_owned()
 }
 
 fn subject(report: &TraceReport) -> String {
