@@ -339,6 +339,7 @@ fn advertised(plan: &Plan, style: Style) -> String {
 mod tests {
     use super::*;
     use crate::fixture::shop;
+    use supernet_control::analysis::plan::{AddressSetPlan, FirewallRule};
 
     fn plan() -> Plan {
         let mut s = shop();
@@ -360,6 +361,43 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\nis missing in\n{text}");
         }
         assert!(!text.contains('\x1b'), "no colour away from a terminal");
+    }
+
+    #[test]
+    fn policies_of_administrators_stand_around_network_policies() {
+        let mut plan = plan();
+        let rule = |sources: &str| FirewallRule {
+            name: "scans".into(),
+            direction: "ingress",
+            action: "REJECT",
+            applied_to: vec!["shop/db-0".into()],
+            peers: sources.into(),
+            sources: Some(sources.into()),
+            destinations: Some("any".into()),
+            services: "TCP 22".into(),
+        };
+        let section = |category, policy: &str| Section {
+            policy: policy.into(),
+            category,
+            priority: 7,
+            rules: vec![rule("address set scanners")],
+        };
+        plan.firewall.insert(0, section("Emergency", "SecurityPolicy first"));
+        plan.firewall.push(section("Baseline", "ClusterNetworkPolicy last"));
+        plan.address_sets =
+            vec![AddressSetPlan { name: "scanners".into(), ranges: vec!["203.0.113.0/24".parse().unwrap()] }];
+        let text = tables(&plan, Style::PLAIN);
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}\nis missing in\n{text}"));
+        let order = [
+            at(
+                "  Emergency         7  SecurityPolicy first  scans  ingress    REJECT  shop/db-0   address set scanners  any  TCP 22",
+            ),
+            at("Firewall: what policies isolate"),
+            at("  Baseline         7  ClusterNetworkPolicy last  scans"),
+            at("Firewall: pods that no policy isolates"),
+            at("Address sets\n  NAME      ADDRESSES\n  scanners  203.0.113.0/24\n"),
+        ];
+        assert!(order.is_sorted(), "{text}");
     }
 
     #[test]

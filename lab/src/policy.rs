@@ -44,3 +44,39 @@ fn count(n: usize, what: &str) -> String {
 fn plural(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(severity: Severity, at: &str, rule: Option<&str>, what: &str) -> Finding {
+        Finding {
+            severity,
+            at: at.to_owned(),
+            policy: "shop/web".to_owned(),
+            rule: rule.map(str::to_owned),
+            kind: "selectsNoPod",
+            what: what.to_owned(),
+            advice: "look at it".to_owned(),
+        }
+    }
+
+    #[test]
+    fn findings_are_a_table_and_a_count() {
+        let findings = vec![
+            finding(Severity::Warning, "a.yaml:12:1", None, "selects no pod"),
+            finding(Severity::Note, "b.yaml:3:1", Some("ingress[0]"), "is staged"),
+        ];
+        let expected = "\
+Findings
+           WHERE        POLICY    RULE        WHAT            WHAT TO DO
+  warning  a.yaml:12:1  shop/web  -           selects no pod  look at it
+  note     b.yaml:3:1   shop/web  ingress[0]  is staged       look at it
+
+✗ 4 policies: 1 warning, 1 note
+";
+        assert_eq!(table(&Lint { policies: 4, findings }, Style::PLAIN), expected);
+        let none = Lint { policies: 1, findings: Vec::new() };
+        assert_eq!(table(&none, Style::PLAIN), "✓ 1 policy: 0 warnings, 0 notes\n");
+    }
+}

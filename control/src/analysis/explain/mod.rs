@@ -207,7 +207,7 @@ fn transport(proto: Proto) -> Option<Protocol> {
 }
 
 /// Who has an address.
-fn owner<'a>(addressing: &'a Addressing, address: IpAddr) -> Option<&'a Name> {
+fn owner(addressing: &Addressing, address: IpAddr) -> Option<&Name> {
     let pods = addressing.pods.iter();
     pods.filter(|(_, pod)| pod.addresses.contains(&address)).map(|(name, _)| name).next()
 }

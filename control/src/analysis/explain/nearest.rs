@@ -243,7 +243,7 @@ fn next(address: IpAddr) -> Option<IpAddr> {
 /// The connection if the rule's services match it, or with those of the rule that are near.
 fn services<'a>(walk: &Walk<'a>, source: Source<'a>, variant: Variant<'a>) -> Vec<Variant<'a>> {
     let connection = &variant.connection;
-    let (matches, others): (bool, Vec<(Proto, (u16, u16))>) = match source {
+    let (matches, others): (bool, Vec<Numbers>) = match source {
         Source::Network(_, rule) => (
             rule.ports.is_empty() || rule.ports.iter().any(|p| walk.port_matches(p, connection)),
             rule.ports.iter().flat_map(|p| numbers(walk, p, connection)).collect(),
@@ -264,7 +264,7 @@ fn services<'a>(walk: &Walk<'a>, source: Source<'a>, variant: Variant<'a>) -> Ve
     }
     let is_v4 = connection.peer.address.is_ipv4();
     let usable = others.into_iter().filter(|(proto, _)| !proto.is_icmp() || (*proto == Proto::ICMP) == is_v4);
-    let mut others: Vec<(Proto, (u16, u16))> = usable.collect();
+    let mut others: Vec<Numbers> = usable.collect();
     // Another port of the same protocol is nearer than another protocol.
     others.sort_by_key(|(proto, (from, _))| (*proto != connection.proto, from.abs_diff(connection.port)));
     let changed = others.into_iter().map(|(proto, ports)| {
@@ -277,7 +277,10 @@ fn services<'a>(walk: &Walk<'a>, source: Source<'a>, variant: Variant<'a>) -> Ve
     changed.collect()
 }
 
-fn numbers(walk: &Walk<'_>, port: &PolicyPort, connection: &Connection<'_>) -> Vec<(Proto, (u16, u16))> {
+/// A protocol, with the first and the last of its ports.
+type Numbers = (Proto, (u16, u16));
+
+fn numbers(walk: &Walk<'_>, port: &PolicyPort, connection: &Connection<'_>) -> Vec<Numbers> {
     let ranges = walk.numbers(port, connection).into_iter();
     ranges.map(|range| (walk::proto_of(port.protocol), range)).collect()
 }
