@@ -1,7 +1,14 @@
 //! Every kind of finding, and policies that have none.
 
 use super::{Lint, Severity};
-use crate::{fixture::Cluster, manifests::read_str};
+use crate::{
+    fixture::{Cluster, endpoint},
+    manifests::read_str,
+    policy::tests::oracle,
+};
+use proptest::prelude::*;
+use std::{collections::BTreeSet, net::IpAddr};
+use supernet_dataplane::{table::classifier::Action, wire::Proto};
 
 /// Pods that the policies are about.
 const PODS: &str = "
@@ -284,4 +291,58 @@ fn staged_policies_are_told() {
     says(&policy.replace("metadata: {name", staged), &["staged -: is staged: it is judged and not enforced"]);
     let policy = network("  policyTypes: [Ingress]\n").replace("metadata: {name", staged);
     says(&policy, &["staged -: is staged: it is judged and not enforced"]);
+}
+
+/// The action for every pair of ends, some services, and both sides.
+fn decisions(c: &Cluster) -> Vec<Option<Action>> {
+    let (snapshot, addressing) = (c.compile().unwrap(), c.addressing());
+    let pods: Vec<IpAddr> = addressing.pods.values().flat_map(|p| p.addresses.clone()).collect();
+    let outside = ["203.0.113.9", "203.0.113.200", "2001:db8::9", "10.244.0.99"];
+    let outside = outside.iter().map(|a| a.parse::<IpAddr>().unwrap());
+    let nodes = addressing.nodes.values().flatten().copied();
+    let peers: Vec<IpAddr> = pods.iter().copied().chain(nodes).chain(outside).collect();
+    let ports = [Proto::TCP, Proto::UDP, Proto::SCTP].into_iter().flat_map(|p| (77..88).map(move |n| (p, n)));
+    let icmp = [Proto::ICMP, Proto::ICMPV6]
+        .into_iter()
+        .flat_map(|p| [0x0700, 0x0801, 0x7f00, 0x8001].map(|n| (p, n)));
+    let services: Vec<(Proto, u16)> = ports.chain(icmp).collect();
+    let mut all = Vec::new();
+    for own in &pods {
+        let endpoint = endpoint(&snapshot, *own).unwrap();
+        for firewall in [&endpoint.egress, &endpoint.ingress] {
+            for peer in peers.iter().filter(|p| p.is_ipv4() == own.is_ipv4()) {
+                let peer = snapshot.identities.of(*peer);
+                let action = |(proto, port)| firewall.as_ref().map(|f| f.decide(peer, proto, port).action);
+                all.extend(services.iter().copied().map(action));
+            }
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn what_is_shadowed_or_redundant_may_be_removed(c in oracle::cluster()) {
+        let lint = Lint::of(&c.model, &c.addressing(), &c.compile().unwrap());
+        let gone = |kinds: &[&str]| -> BTreeSet<(String, String)> {
+            let found = lint.findings.iter().filter(|f| kinds.contains(&f.kind));
+            found.map(|f| (f.policy.clone(), f.rule.clone().unwrap())).collect()
+        };
+        let gone = gone(&["shadowed", "redundant"]);
+        let mut without = c.clone();
+        for policy in without.model.policies.values_mut() {
+            let name = policy.name.to_string();
+            for (direction, rules) in [("ingress", &mut policy.ingress), ("egress", &mut policy.egress)] {
+                let mut at = 0..;
+                let stays = |n: usize| !gone.contains(&(name.clone(), format!("{direction}[{n}]")));
+                rules.iter_mut().for_each(|rules| rules.retain(|_| stays(at.next().unwrap())));
+            }
+        }
+        for policy in without.model.tiered_policies.values_mut() {
+            let name = policy.id.to_string();
+            policy.rules.retain(|rule| !gone.contains(&(name.clone(), rule.name.clone())));
+        }
+        prop_assert_eq!(decisions(&without), decisions(&c), "without {:?}", gone);
+    }
 }
