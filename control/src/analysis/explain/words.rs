@@ -1,7 +1,7 @@
 //! What would have to differ, in a sentence.
 
 use super::{Difference, Explanation, Nearest, Question, walk::Walk};
-use crate::{analysis::text, model::Peer};
+use crate::{analysis::text, model::Peer, policy::POSTURE};
 use supernet_dataplane::wire::Proto;
 
 /// One sentence without its full stop; `None` where nothing can be said.
@@ -21,7 +21,8 @@ pub(super) fn advice(explanation: &Explanation, question: &Question, walk: &Walk
         (None, None) if rule.is_tiered() => {
             Some("that rule would have to be changed, and no rule behind it allows this".to_owned())
         }
-        (None, None) if walk.allowing().next().is_none() => None,
+        // Where only the posture speaks it has said all.
+        (None, None) if rule.policy == POSTURE || walk.allowing().next().is_none() => None,
         (None, None) => Some(format!("no rule of pod {} allows anything near", explanation.at)),
     }
 }

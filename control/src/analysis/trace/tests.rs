@@ -119,7 +119,11 @@ fn denials_name_who_denies() {
     );
     assert_eq!(t.denied_by.unwrap().policy, "shop/web");
     let t = tcp("shop/web", "shop/db", 8080);
-    assert!(t.verdict.contains("no policy selects it, and the Supervisor lets nothing in"), "{}", t.verdict);
+    assert!(
+        t.verdict.contains("no NetworkPolicy selects it, and the Supervisor lets nothing in"),
+        "{}",
+        t.verdict
+    );
     assert_eq!(t.drop_reason.as_deref(), Some("IngressDenied"));
 }
 

@@ -282,7 +282,8 @@ impl Names<'_> {
                 format!("{} by {rule}", if is_rejected { "rejected" } else { "denied" })
             }
             (crate::policy::POSTURE, _) => {
-                "no policy selects it, and the Supervisor lets nothing in that no policy allows".to_owned()
+                "no NetworkPolicy selects it, and the Supervisor lets nothing in that no policy allows"
+                    .to_owned()
             }
             (policies, "isolation") => {
                 let verb = if policies.contains(", ") { "isolate" } else { "isolates" };
