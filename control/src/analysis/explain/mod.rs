@@ -54,7 +54,7 @@ impl RuleRef {
 }
 
 impl fmt::Display for RuleRef {
-    /// "shop/allow-web ingress[0]"; "Emergency rule quarantine (SecurityPolicy isolate)".
+    /// `shop/allow-web ingress[0]`; `Emergency rule quarantine (SecurityPolicy isolate)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_tiered() {
             write!(f, "{} rule {} ({})", self.tier, self.rule, self.policy)

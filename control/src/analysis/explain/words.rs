@@ -27,7 +27,7 @@ pub(super) fn advice(explanation: &Explanation, question: &Question, walk: &Walk
     }
 }
 
-/// "shop/web ingress[0] would allow TCP 80 if pod other/curl had label app=frontend".
+/// `shop/web ingress[0] would allow TCP 80 if pod other/curl had label app=frontend`.
 fn sentence(nearest: &Nearest, question: &Question) -> String {
     let service = nearest.differences.iter().find_map(|difference| match difference {
         Difference::Service { protocol, ports } => Some(self::service(protocol, *ports)),
