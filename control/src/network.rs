@@ -8,6 +8,7 @@ use crate::{
         View,
         assert::{Assertions, Report, Wrong},
         diff::Diff,
+        lint::Lint,
         plan::Plan,
         reach::Reach,
         trace::{Probe, TraceError, TraceReport},
@@ -212,6 +213,11 @@ impl Network {
     /// None for a model that this network holds; the type is that of compiling.
     pub fn reach(&mut self) -> Result<Reach, CompileError> {
         Reach::of(&self.model, &self.addressing, &self.snapshot, &mut self.interner)
+    }
+
+    /// What is odd about its policies.
+    pub fn lint(&self) -> Lint {
+        Lint::of(&self.model, &self.addressing, &self.snapshot)
     }
 
     /// What changes between this network and a draft of its next state.

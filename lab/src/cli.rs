@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// The network of a Kubernetes Supervisor Cluster, on your laptop.
 ///
 /// Exit status: 0 done, 1 error, 2 usage, 3 the traced packet was dropped, 4 something changes (diff), 5 a statement
-/// does not hold (assert).
+/// does not hold (assert), or there are warnings (policy lint).
 #[derive(Debug, Parser)]
 #[command(name = "supernet", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -28,6 +28,9 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Check statements about who reaches whom, kept in a file
     Assert(AssertArgs),
+    /// Look at policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Run manifests as network namespaces on TAP devices
     #[command(subcommand)]
     Lab(LabCommand),
@@ -181,6 +184,25 @@ pub(crate) struct TraceArgs {
     /// Short for --proto icmp
     #[arg(long, conflicts_with_all = ["port", "proto"])]
     pub(crate) icmp: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Find policies that do not do what they seem to be meant for
+    Lint(LintArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  supernet policy lint -f manifests/
+  supernet policy lint -f shop.yaml -f policies/ -o json | jq '.findings[] | select(.severity == \"warning\")'
+Exit status: 0 no warnings, 5 warnings; notes alone do not count.")]
+pub(crate) struct LintArgs {
+    #[command(flatten)]
+    pub(crate) files: Files,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

@@ -13,11 +13,12 @@ mod lab;
 mod output;
 mod picture;
 mod plan;
+mod policy;
 mod reach;
 mod trace;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, PolicyCommand};
 use std::{error::Error, process::ExitCode};
 
 /// Exit status of an error.
@@ -50,6 +51,7 @@ fn run(command: Command) -> Result<u8, Box<dyn Error>> {
         Command::Trace(args) => trace::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Assert(args) => assert::run(&args),
+        Command::Policy(PolicyCommand::Lint(args)) => policy::lint(&args),
         Command::Demo => demo::run(),
         Command::Lab(command) => lab::run(&command),
         Command::Bench(args) => {

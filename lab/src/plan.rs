@@ -50,7 +50,11 @@ fn tables(plan: &Plan, style: Style) -> String {
         segments(plan, style),
         snat(plan, style),
         virtual_servers(plan, style),
+        tiered(plan, style, true),
         firewall(plan, style),
+        tiered(plan, style, false),
+        posture(plan, style),
+        address_sets(plan, style),
         limits(plan, style),
         pods(plan, style),
         nodes(plan, style),
@@ -131,35 +135,93 @@ fn members(server: &VirtualServerPlan) -> String {
     output::lines(members, MOST)
 }
 
+/// What NetworkPolicies give.
 fn firewall(plan: &Plan, style: Style) -> String {
+    let tables =
+        [("allow", "Firewall: what policies allow"), ("isolation", "Firewall: what policies isolate")];
+    tables.map(|(category, title)| sections(plan, style, category, title)).concat()
+}
+
+/// What the Supervisor decides. It speaks only where pods are left to it.
+fn posture(plan: &Plan, style: Style) -> String {
+    sections(plan, style, "posture", "Firewall: pods that no policy isolates")
+}
+
+fn sections(plan: &Plan, style: Style, category: &str, title: &str) -> String {
     let columns = ["POLICY", "RULE", "DIRECTION", "ACTION", "APPLIED TO", "PEERS", "SERVICES"];
     let workloads = Workloads::of(plan);
-    let mut text = String::new();
-    for (category, title) in [
-        ("allow", "Firewall: what policies allow"),
-        ("isolation", "Firewall: what policies isolate"),
-        ("posture", "Firewall: pods that no policy isolates"),
-    ] {
-        let mut table = Listing::new(title, &columns, style);
-        let sections = plan.firewall.iter().filter(|section| section.category == category);
-        for (Section { policy, .. }, rule) in sections.flat_map(|s| s.rules.iter().map(move |r| (s, r))) {
-            // The posture speaks only where pods are left to it.
-            if category == "posture" && rule.applied_to.is_empty() {
-                continue;
-            }
+    let mut table = Listing::new(title, &columns, style);
+    let sections = plan.firewall.iter().filter(|section| section.category == category);
+    for (Section { policy, .. }, rule) in sections.flat_map(|s| s.rules.iter().map(move |r| (s, r))) {
+        if category == "posture" && rule.applied_to.is_empty() {
+            continue;
+        }
+        table.row([
+            policy.clone(),
+            rule.name.clone(),
+            rule.direction.to_owned(),
+            rule.action.to_owned(),
+            workloads.name(&rule.applied_to),
+            rule.peers.clone(),
+            rule.services.clone(),
+        ]);
+    }
+    table.render()
+}
+
+/// Policies of administrators: those that are asked before NetworkPolicies, or those after them.
+fn tiered(plan: &Plan, style: Style, before: bool) -> String {
+    let columns = [
+        "TIER",
+        ">PRIORITY",
+        "POLICY",
+        "RULE",
+        "DIRECTION",
+        "ACTION",
+        "APPLIED TO",
+        "FROM",
+        "TO",
+        "SERVICES",
+    ];
+    let (title, tiers): (&str, &[&str]) = if before {
+        (
+            "Firewall: policies of administrators, asked before NetworkPolicies",
+            &["Emergency", "Infrastructure", "Environment", "Admin"],
+        )
+    } else {
+        (
+            "Firewall: policies of administrators, for pods that no NetworkPolicy isolates",
+            &["Application", "Baseline"],
+        )
+    };
+    let workloads = Workloads::of(plan);
+    let mut table = Listing::new(title, &columns, style);
+    for section in plan.firewall.iter().filter(|section| tiers.contains(&section.category)) {
+        for rule in &section.rules {
             table.row([
-                policy.clone(),
+                section.category.to_owned(),
+                section.priority.to_string(),
+                section.policy.clone(),
                 rule.name.clone(),
                 rule.direction.to_owned(),
                 rule.action.to_owned(),
                 workloads.name(&rule.applied_to),
-                rule.peers.clone(),
+                or_dash(rule.sources.as_ref()),
+                or_dash(rule.destinations.as_ref()),
                 rule.services.clone(),
             ]);
         }
-        text.push_str(&table.render());
     }
-    text
+    table.render()
+}
+
+fn address_sets(plan: &Plan, style: Style) -> String {
+    let mut table = Listing::new("Address sets", &["NAME", "ADDRESSES"], style);
+    for set in &plan.address_sets {
+        let addresses = list(set.ranges.iter().map(ToString::to_string), MOST);
+        table.row([set.name.clone(), if addresses.is_empty() { "none".to_owned() } else { addresses }]);
+    }
+    table.render()
 }
 
 /// Which pods belong together, to name many of them in few words.
@@ -295,6 +357,7 @@ fn advertised(plan: &Plan, style: Style) -> String {
 mod tests {
     use super::*;
     use crate::fixture::shop;
+    use supernet_control::analysis::plan::{AddressSetPlan, FirewallRule};
 
     fn plan() -> Plan {
         let mut s = shop();
@@ -316,6 +379,43 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\nis missing in\n{text}");
         }
         assert!(!text.contains('\x1b'), "no colour away from a terminal");
+    }
+
+    #[test]
+    fn policies_of_administrators_stand_around_network_policies() {
+        let mut plan = plan();
+        let rule = |sources: &str| FirewallRule {
+            name: "scans".into(),
+            direction: "ingress",
+            action: "REJECT",
+            applied_to: vec!["shop/db-0".into()],
+            peers: sources.into(),
+            sources: Some(sources.into()),
+            destinations: Some("any".into()),
+            services: "TCP 22".into(),
+        };
+        let section = |category, policy: &str| Section {
+            policy: policy.into(),
+            category,
+            priority: 7,
+            rules: vec![rule("address set scanners")],
+        };
+        plan.firewall.insert(0, section("Emergency", "SecurityPolicy first"));
+        plan.firewall.push(section("Baseline", "ClusterNetworkPolicy last"));
+        plan.address_sets =
+            vec![AddressSetPlan { name: "scanners".into(), ranges: vec!["203.0.113.0/24".parse().unwrap()] }];
+        let text = tables(&plan, Style::PLAIN);
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}\nis missing in\n{text}"));
+        let order = [
+            at(
+                "  Emergency         7  SecurityPolicy first  scans  ingress    REJECT  shop/db-0   address set scanners  any  TCP 22",
+            ),
+            at("Firewall: what policies isolate"),
+            at("  Baseline         7  ClusterNetworkPolicy last  scans"),
+            at("Firewall: pods that no policy isolates"),
+            at("Address sets\n  NAME      ADDRESSES\n  scanners  203.0.113.0/24\n"),
+        ];
+        assert!(order.is_sorted(), "{text}");
     }
 
     #[test]

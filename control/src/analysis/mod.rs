@@ -9,12 +9,15 @@
 pub mod assert;
 pub mod diff;
 mod ends;
+pub mod explain;
 mod fold;
 mod judge;
+pub mod lint;
 mod open;
 mod outside;
 pub mod plan;
 pub mod reach;
+mod sections;
 mod text;
 pub mod topology;
 pub mod trace;

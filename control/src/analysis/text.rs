@@ -1,6 +1,6 @@
 //! Selectors, peers and ports in words.
 
-use crate::model::{Operator, Peer, PolicyPort, PortMatch, Protocol, Selector};
+use crate::model::{Ends, Operator, Peer, PolicyPort, PolicyService, PortMatch, Protocol, Selector};
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Peers of a rule: "pods app=web in shop; 10.0.0.0/8 except 10.1.0.0/16"; "any" for everyone.
@@ -11,7 +11,14 @@ pub(super) fn peers(namespace: &str, peers: &[Peer]) -> String {
     join(peers.iter().map(|p| peer(namespace, p)), "; ")
 }
 
-fn peer(namespace: &str, peer: &Peer) -> String {
+/// One side of a rule: as [`peers`]; "any but 10.0.0.0/8" for everyone else.
+pub(super) fn ends(ends: &Ends) -> String {
+    let words = peers("", &ends.peers);
+    if ends.excluded { format!("any but {words}") } else { words }
+}
+
+/// One peer of a rule.
+pub(super) fn peer(namespace: &str, peer: &Peer) -> String {
     match peer {
         Peer::Block { cidr, except } if except.is_empty() => cidr.to_string(),
         Peer::Block { cidr, except } => format!("{cidr} except {}", join(except.iter(), ", ")),
@@ -35,7 +42,7 @@ fn peer(namespace: &str, peer: &Peer) -> String {
 }
 
 /// A selector as kubectl writes it: "app=web,tier in (a,b),!legacy".
-fn selector(selector: &Selector) -> String {
+pub(super) fn selector(selector: &Selector) -> String {
     let terms = selector.requirements.iter().map(|r| match &r.operator {
         Operator::In(values) if values.len() == 1 => format!("{}={}", r.key, values[0]),
         Operator::In(values) => format!("{} in ({})", r.key, values.join(",")),
@@ -62,6 +69,30 @@ pub(super) fn policy_ports(ports: &[PolicyPort]) -> String {
         by_protocol.entry(port.protocol).or_default().push(text);
     }
     join(by_protocol.into_iter().map(|(protocol, ports)| format!("{protocol} {}", ports.join(", "))), "; ")
+}
+
+/// Services of a rule: as [`policy_ports`], and "ICMP type 8 code 0; ICMPv6".
+pub(super) fn services(services: &[PolicyService]) -> String {
+    let ports: Vec<PolicyPort> = services
+        .iter()
+        .filter_map(|service| match service {
+            PolicyService::Ports(port) => Some(port.clone()),
+            PolicyService::Icmp { .. } => None,
+        })
+        .collect();
+    let icmp = services.iter().filter_map(|service| match service {
+        PolicyService::Icmp { v6, kind, code } => Some(icmp(*v6, *kind, *code)),
+        PolicyService::Ports(_) => None,
+    });
+    let ports = (!ports.is_empty() || services.is_empty()).then(|| policy_ports(&ports));
+    join(ports.into_iter().chain(icmp), "; ")
+}
+
+/// "ICMP type 8 code 0", "ICMPv6".
+fn icmp(v6: bool, kind: Option<u8>, code: Option<u8>) -> String {
+    let kind = kind.map_or_else(String::new, |kind| format!(" type {kind}"));
+    let code = code.map_or_else(String::new, |code| format!(" code {code}"));
+    format!("{}{kind}{code}", if v6 { "ICMPv6" } else { "ICMP" })
 }
 
 /// "80", or "8000-8999".
@@ -107,6 +138,20 @@ mod tests {
              10.0.0.0/8 except 10.1.0.0/16"
         );
         assert_eq!(peers("shop", &[]), "any");
+    }
+
+    #[test]
+    fn ends_and_services_of_rules_in_tiers() {
+        let block = || Peer::Block { cidr: "10.0.0.0/8".parse().unwrap(), except: Vec::new() };
+        let excluded = Ends { peers: vec![block(), Peer::Set("scanners".into())], excluded: true };
+        assert_eq!(ends(&excluded), "any but 10.0.0.0/8; address set scanners");
+        assert_eq!(ends(&Ends::ALL), "any");
+        let icmp = |v6, kind, code| PolicyService::Icmp { v6, kind, code };
+        let tcp = PolicyService::Ports(PolicyPort { protocol: Protocol::Tcp, port: PortMatch::number(80) });
+        let list = [icmp(false, Some(8), Some(0)), tcp, icmp(true, None, None), icmp(true, Some(1), None)];
+        assert_eq!(services(&list), "TCP 80; ICMP type 8 code 0; ICMPv6; ICMPv6 type 1");
+        assert_eq!(services(&list[2..3]), "ICMPv6");
+        assert_eq!(services(&[]), "any");
     }
 
     #[test]

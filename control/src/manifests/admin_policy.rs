@@ -127,8 +127,8 @@ fn rule(
     if let Some(n) = r.required(&fields, peers_field) {
         let items = r.items(n);
         if items.is_empty() {
-            let advice = "list whom it is about; `namespaces: {}` is every pod, `networks: [0.0.0.0/0]` every \
-                          IPv4 address";
+            let every = if is_in { "" } else { ", `networks: [0.0.0.0/0]` every IPv4 address" };
+            let advice = format!("list whom it is about; `namespaces: {{}}` is every pod{every}");
             r.invalid(n.place, format!("`{peers_field}` without items"), advice);
         }
         for item in items {
@@ -180,13 +180,14 @@ fn peer(r: &mut Reading, node: &Node, is_in: bool) -> Vec<Peer> {
         ["namespaces" | "pods"] => pods(r, &fields, "a peer", node).into_iter().collect(),
         ["nodes"] => fields.get("nodes").map(|n| Peer::Nodes(selector::read(r, n))).into_iter().collect(),
         ["networks"] => {
-            let networks = r.list(&fields, "networks");
+            let networks = non_empty_peer(r, &fields, "networks");
             let cidrs = networks.iter().filter_map(|n| r.cidr(n));
             cidrs.map(|cidr| Peer::Block { cidr: cidr.trunc(), except: Vec::new() }).collect()
         }
         ["domainNames"] => {
             r.not_enforced("domainNames", "a peer", node.place);
-            let names = r.list(&fields, "domainNames").iter().filter_map(|n| r.text(n).map(str::to_owned));
+            let names =
+                non_empty_peer(r, &fields, "domainNames").iter().filter_map(|n| r.text(n).map(str::to_owned));
             vec![Peer::Domains(names.collect())]
         }
         [first, second, ..] => {
@@ -237,8 +238,9 @@ fn protocols(r: &mut Reading, fields: &Fields<'_>) -> Vec<PolicyService> {
             given.extend(port.map(|port| PolicyService::Ports(PolicyPort { protocol, port })));
         }
         if kinds != 1 {
+            let what = if kinds == 0 { "of no kind" } else { "of several kinds" };
             let advice = "write tcp, udp, sctp or destinationNamedPort, one an item";
-            r.invalid(item.place, format!("an item of protocols with {kinds} of them"), advice);
+            r.invalid(item.place, format!("an item of protocols {what}"), advice);
         }
         services.extend(given);
     }
@@ -271,6 +273,15 @@ fn ports(r: &mut Reading, fields: &Fields<'_>) -> Vec<PolicyService> {
         }
     }
     services
+}
+
+/// The items of a peer's list. Without any the peer would be nobody, and a rule with no other peer everybody's.
+fn non_empty_peer<'n>(r: &mut Reading, fields: &Fields<'n>, field: &str) -> &'n [Node] {
+    let items = r.list(fields, field);
+    if let (Some(n), true) = (fields.get(field), items.is_empty()) {
+        r.invalid(n.place, format!("`{field}` without items"), "list whom the peer is, or remove the peer");
+    }
+    items
 }
 
 /// A list that, if it is there, has items.

@@ -242,9 +242,16 @@ fn end(r: &mut Reading, node: &Node, sets: &mut Vec<(String, Position)>) -> Opti
 /// A range, or one address.
 fn network(r: &mut Reading, node: &Node) -> Option<IpNet> {
     let text = r.text(node)?;
-    match text.parse::<IpAddr>() {
-        Ok(address) => Some(address.into()),
-        Err(_) => r.cidr(node).map(|net| net.trunc()),
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.into());
+    }
+    match text.parse::<IpNet>() {
+        Ok(net) => Some(net.trunc()),
+        Err(_) => {
+            let advice = "write one like 10.0.0.7, 10.0.0.0/8 or fd00::/64";
+            r.invalid(node.place, format!("`{text}` is neither an address nor a CIDR"), advice);
+            None
+        }
     }
 }
 
@@ -270,10 +277,12 @@ fn service(r: &mut Reading, node: &Node, services: &mut Vec<PolicyService>) {
         let v6 = r.text(protocol) == Some("ICMPv6");
         let kind = fields.get("icmpType").and_then(|n| r.integer(n, 0..=255));
         let code = fields.get("icmpCode").and_then(|n| r.integer(n, 0..=255));
-        if let (Some(n), None) = (fields.get("icmpCode"), kind) {
+        if let (Some(n), None) = (fields.get("icmpCode"), fields.get("icmpType")) {
             r.invalid(n.place, "icmpCode without icmpType", "write the type that it is a code of");
             return;
         }
+        // A type that is wrong is an error already.
+        let code = code.filter(|_| kind.is_some());
         let byte = |n: i64| u8::try_from(n).unwrap_or_default();
         services.push(PolicyService::Icmp { v6, kind: kind.map(byte), code: code.map(byte) });
         return;

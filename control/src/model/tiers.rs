@@ -27,6 +27,16 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// All of them, in the order of evaluation.
+    pub const ALL: [Self; 6] = [
+        Self::Emergency,
+        Self::Infrastructure,
+        Self::Environment,
+        Self::Admin,
+        Self::Application,
+        Self::Baseline,
+    ];
+
     /// Its name, as NSX and Kubernetes write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -55,3 +55,28 @@ impl<'a> ClusterIndex<'a> {
         selected.into_iter().flat_map(|at| self.select_in(self.names[at], pods)).collect()
     }
 }
+
+/// Which pods policies of administrators are applied to.
+pub(crate) struct Applied<'a>(ClusterIndex<'a>);
+
+impl<'a> Applied<'a> {
+    pub(crate) fn of(model: &'a Model) -> Self {
+        Self(ClusterIndex::of(model))
+    }
+
+    /// The pods of a namespace that are selected.
+    pub(crate) fn pods_in(&self, namespace: &str, pods: &crate::model::Selector) -> Vec<&'a Name> {
+        self.0.select_in(namespace, pods)
+    }
+
+    /// The pods of an `appliedTo`; all of them if it is empty. Each once, in no order.
+    pub(crate) fn pods(&self, to: &[Peer]) -> Vec<&'a Name> {
+        if to.is_empty() {
+            return self.0.pods().collect();
+        }
+        let mut pods: Vec<&Name> = to.iter().flat_map(|peer| self.0.select(peer)).collect();
+        pods.sort_unstable();
+        pods.dedup();
+        pods
+    }
+}

@@ -30,8 +30,11 @@ mod cluster;
 mod rules;
 pub(crate) mod select;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tiers;
+
+pub(crate) use cluster::Applied;
+pub(crate) use tiers::in_order;
 
 use crate::{
     intern::{Interner, NamedPort},
@@ -41,7 +44,7 @@ use crate::{
 };
 use classes::Classes;
 use cluster::ClusterIndex;
-pub(crate) use rules::Direction;
+pub(crate) use rules::{Direction, NETWORK_POLICY};
 use rules::{NetworkPolicies, Workshop};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -70,6 +70,13 @@ struct Variants {
     all: Vec<Vec<Holds>>,
 }
 
+/// All policies of administrators, in the order of evaluation.
+pub(crate) fn in_order(model: &Model) -> Vec<&TieredPolicy> {
+    let mut policies: Vec<&TieredPolicy> = model.tiered_policies.values().collect();
+    policies.sort_by_key(|policy| (policy.tier, policy.priority, &policy.id));
+    policies
+}
+
 impl<'a> Tiers<'a> {
     pub(super) fn of(
         model: &'a Model,
@@ -77,11 +84,8 @@ impl<'a> Tiers<'a> {
         cluster: &ClusterIndex<'a>,
         among: Among,
     ) -> Self {
-        let of_them = model.tiered_policies.values().filter(|policy| among.has(policy.staged));
-        let mut policies: Vec<&TieredPolicy> = of_them.collect();
-        policies.sort_by_key(|policy| (policy.tier, policy.priority, &policy.id));
         let mut tiers = Self {
-            policies,
+            policies: in_order(model).into_iter().filter(|policy| among.has(policy.staged)).collect(),
             variants: HashMap::new(),
             pods: HashMap::new(),
             resolved: HashMap::new(),

@@ -126,7 +126,8 @@ impl Clause {
     /// Matches everything.
     pub const ANY: Self = Self { peers: Peers::Any, services: Vec::new() };
 
-    fn matches(&self, peer: IdentityId, proto: Proto, port: u16) -> bool {
+    /// Whether it matches a connection with `peer` to `port`.
+    pub fn matches(&self, peer: IdentityId, proto: Proto, port: u16) -> bool {
         self.peers.matches(peer)
             && (self.services.is_empty() || self.services.iter().any(|s| s.matches(proto, port)))
     }

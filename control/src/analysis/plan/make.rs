@@ -5,7 +5,7 @@ use super::{
     SegmentPlan, SnatPlan, UplinkPlan, VirtualServerKind, VirtualServerPlan, limits,
 };
 use crate::{
-    analysis::text,
+    analysis::{sections, text},
     compile::{CLI_TOOLS, CompileError, KUBE_API, MemberState, NODES_SEGMENT, ServerRole, server_specs},
     intern::Interner,
     ipam::Addressing,
@@ -41,6 +41,7 @@ pub(super) fn plan(
         snat: snat(model, addressing, snapshot),
         virtual_servers: virtual_servers(model, addressing, &places)?,
         firewall: firewall(model),
+        address_sets: sections::address_sets(model),
         limits: limits::limits(snapshot),
         pods: pods(&places, &ports),
         nodes: nodes(addressing, &places, &ports),
@@ -185,6 +186,8 @@ fn firewall(model: &Model) -> Vec<Section> {
             action,
             applied_to: applied_to.clone(),
             peers,
+            sources: None,
+            destinations: None,
             services,
         };
         let mut allow_rules = Vec::new();
@@ -211,9 +214,12 @@ fn firewall(model: &Model) -> Vec<Section> {
         }
         isolation.push(section("isolation", ISOLATION_PRIORITY, drop_rules));
     }
-    allow.append(&mut isolation);
-    allow.push(posture(model, &isolated));
-    allow
+    let mut all = sections::tiered(model, true);
+    all.append(&mut allow);
+    all.append(&mut isolation);
+    all.extend(sections::tiered(model, false));
+    all.push(posture(model, &isolated));
+    all
 }
 
 fn posture(model: &Model, isolated: &BTreeSet<(Direction, &Name)>) -> Section {
@@ -231,6 +237,8 @@ fn posture(model: &Model, isolated: &BTreeSet<(Direction, &Name)>) -> Section {
         action,
         applied_to: pods.iter().map(|name| name.to_string()).collect(),
         peers: peers.to_owned(),
+        sources: None,
+        destinations: None,
         services: "any".to_owned(),
     };
     let mut rules = Vec::new();

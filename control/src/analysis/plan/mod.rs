@@ -26,6 +26,8 @@ pub struct Plan {
     pub virtual_servers: Vec<VirtualServerPlan>,
     /// Firewall sections in the order in which they are evaluated, as far as they concern one pod.
     pub firewall: Vec<Section>,
+    /// The address sets that rules refer to.
+    pub address_sets: Vec<AddressSetPlan>,
     /// Limits of connections: one row for all namespaces, or pods, that have the same.
     pub limits: Vec<LimitPlan>,
     /// Pods.
@@ -143,11 +145,13 @@ pub struct MemberPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Section {
-    /// "shop/allow-web", or "posture": what the Supervisor decides for pods that no policy isolates.
+    /// "shop/allow-web", "SecurityPolicy quarantine", or "posture": what the Supervisor decides for pods that no
+    /// policy isolates.
     pub policy: String,
-    /// "allow", "isolation" or "posture".
+    /// "Emergency", "Infrastructure", "Environment", "Admin"; "allow" and "isolation" of NetworkPolicies;
+    /// "Application", "Baseline"; "posture". They are evaluated in this order.
     pub category: &'static str,
-    /// Its place; smaller ones are evaluated first.
+    /// Its place among sections of its category; smaller ones are evaluated first.
     pub priority: u32,
     /// Its rules.
     pub rules: Vec<FirewallRule>,
@@ -159,16 +163,33 @@ pub struct Section {
 pub struct FirewallRule {
     /// `ingress[0]`, `isolation`.
     pub name: String,
-    /// "ingress" or "egress".
+    /// "ingress", "egress" or "both".
     pub direction: &'static str,
-    /// "ALLOW" or "DROP".
+    /// "ALLOW", "DROP", "REJECT"; "PASS" or "JUMP_TO_APPLICATION": goes on behind the tiers before NetworkPolicies,
+    /// or behind those after them.
     pub action: &'static str,
     /// The pods at whose ports it is enforced.
     pub applied_to: Vec<String>,
     /// The other ends in words: sources of ingress, destinations of egress.
     pub peers: String,
+    /// Where connections come from, in words. Only rules of policies in tiers speak of both ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<String>,
+    /// Where they go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destinations: Option<String>,
     /// Protocols and destination ports in words.
     pub services: String,
+}
+
+/// Addresses under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressSetPlan {
+    /// Its name.
+    pub name: String,
+    /// The addresses.
+    pub ranges: Vec<IpNet>,
 }
 
 /// A pod.

@@ -80,7 +80,8 @@ fn parts(plan: &Plan) -> BTreeMap<Option<&str>, Part<'_>> {
     for pod in &plan.pods {
         parts.entry(Some(namespace_of(&pod.name))).or_default().pods.push(pod);
     }
-    for section in plan.firewall.iter().filter(|s| s.category != "posture") {
+    // What is no NetworkPolicy lies in no namespace.
+    for section in plan.firewall.iter().filter(|s| matches!(s.category, "allow" | "isolation")) {
         parts.entry(Some(namespace_of(&section.policy))).or_default().policies.insert(&section.policy);
     }
     // A Service without pods has no segment, but its VIP is announced by someone.

@@ -7,13 +7,22 @@
 mod probe;
 mod words;
 
+pub use super::explain::RuleRef;
 pub use probe::{End, Probe, TraceError};
 
-use super::view::View;
+use super::{
+    explain::{Explanation, Question},
+    view::View,
+};
 use crate::{intern::Interner, ipam::Addressing, model::Model, place::Places};
 use serde::Serialize;
 use std::fmt;
-use supernet_dataplane::{flow::Quotas, snapshot::Snapshot, trace::Trace};
+use supernet_dataplane::{
+    flow::Quotas,
+    snapshot::Snapshot,
+    stage::{Event, Judged, dfw},
+    trace::Trace,
+};
 
 /// What happened to a traced packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,6 +46,8 @@ pub struct TraceReport {
     pub drop_reason: Option<String>,
     /// The rule that denied it; `null` if no rule did.
     pub denied_by: Option<RuleRef>,
+    /// Why each firewall that was asked decided as it did, and what would have to differ if it denied.
+    pub explanations: Vec<Explanation>,
     /// If it went to a virtual server: how many members there are, and how many would be reached.
     pub members: Option<Members>,
     /// What it met, in order.
@@ -53,22 +64,6 @@ pub struct Members {
     pub active: usize,
     /// Those of them that a connection like this one reaches.
     pub reached: usize,
-}
-
-/// A firewall rule by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RuleRef {
-    /// "shop/allow-web", or "posture" for what the Supervisor decides.
-    pub policy: String,
-    /// `ingress[0]`, `isolation`, `deny`.
-    pub rule: String,
-}
-
-impl fmt::Display for RuleRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.policy, self.rule)
-    }
 }
 
 /// What one stage did.
@@ -126,15 +121,35 @@ impl TraceReport {
         quotas: Option<&Quotas>,
     ) -> Result<Self, TraceError> {
         let resolved = context.resolve(probe, seed)?;
-        let trace = Trace::of(context.snapshot, resolved.first);
-        let members = probe::members(context.snapshot, &trace);
-        Ok(words::report(context.snapshot, resolved, &trace, members, quotas))
+        let probe::Context { model, addressing, snapshot, .. } = *context;
+        let trace = Trace::of(snapshot, resolved.first);
+        let members = probe::members(snapshot, &trace);
+        let explanations = explanations(model, addressing, snapshot, &trace);
+        Ok(words::report(snapshot, resolved, &trace, members, explanations, quotas))
     }
 
     /// Whether the packet reached its destination.
     pub fn delivered(&self) -> bool {
         self.delivered
     }
+}
+
+/// What the firewalls said that were asked on the way.
+fn explanations(
+    model: &Model,
+    addressing: &Addressing,
+    snapshot: &Snapshot,
+    trace: &Trace,
+) -> Vec<Explanation> {
+    let judged = trace.events.iter().filter_map(|(event, tuple)| match event {
+        Event::Judged { egress, judged: Judged::Rule(_), .. } => {
+            let (own, peer) = if *egress { (tuple.src, tuple.dst) } else { (tuple.dst, tuple.src) };
+            let (proto, port) = dfw::service(tuple);
+            Some(Question { egress: *egress, own, peer, proto, port })
+        }
+        _ => None,
+    });
+    judged.filter_map(|question| Explanation::of(model, addressing, snapshot, &question)).collect()
 }
 
 impl fmt::Display for TraceReport {

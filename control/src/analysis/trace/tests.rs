@@ -149,12 +149,59 @@ fn denials_name_who_denies() {
     assert_eq!(
         t.verdict,
         "TCP 8080 from shop/db-1 to shop/web-1 is dropped in front of shop/web-1: shop/web isolates it, and no \
-         rule allows this."
+         rule allows this. shop/web ingress[0] would allow TCP 8080 if pod shop/db-1 had label app=curl."
     );
     assert_eq!(t.denied_by.unwrap().policy, "shop/web");
     let t = tcp("shop/web", "shop/db", 8080);
-    assert!(t.verdict.contains("no policy selects it, and the Supervisor lets nothing in"), "{}", t.verdict);
+    assert!(
+        t.verdict.contains("no NetworkPolicy selects it, and the Supervisor lets nothing in"),
+        "{}",
+        t.verdict
+    );
     assert_eq!(t.drop_reason.as_deref(), Some("IngressDenied"));
+}
+
+#[test]
+fn tiers_are_named_with_what_they_do() {
+    let mut model = shop();
+    let policies = "
+apiVersion: supernet.dev/v1alpha1
+kind: SecurityPolicy
+metadata: {name: zones}
+spec:
+  category: Environment
+  rules:
+  - {name: quarantine, action: DROP, direction: IN, sources: [{podSelector: {matchLabels: {app: db}}}]}
+  - {name: web, action: REJECT, direction: OUT, sources: [{podSelector: {matchLabels: {app: web}}}]}
+  - {name: rest, action: JUMP_TO_APPLICATION}
+";
+    let read = crate::manifests::read_str("zones.yaml", policies).unwrap().model;
+    read.tiered_policies.into_values().for_each(|policy| model.insert(policy.into()));
+    let verdict = |from: &str, to: &str, proto, port| trace(&model, from, to, proto, port).unwrap().verdict;
+    assert_eq!(
+        verdict("shop/db", "shop/web", Proto::TCP, Some(8080)),
+        "TCP 8080 from shop/db-1 to shop/web-1 is dropped in front of shop/web-1: denied by Environment rule \
+         quarantine (SecurityPolicy zones). shop/web ingress[0] would allow TCP 8080 if pod shop/db-1 had label \
+         app=curl."
+    );
+    assert_eq!(
+        verdict("shop/web", "outside", Proto::TCP, Some(443)),
+        "TCP 443 from shop/web-1 to outside is rejected where it leaves shop/web-1: rejected by Environment rule web \
+         (SecurityPolicy zones); its sender gets a reset. That rule would have to be changed: behind it \
+         posture egress would allow this."
+    );
+    let ping = verdict("shop/web", "outside", Proto::ICMP, None);
+    assert!(ping.contains("; its sender is told that it is administratively prohibited (ICMP). "), "{ping}");
+    let passed = trace(&model, "other/curl", "shop/web", Proto::TCP, Some(8080)).unwrap();
+    assert!(passed.delivered(), "{passed}");
+    let said = "Environment rule rest (SecurityPolicy zones) passes it on; shop/web ingress[0] allows it";
+    assert!(passed.steps.iter().any(|step| step.did == said), "{passed}");
+    let told = &passed.explanations;
+    assert_eq!(
+        told.iter().map(|e| (e.direction, &*e.at)).collect::<Vec<_>>(),
+        [("egress", "other/curl"), ("ingress", "shop/web-1")]
+    );
+    assert_eq!(told[1].rule.tier, "NetworkPolicy");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the stages did, in words.
 
-use super::{Members, RuleRef, Step, TraceReport, probe::Resolved};
+use super::{Explanation, Members, RuleRef, Step, TraceReport, probe::Resolved};
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
@@ -23,9 +23,10 @@ pub(super) fn report(
     resolved: Resolved,
     trace: &Trace,
     members: Option<Members>,
+    explanations: Vec<Explanation>,
     quotas: Option<&Quotas>,
 ) -> TraceReport {
-    let names = Names { snap };
+    let names = Names { snap, explanations: &explanations };
     let first = resolved.first.tuple;
     let mut before = first;
     let mut steps: Vec<Step> = Vec::new();
@@ -53,6 +54,7 @@ pub(super) fn report(
         verdict: String::new(),
         drop_reason: None,
         denied_by: None,
+        explanations: Vec::new(),
         members,
         steps,
         reply: Vec::new(),
@@ -78,7 +80,7 @@ pub(super) fn report(
         }
         Err(stop) => {
             let rule = match stop {
-                Stop::Drop(_, Some(rule)) => Some(names.rule(*rule)),
+                Stop::Drop(_, Some(rule)) | Stop::Reject(_, rule) => Some(names.rule(*rule)),
                 _ => None,
             };
             let reason = stop.reason();
@@ -94,6 +96,7 @@ pub(super) fn report(
     if let Some(Members { active, reached }) = members.filter(|m| m.reached > 0 && m.reached < m.active) {
         report.verdict += &format!(" Only {reached} of the {active} members can be reached.");
     }
+    report.explanations = explanations;
     report
 }
 
@@ -153,6 +156,7 @@ impl Quota {
 
 struct Names<'a> {
     snap: &'a Snapshot,
+    explanations: &'a [Explanation],
 }
 
 impl Names<'_> {
@@ -166,8 +170,8 @@ impl Names<'_> {
 
     fn rule(&self, id: RuleId) -> RuleRef {
         match self.snap.names.rules.get(&id) {
-            Some(name) => RuleRef { policy: name.policy.clone(), rule: name.rule.clone() },
-            None => RuleRef { policy: format!("{id:?}"), rule: String::new() },
+            Some(name) => RuleRef::from(name),
+            None => RuleRef { tier: String::new(), policy: format!("{id:?}"), rule: String::new() },
         }
     }
 
@@ -204,7 +208,7 @@ impl Names<'_> {
                 (stage, server, format!("picks member {member}{whose}"))
             }
             Event::Judged { egress, port, judged } => {
-                let (did, by) = self.judged(judged);
+                let (did, by) = self.judged(*egress, judged);
                 rule = by;
                 (if *egress { "dfw-egress" } else { "dfw-ingress" }, self.port(*port), did)
             }
@@ -245,12 +249,23 @@ impl Names<'_> {
         }
     }
 
-    fn judged(&self, judged: &Judged) -> (String, Option<RuleRef>) {
+    fn explanation(&self, egress: bool) -> Option<&Explanation> {
+        let direction = if egress { "egress" } else { "ingress" };
+        self.explanations.iter().find(|e| e.direction == direction)
+    }
+
+    fn judged(&self, egress: bool, judged: &Judged) -> (String, Option<RuleRef>) {
         match judged {
             Judged::Rule(d) => {
                 let rule = self.rule(d.rule);
-                let verb = if d.action == Action::Allow { "allows" } else { "drops" };
-                (format!("{rule} {verb} it"), Some(rule))
+                let verb = match d.action {
+                    Action::Allow => "allows",
+                    Action::Drop => "drops",
+                    Action::Reject => "rejects",
+                };
+                let passed = self.explanation(egress).map(|e| &e.passed[..]).unwrap_or_default();
+                let passed: String = passed.iter().map(|rule| format!("{rule} passes it on; ")).collect();
+                (format!("{passed}{rule} {verb} it"), Some(rule))
             }
             Judged::NoFirewall => ("stands outside policy".to_owned(), None),
             Judged::SamePod => ("a pod always reaches itself".to_owned(), None),
@@ -317,7 +332,7 @@ impl Names<'_> {
 
     fn dropped(&self, report: &TraceReport, stop: &Stop, rule: Option<&RuleRef>, dst: IpAddr) -> String {
         let subject = subject(report);
-        let (Some(rule), Stop::Drop(reason, _)) = (rule, stop) else {
+        let (Some(rule), Stop::Drop(reason, _) | Stop::Reject(reason, _)) = (rule, stop) else {
             let verb = if matches!(stop, Stop::Refuse(_)) { "refused" } else { "dropped" };
             let why = match stop.reason() {
                 Some(DropReason::NoEndpoint) if self.is_cluster_ip(dst) => {
@@ -327,14 +342,20 @@ impl Names<'_> {
             };
             return format!("{subject} is {verb}: {why}.");
         };
-        let place = match (reason, report.steps.last()) {
-            (DropReason::EgressDenied, Some(step)) => format!("where it leaves {}", step.at),
-            (_, Some(step)) => format!("in front of {}", step.at),
-            (_, None) => String::new(),
+        let is_egress = *reason == DropReason::EgressDenied;
+        let place = match report.steps.last() {
+            Some(step) if is_egress => format!("where it leaves {}", step.at),
+            Some(step) => format!("in front of {}", step.at),
+            None => String::new(),
         };
+        let is_rejected = matches!(stop, Stop::Reject(..));
         let why = match (rule.policy.as_str(), rule.rule.as_str()) {
+            _ if rule.is_tiered() => {
+                format!("{} by {rule}", if is_rejected { "rejected" } else { "denied" })
+            }
             (crate::policy::POSTURE, _) => {
-                "no policy selects it, and the Supervisor lets nothing in that no policy allows".to_owned()
+                "no NetworkPolicy selects it, and the Supervisor lets nothing in that no policy allows"
+                    .to_owned()
             }
             (policies, "isolation") => {
                 let verb = if policies.contains(", ") { "isolate" } else { "isolates" };
@@ -342,7 +363,15 @@ impl Names<'_> {
             }
             _ => format!("{rule} denies it"),
         };
-        format!("{subject} is dropped {place}: {why}.")
+        let answer = match (is_rejected, report.protocol.as_str()) {
+            (false, _) => "",
+            (true, "TCP") => "; its sender gets a reset",
+            (true, _) => "; its sender is told that it is administratively prohibited (ICMP)",
+        };
+        let verb = if is_rejected { "rejected" } else { "dropped" };
+        let advice = self.explanation(is_egress).and_then(|e| e.advice.as_ref());
+        let advice = advice.map_or_else(String::new, |advice| format!(" {}.", capital(advice)));
+        format!("{subject} is {verb} {place}: {why}{answer}.{advice}")
     }
 
     fn is_cluster_ip(&self, address: IpAddr) -> bool {
@@ -363,6 +392,16 @@ impl Names<'_> {
     fn is_uplink(&self, port: PortId) -> bool {
         matches!(self.snap.port(port).map(|p| &p.role), Some(PortRole::Uplink(_)))
     }
+}
+
+/// Sentences begin with a capital letter, names as they are written.
+fn capital(sentence: &str) -> String {
+    for (word, capital) in [("no ", "No "), ("that ", "That ")] {
+        if let Some(rest) = sentence.strip_prefix(word) {
+            return format!("{capital}{rest}");
+        }
+    }
+    sentence.to_owned()
 }
 
 fn subject(report: &TraceReport) -> String {

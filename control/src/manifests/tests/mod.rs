@@ -5,6 +5,7 @@ mod limits;
 mod objects;
 mod robust;
 mod supervisor;
+mod tiers;
 mod workloads;
 
 use super::{Manifests, Warning, read_str};

@@ -33,6 +33,44 @@ items:
       ports: [{port: 80, endPort: 90}]
 "#;
 
+/// The same for policies of administrators.
+const TIERS: &str = r#"
+apiVersion: supernet.dev/v1alpha1
+kind: AddressSet
+metadata: {name: s}
+spec: {addresses: [10.0.0.0/8, 10.1.2.3, "fd00::/8"]}
+---
+apiVersion: supernet.dev/v1alpha1
+kind: SecurityPolicy
+metadata: {name: p, annotations: {supernet.dev/staged: "true"}}
+spec:
+  category: Environment
+  priority: 9
+  appliedTo: [{podSelector: {}, namespaceSelector: {matchLabels: {a: b}}}]
+  rules:
+  - {name: a, action: JUMP_TO_APPLICATION, direction: IN_OUT, sources: [{addressSet: s}], sourcesExcluded: true}
+  - action: REJECT
+    destinations: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}, {nodeSelector: {}}]
+    services: [{protocol: TCP, ports: [80, 8000-8999, http]}, {protocol: ICMP, icmpType: 8, icmpCode: 0}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: p}
+spec:
+  tier: Admin
+  priority: 5
+  subject: {pods: {namespaceSelector: {}, podSelector: {}}}
+  ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 1, end: 2}}}}]}]
+  egress: [{action: Pass, to: [{networks: [10.0.0.0/8]}, {domainNames: [a.b]}]}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec:
+  subject: {namespaces: {}}
+  ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portNumber: {protocol: TCP, port: 80}}, {namedPort: a}]}]
+"#;
+
 /// Pieces that mean something in YAML or in a manifest.
 const PIECES: [&str; 24] = [
     "---\n",
@@ -74,8 +112,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutated_manifests(edits in prop::collection::vec((any::<prop::sample::Index>(), 0..3_usize, 0..PIECES.len(), 1..40_usize), 1..6)) {
-        let mut chars: Vec<char> = SEED.chars().collect();
+    fn mutated_manifests(seed in prop::sample::select(vec![SEED, TIERS]), edits in prop::collection::vec((any::<prop::sample::Index>(), 0..3_usize, 0..PIECES.len(), 1..40_usize), 1..6)) {
+        let mut chars: Vec<char> = seed.chars().collect();
         for (at, action, piece, length) in edits {
             let at = at.index(chars.len().max(1));
             let end = (at + length).min(chars.len());
@@ -97,6 +135,11 @@ proptest! {
     fn arbitrary_structure(pieces in prop::collection::vec(0..PIECES.len(), 0..60)) {
         check(&pieces.into_iter().map(|p| PIECES[p]).collect::<String>());
     }
+}
+
+#[test]
+fn what_is_mutated_is_right_at_first() {
+    read_str("f", TIERS).unwrap();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Compiled decisions against the words of the API.
 
-mod oracle;
+pub(crate) mod oracle;
 
 use crate::{
     compile::compile,

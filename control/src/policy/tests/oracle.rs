@@ -294,7 +294,8 @@ fn tiered_policy() -> impl Strategy<Value = TieredPolicy> {
     )
 }
 
-fn cluster() -> impl Strategy<Value = Cluster> {
+/// A random cluster with policies of every kind.
+pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
     let port = ("[pq]?", protocol(), 79u16..83).prop_map(|(name, protocol, port)| ContainerPort {
         name,
         protocol,

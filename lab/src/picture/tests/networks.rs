@@ -68,6 +68,7 @@ impl Network {
             snat: Vec::new(),
             virtual_servers: Vec::new(),
             firewall: Vec::new(),
+            address_sets: Vec::new(),
             pods: Vec::new(),
             nodes: Vec::new(),
             uplinks: Vec::new(),
