@@ -12,8 +12,8 @@ use crate::{
 /// The sections evaluated before NetworkPolicies, or those after them, in order.
 pub(super) fn tiered(model: &Model, before_network_policies: bool) -> Vec<Section> {
     let applied = Applied::of(model);
-    let policies = in_order(model).into_iter();
-    let policies = policies.filter(|p| p.tier.is_before_network_policies() == before_network_policies);
+    let enforced = in_order(model).into_iter().filter(|p| !p.staged);
+    let policies = enforced.filter(|p| p.tier.is_before_network_policies() == before_network_policies);
     policies.map(|policy| section(policy, &applied)).collect()
 }
 

@@ -11,8 +11,8 @@ use super::{
     security_policy, service, syntax,
 };
 use crate::model::{
-    Endpoint, IpFamily, Labels, Model, Name, Node, Object, Pod, Position, Selector, ServerBackend, Service,
-    ServiceKind, Supervisor,
+    Endpoint, IpFamily, Labels, Model, Name, Node, Object, ObjectId, ObjectKind, Pod, Position, Selector,
+    ServerBackend, Service, ServiceKind, Supervisor,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,6 +54,8 @@ pub(super) fn assemble(
         note_idle_services(r, &declared, &services, &pods);
     }
 
+    note_staged(r, &declared);
+
     let mut objects: Vec<Object> = Vec::new();
     objects.extend(given.map(Object::from));
     objects.extend(declared.namespaces.into_iter().map(Object::from));
@@ -65,6 +67,18 @@ pub(super) fn assemble(
     objects.extend(declared.address_sets.into_iter().map(Object::from));
     objects.extend(declared.tiered_policies.into_iter().map(Object::from));
     objects
+}
+
+/// Says which policies do nothing yet.
+fn note_staged(r: &mut Reading, declared: &Declared) {
+    let policies = declared.policies.iter().filter(|p| p.staged).map(|p| {
+        let id = ObjectId { kind: ObjectKind::NetworkPolicy, name: p.name.clone() };
+        (id.to_string(), &p.at)
+    });
+    let tiered = declared.tiered_policies.iter().filter(|p| p.staged).map(|p| (p.id.to_string(), &p.at));
+    for (policy, at) in policies.chain(tiered) {
+        r.notes.remarks.push((at.clone(), format!("{policy} is staged: it is judged and not enforced")));
+    }
 }
 
 /// Services with their families, and with the external address of their status where they can keep it.
