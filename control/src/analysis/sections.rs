@@ -80,6 +80,7 @@ pub(super) fn address_sets(model: &Model) -> Vec<AddressSetPlan> {
 
 #[cfg(test)]
 mod tests {
+    use super::tiered;
     use crate::{
         analysis::{
             plan::Plan,
@@ -167,6 +168,16 @@ spec:
         assert_eq!((from, to), (Some("any but address set scanners"), Some("any")));
         assert_eq!(plan.address_sets[0].name, "scanners");
         assert_eq!(plan.address_sets[0].ranges.len(), 2);
+    }
+
+    #[test]
+    fn what_is_staged_stands_in_no_section() {
+        let staged =
+            POLICIES.replace("{name: zones}", "{name: zones, annotations: {supernet.dev/staged: \"true\"}}");
+        let model = read_str("net.yaml", &staged).unwrap().model;
+        assert_eq!((tiered(&model, true).len(), tiered(&model, false).len()), (0, 1));
+        let enforced = read_str("net.yaml", POLICIES).unwrap().model;
+        assert_eq!(tiered(&enforced, true).len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Finding, Found, Severity};
 use crate::{
     ipam::Addressing,
     model::{Model, Name, NetworkPolicy, Pod, Position, TieredPolicy},
-    policy::{Applied, Direction, Selection, in_order},
+    policy::{Applied, Direction, in_order},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use supernet_dataplane::{
 pub(super) struct Facts<'a> {
     pub(super) model: &'a Model,
     pub(super) snapshot: &'a Snapshot,
-    /// NetworkPolicies with the pods that they select.
+    /// NetworkPolicies with the pods that they select, staged ones among them.
     pub(super) policies: Vec<(&'a NetworkPolicy, Vec<&'a Name>)>,
     /// Policies of administrators, in the order of evaluation.
     pub(super) tiered: Vec<&'a TieredPolicy>,
@@ -52,12 +52,14 @@ impl<'a> Facts<'a> {
                 guarded.pods.push(name);
             }
         }
+        let applied = Applied::of(model);
+        let pods = |policy: &NetworkPolicy| applied.pods_in(&policy.name.namespace, &policy.pods);
         Self {
             model,
             snapshot,
-            policies: Selection::of(model).pods,
+            policies: model.policies.values().map(|policy| (policy, pods(policy))).collect(),
             tiered: in_order(model),
-            applied: Applied::of(model),
+            applied,
             firewalls: firewalls.into_values().collect(),
         }
     }
@@ -79,9 +81,10 @@ impl<'a> Facts<'a> {
         names.iter().filter_map(|name| self.model.pods.get(name)).collect()
     }
 
-    /// Which pods some NetworkPolicy isolates in a direction.
+    /// Which pods some NetworkPolicy isolates in a direction, as long as it is enforced.
     pub(super) fn isolated(&self, direction: Direction) -> BTreeSet<&'a Name> {
-        let isolating = self.policies.iter().filter(|(policy, _)| direction.rules_of(policy).is_some());
+        let isolating =
+            self.policies.iter().filter(|(policy, _)| !policy.staged && direction.rules_of(policy).is_some());
         isolating.flat_map(|(_, pods)| pods).copied().collect()
     }
 }
