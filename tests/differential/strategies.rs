@@ -29,6 +29,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
             members,
             hops: [hops[0].max(1), hops[1].max(1), hops[2], hops[3]],
             small,
+            limits: Default::default(),
         },
     )
 }

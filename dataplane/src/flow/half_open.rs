@@ -193,6 +193,15 @@ impl Opener {
         &mut ends[end.index()]
     }
 
+    /// The connection of an end, or of all, that was opened longest ago; it may be half open no more.
+    pub fn oldest(&self, end: Option<End>) -> Option<Opened> {
+        let openings = match end {
+            Some(end) => self.ends.get(end.index())?,
+            None => &self.all,
+        };
+        openings.ring.as_ref()?.front().copied()
+    }
+
     /// Takes out the connection of an end, or of all, that was opened longest ago; it may be half open no more.
     pub fn take_oldest(&mut self, end: Option<End>) -> Option<Opened> {
         let openings = match end {

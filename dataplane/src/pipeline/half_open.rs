@@ -17,27 +17,35 @@ impl Pipeline {
         for end in ends.into_iter().flatten() {
             let excess = self.opener.open(&self.state.half_open, Some(end), new);
             if excess > 0 && !self.snapshot.row(end.port).is_uplink {
-                self.end_oldest_half_opens(excess, Some(end));
+                self.end_oldest_half_opens(excess, Some(end), new);
             }
         }
         let excess = self.opener.open(&self.state.half_open, None, new);
         if excess > 0 {
-            self.end_oldest_half_opens(excess, None);
+            self.end_oldest_half_opens(excess, None, new);
         }
     }
 
     #[cold]
-    fn end_oldest_half_opens(&mut self, count: usize, end: Option<HalfOpenEnd>) {
-        (0..count).all(|_| self.end_oldest_half_open(end));
+    fn end_oldest_half_opens(&mut self, count: usize, end: Option<HalfOpenEnd>, newest: Opened) {
+        (0..count).all(|_| self.end_oldest_half_open(end, Some(newest)));
     }
 
-    /// Ends the connection, of an end or of all, that has been half open longest. Whether there was one.
+    /// Ends the connection, of an end or of all, that has been half open longest, unless that is the newest: the packet
+    /// that opened it is still to be sent on. It can be the oldest that this worker knows of, where others opened the
+    /// rest or where it goes from a port to itself. Whether there was one.
     #[cold]
-    pub(super) fn end_oldest_half_open(&mut self, end: Option<HalfOpenEnd>) -> bool {
-        (0..LOOKED_AT).any(|_| {
-            let oldest = self.opener.take_oldest(end);
-            oldest.is_some_and(|oldest| self.end_half_open(oldest))
-        })
+    pub(super) fn end_oldest_half_open(&mut self, end: Option<HalfOpenEnd>, newest: Option<Opened>) -> bool {
+        for _ in 0..LOOKED_AT {
+            let Some(oldest) = self.opener.oldest(end).filter(|oldest| Some(*oldest) != newest) else {
+                break;
+            };
+            self.opener.take_oldest(end);
+            if self.end_half_open(oldest) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Ends a connection, if it is still half open.

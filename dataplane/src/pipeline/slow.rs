@@ -379,7 +379,9 @@ impl Pipeline {
         let (committed, hint) = loop {
             let (table, at) = (A::table(&self.state), (self.hint, &self.logs));
             match commit::commit(table, &self.state, &self.snapshot, plan, at, now) {
-                Err(DropReason::SessionTableFull) if !has_made_room && self.end_oldest_half_open(None) => {
+                Err(DropReason::SessionTableFull)
+                    if !has_made_room && self.end_oldest_half_open(None, None) =>
+                {
                     has_made_room = true;
                 }
                 committed => break committed?,

@@ -5,10 +5,12 @@
 use crate::topology::Topology;
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     sync::Arc,
 };
 use supernet_dataplane::{
-    id::{IdentityId, PortId, RuleId},
+    flow::ConnectionLimits,
+    id::{IdentityId, NamespaceId, PortId, RuleId},
     snapshot::{ServerKind, Snapshot},
     table::{
         classifier::{Action, Clause, Decision, Effect, Peers, Rule, RuleSet, Service},
@@ -65,6 +67,8 @@ pub struct World {
     pub hops: [usize; 4],
     /// Ports that take [`SMALL_MTU`] bytes only.
     pub small: [bool; PORTS],
+    /// Limits of connections of the pods, and behind them of both namespaces.
+    pub limits: [ConnectionLimits; 5],
 }
 
 /// Rules, and the action when none matches.
@@ -88,6 +92,8 @@ pub enum Change {
     Snat(usize),
     /// A port takes less, or as much as before.
     Mtu(usize),
+    /// A pod, or behind the pods a namespace, may have so many connections, half-open ones, and new ones a second.
+    Limits(usize, [u8; 3]),
     /// Nothing.
     Republish,
 }
@@ -104,6 +110,7 @@ impl World {
             members: 0b110,
             hops: [1; 4],
             small: [false; PORTS],
+            limits: [ConnectionLimits::NONE; 5],
         }
     }
 
@@ -117,6 +124,10 @@ impl World {
             Change::Hops(hops) => self.hops = *hops,
             Change::Snat(namespace) => self.snat[*namespace] ^= true,
             Change::Mtu(port) => self.small[*port] ^= true,
+            Change::Limits(whose, most) => {
+                let [connections, half_open, new_per_second] = most.map(|n| NonZeroU32::new(n.into()));
+                self.limits[*whose] = ConnectionLimits { connections, half_open, new_per_second };
+            }
             Change::Republish => {}
         }
     }
@@ -192,6 +203,9 @@ impl World {
             }
             s.identities.ranges.insert("203.0.113.0/24".parse().unwrap(), IdentityId(4));
             s.identities.ranges.insert("2001:db8::/48".parse().unwrap(), IdentityId(4));
+            let (pods, namespaces) = self.limits.split_at(PODS.len());
+            (0..).zip(pods).for_each(|(n, limits)| s.limits.set_port(PortId(n), *limits));
+            (0..).zip(namespaces).for_each(|(n, limits)| s.limits.set_namespace(NamespaceId(n), *limits));
             for (port, _) in s.ports.iter_mut().flatten().zip(self.small).filter(|(_, small)| *small) {
                 Arc::make_mut(port).mtu = SMALL_MTU;
             }

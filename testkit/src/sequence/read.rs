@@ -352,7 +352,7 @@ impl Bytes<'_> {
     }
 
     fn change(&mut self) -> Change {
-        match self.share(&[4, 1, 2, 2, 2, 1, 2, 2]) {
+        match self.share(&[4, 1, 2, 2, 2, 1, 2, 4, 2]) {
             0 => Change::Rules(self.below(PODS.len()), self.below(2), self.rules()),
             1 => Change::Pod(self.below(PODS.len())),
             2 => Change::Relabel(self.below(PODS.len())),
@@ -360,6 +360,15 @@ impl Bytes<'_> {
             4 => Change::Hops(self.hops()),
             5 => Change::Snat(self.below(2)),
             6 => Change::Mtu(self.below(PORTS)),
+            7 => {
+                let whose = self.below(PODS.len() + 2);
+                // Mostly one of them: the first that is met hides the others.
+                let mut most = [0; 3];
+                for _ in 0..self.share(&[1, 6, 1]) {
+                    most[self.below(3)] = 1 + self.below(2) as u8;
+                }
+                Change::Limits(whose, most)
+            }
             _ => Change::Republish,
         }
     }
