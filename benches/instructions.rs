@@ -45,9 +45,9 @@ fn open(spec: Spec) -> Lane {
 }
 
 /// A lane whose packets each open a connection, with a filled ring of which half has been sent.
-fn unopened(policies: usize, idle_services: usize) -> Lane {
+fn unopened(policies: usize, idle_services: usize, rules: usize) -> Lane {
     let spec = Spec::new(Scenario::FullChain, Family::Ipv4, 1024);
-    let spec = Spec { policies: Some(policies), idle_services, ..spec };
+    let spec = Spec { policies: Some(policies), idle_services, rules, ..spec };
     let mut lane = Load::build(spec).unwrap().unopened().unwrap().remove(0);
     lane.refill_once();
     run(&mut lane);
@@ -86,9 +86,11 @@ fn hit(mut lane: Lane) -> Lane {
 }
 
 #[library_benchmark]
-#[bench::policies_10(unopened(10, 0))]
-#[bench::policies_10000(unopened(10_000, 0))]
-#[bench::policies_10000_services_5000(unopened(10_000, 5_000))]
+#[bench::policies_10(unopened(10, 0, 0))]
+#[bench::policies_10000(unopened(10_000, 0, 0))]
+#[bench::policies_10000_services_5000(unopened(10_000, 5_000, 0))]
+#[bench::rules_10(unopened(10, 0, 10))]
+#[bench::rules_100000(unopened(10, 0, 100_000))]
 fn new_connection(mut lane: Lane) -> Lane {
     black_box(run(&mut lane));
     lane

@@ -12,7 +12,8 @@ use super::{
 use crate::{
     intern::NamedPort,
     model::{
-        AddressSet, ContainerPort, Ends, IpFamily, Model, Name, Peer, TieredPolicy, TieredRule, Verdict,
+        AddressSet, ContainerPort, Ends, IpFamily, Model, Name, Peer, Protocol, TieredPolicy, TieredRule,
+        Verdict,
     },
     place::{Place, Places},
 };
@@ -60,6 +61,8 @@ pub(super) struct Tiers<'a> {
     /// The policies and variants that pods have.
     pods: HashMap<(&'a Name, Direction), Vec<(usize, usize)>>,
     resolved: HashMap<(Direction, usize), Vec<Resolved<'a>>>,
+    /// Ports of a policy's pods that its ingress rules ask for by name.
+    named: HashMap<usize, BTreeSet<(&'a str, Protocol)>>,
     families: HashMap<IpFamily, Arc<BTreeSet<IdentityId>>>,
     layers: HashMap<LayerKey, Arc<RuleSet>>,
 }
@@ -89,24 +92,30 @@ impl<'a> Tiers<'a> {
             variants: HashMap::new(),
             pods: HashMap::new(),
             resolved: HashMap::new(),
+            named: HashMap::new(),
             families: HashMap::new(),
             layers: HashMap::new(),
         };
         let mut own = OwnSide { cluster, sets: &model.address_sets, selected: HashMap::new() };
         for at in 0..tiers.policies.len() {
             let policy = tiers.policies[at];
-            for name in own.candidates(policy) {
-                let Some(place) = places.pods.get(name) else { continue };
-                let has = own.applies(&policy.applied_to, name);
-                for direction in Direction::ALL {
-                    let variant: Vec<Holds> = policy
-                        .rules
-                        .iter()
-                        .map(|rule| own.holds(rule, has, direction, name, place))
-                        .collect();
-                    if variant.iter().any(|holds| *holds != Holds::Never) {
-                        let number = tiers.variants.entry((direction, at)).or_default().number(variant);
-                        tiers.pods.entry((name, direction)).or_default().push((at, number));
+            let pods = own.candidates(policy);
+            for direction in Direction::ALL {
+                let mut number = |variant: Vec<Holds>| {
+                    let some = variant.iter().any(|holds| *holds != Holds::Never);
+                    some.then(|| tiers.variants.entry((direction, at)).or_default().number(variant))
+                };
+                // Mostly all pods of a policy have the same of its rules.
+                let alike = same_for_all(policy, direction).map(&mut number);
+                for name in &pods {
+                    let Some(place) = places.pods.get(name) else { continue };
+                    let number = alike.unwrap_or_else(|| {
+                        let has = own.applies(&policy.applied_to, name);
+                        let rules = policy.rules.iter();
+                        number(rules.map(|rule| own.holds(rule, has, direction, name, place)).collect())
+                    });
+                    if let Some(number) = number {
+                        tiers.pods.entry((*name, direction)).or_default().push((at, number));
                     }
                 }
             }
@@ -135,8 +144,7 @@ impl<'a> Tiers<'a> {
             Direction::Egress => Vec::new(),
             Direction::Ingress => {
                 policies.iter().for_each(|(at, _)| self.resolve(direction, *at, workshop));
-                let rules = policies.iter().flat_map(|(at, _)| &self.resolved[&(direction, *at)]);
-                own_ports(rules.flat_map(|r| &r.named).copied(), ports)
+                own_ports(policies.iter().flat_map(|(at, _)| &self.named[at]).copied(), ports)
             }
         };
         Some(LayerKey { direction, policies, own_ports })
@@ -204,8 +212,33 @@ impl<'a> Tiers<'a> {
             };
             Resolved::new(id, effect, peers, rule.services.iter().map(PortsOrIcmp::from))
         };
-        let resolved = policy.rules.iter().map(resolve).collect();
+        let resolved: Vec<Resolved<'a>> = policy.rules.iter().map(resolve).collect();
+        if direction == Direction::Ingress {
+            self.named.insert(at, resolved.iter().flat_map(|rule| &rule.named).copied().collect());
+        }
         self.resolved.insert((direction, at), resolved);
+    }
+}
+
+/// Which rules hold for every pod that a policy is applied to, if none asks more of it.
+fn same_for_all(policy: &TieredPolicy, direction: Direction) -> Option<Vec<Holds>> {
+    let holds = |rule: &TieredRule| {
+        let (is_there, own) = own_side(rule, direction);
+        match rule.applied_to {
+            // It brings pods along that others are not applied to.
+            Some(_) => None,
+            None if !is_there => Some(Holds::Never),
+            None => own.is_everyone().then_some(Holds::Always),
+        }
+    };
+    policy.rules.iter().map(holds).collect()
+}
+
+/// Whether a rule is in firewalls of a direction at all, and what it says of the pods that have them.
+fn own_side(rule: &TieredRule, direction: Direction) -> (bool, &Ends) {
+    match direction {
+        Direction::Ingress => (rule.directions.has_ingress(), &rule.destinations),
+        Direction::Egress => (rule.directions.has_egress(), &rule.sources),
     }
 }
 
@@ -255,10 +288,7 @@ impl<'a> OwnSide<'a, '_> {
         pod: &Name,
         place: &Place<'_>,
     ) -> Holds {
-        let (is_there, own) = match direction {
-            Direction::Ingress => (rule.directions.has_ingress(), &rule.destinations),
-            Direction::Egress => (rule.directions.has_egress(), &rule.sources),
-        };
+        let (is_there, own) = own_side(rule, direction);
         let applies = match &rule.applied_to {
             None => has,
             Some(to) => self.applies(to, pod),

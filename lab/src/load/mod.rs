@@ -105,6 +105,9 @@ pub struct Spec {
     pub policies: Option<usize>,
     /// Services that no connection takes, on top of those that some do.
     pub idle_services: usize,
+    /// Rules of a SecurityPolicy for all pods, each about an address and ports that nobody uses: half of them for what
+    /// pods send, half for what they receive.
+    pub rules: usize,
     /// Frame buffers for ports; lanes have their own.
     pub frames: usize,
 }
@@ -112,7 +115,17 @@ pub struct Spec {
 impl Spec {
     /// A load of one worker, without ports.
     pub fn new(scenario: Scenario, family: Family, flows: usize) -> Self {
-        Self { scenario, family, flows, fresh: 0, workers: 1, policies: None, idle_services: 0, frames: 1 }
+        Self {
+            scenario,
+            family,
+            flows,
+            fresh: 0,
+            workers: 1,
+            policies: None,
+            idle_services: 0,
+            rules: 0,
+            frames: 1,
+        }
     }
 }
 

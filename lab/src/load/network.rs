@@ -21,9 +21,10 @@ use supernet::{
         wire::{Proto, tcp_flags},
     },
     model::{
-        At, Endpoint, EndpointPort, EndpointSlice, IngressPosture, IpFamily, Labels, Model, Name,
-        NetworkPolicy, NextHop, Peer, Pod, PolicyPort, PortMatch, Position, Protocol, Rule, Selector,
-        Service, ServiceKind, ServicePort, StaticRoute, Supervisor, TargetPort, Uplink,
+        At, Directions, Endpoint, EndpointPort, EndpointSlice, Ends, IngressPosture, IpFamily, Labels, Model,
+        Name, NetworkPolicy, NextHop, ObjectId, ObjectKind, Peer, Pod, PolicyPort, PolicyService, PortMatch,
+        Position, Protocol, Rule, Selector, Service, ServiceKind, ServicePort, StaticRoute, Supervisor,
+        TargetPort, Tier, TieredPolicy, TieredRule, Uplink, Verdict,
     },
 };
 
@@ -130,7 +131,10 @@ pub(super) fn build(spec: &Spec) -> Result<(Handle, Vec<Worker>, Plan), LoadErro
     let half_open =
         HalfOpenLimits { per_port: flows.div_ceil(namespaces).max(64), total: Some(flows.max(64)) };
     let builder = Supernet::builder().workers(spec.workers).sessions(flows.max(1024)).frames(spec.frames);
-    let model = model(namespaces, spec.policies.unwrap_or(namespaces * POLICIES), spec.idle_services);
+    let mut model = model(namespaces, spec.policies.unwrap_or(namespaces * POLICIES), spec.idle_services);
+    if spec.rules > 0 {
+        model.insert(idle_rules(spec.rules).into());
+    }
     let (net, workers) = builder.timeouts(timeouts).half_open(half_open).seed(1).build(model)?.into_parts();
     let plan = Plan::of(spec.scenario, spec.family, namespaces, &net.snapshot())?;
     Ok((net, workers, plan))
@@ -280,6 +284,41 @@ fn model(namespaces: usize, all_policies: usize, idle_services: usize) -> Model 
         }
     }
     model
+}
+
+/// So many ordered rules, none of which decides.
+fn idle_rules(count: usize) -> TieredPolicy {
+    let rule = |n: usize| {
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + n as u32);
+        let cidr = ipnet::Ipv4Net::new_assert(address, 32).into();
+        let ends = Ends::any_of(vec![Peer::Block { cidr, except: Vec::new() }]);
+        let from = 10_000 + (n % 4000 * 10) as u16;
+        let port = PolicyPort { protocol: Protocol::Tcp, port: PortMatch::Numbers { from, to: from + 9 } };
+        let (directions, sources, destinations) = if n.is_multiple_of(2) {
+            (Directions::In, ends, Ends::ALL)
+        } else {
+            (Directions::Out, Ends::ALL, ends)
+        };
+        TieredRule {
+            name: format!("rules[{n}]"),
+            verdict: Verdict::Drop,
+            directions,
+            sources,
+            destinations,
+            services: vec![PolicyService::Ports(port)],
+            applied_to: None,
+            log_label: None,
+        }
+    };
+    TieredPolicy {
+        id: ObjectId { kind: ObjectKind::SecurityPolicy, name: Name::new("", "idle") },
+        tier: Tier::Infrastructure,
+        priority: 0,
+        applied_to: Vec::new(),
+        rules: (0..count).map(rule).collect(),
+        staged: false,
+        at: Position::default(),
+    }
 }
 
 fn supervisor() -> Supervisor {
