@@ -5,11 +5,7 @@
 //! Room is that of the services that rules name, once for each different row that names them.
 
 use super::{Clause, Peers, Service, ServiceKey, service_key};
-use crate::{
-    id::IdentityId,
-    table::{exact::Exact, ranges::Ranges},
-    wire::Proto,
-};
+use crate::{id::IdentityId, table::exact::Exact, wire::Proto};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which rule decides: its place in the list from 1 on, or 0.
@@ -17,8 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Sparse {
     /// The row of identities that some clause names, and whether it says everything by itself.
     rows: Exact<u32, u32>,
-    /// Rows one after the other, and within them where another rule is the first.
-    pieces: Ranges<u64, u32, 8>,
+    /// Where each row begins among the pieces, and where the last ends.
+    starts: Box<[u32]>,
+    /// From which service on another rule is the first: pieces of one row after those of another, each row's beginning
+    /// with 0.
+    services: Box<[ServiceKey]>,
+    /// The first rule in each piece.
+    rules: Box<[u32]>,
 }
 
 /// The row is complete: rules for everybody except its identities are among those that do not hold for it.
@@ -37,7 +38,7 @@ impl Sparse {
             .iter()
             .map(|&(identity, row)| (identity, if complete(row as usize) { row | COMPLETE } else { row }))
             .collect();
-        let mut cuts: Vec<(u64, u32)> = Vec::new();
+        let (mut starts, mut services, mut rules) = (vec![0], Vec::new(), Vec::new());
         for (row, naming_row) in naming.iter().enumerate() {
             let excepted: BTreeSet<u32> = naming_row.iter().copied().filter(is_excepting).collect();
             let of_everybody =
@@ -46,38 +47,39 @@ impl Sparse {
             let holding: BTreeSet<u32> = named.chain(of_everybody).copied().collect();
             let of_row =
                 first_of(holding.iter().map(|&c| (clauses[c as usize].0 as u32 + 1, clauses[c as usize].1)));
-            cuts.extend(of_row.into_iter().map(|(start, rule)| (key(row as u32, start), rule)));
+            for (service, rule) in of_row {
+                services.push(service);
+                rules.push(rule);
+            }
+            starts.push(services.len() as u32);
         }
-        let starts = cuts.iter().map(|(start, _)| *start).collect();
-        // Cuts come in order: rows do, and services within them.
-        let pieces = Ranges::new(starts, |at| match cuts.binary_search_by_key(&at, |(start, _)| *start) {
-            Ok(found) => cuts[found].1,
-            Err(_) => 0,
-        });
-        Self { rows, pieces }
+        Self { rows, starts: starts.into(), services: services.into(), rules: rules.into() }
     }
 
     /// The first rule, from 1 on, that matches a connection with `peer` to `port`; 0 if none does.
     #[inline]
     pub(super) fn rule(&self, peer: IdentityId, proto: Proto, port: u16) -> u32 {
         let (row, service) = (self.rows.get(peer.0), service_key(proto, port));
-        let own = self.pieces.get(key(row & !COMPLETE, service));
+        let own = self.first_in(row & !COMPLETE, service);
         if row == 0 || row & COMPLETE != 0 {
             return own;
         }
-        let others = self.pieces.get(key(0, service));
+        let others = self.first_in(0, service);
         // Zero comes last.
         own.wrapping_sub(1).min(others.wrapping_sub(1)).wrapping_add(1)
     }
 
+    #[inline]
+    fn first_in(&self, row: u32, service: ServiceKey) -> u32 {
+        let (start, end) = (self.starts[row as usize] as usize, self.starts[row as usize + 1] as usize);
+        let reached = self.services[start..end].partition_point(|piece| *piece <= service);
+        self.rules[start + reached - 1]
+    }
+
     /// Where services begin from which on another rule may be the first.
     pub(super) fn starts(&self) -> impl Iterator<Item = ServiceKey> {
-        self.pieces.iter().map(|(at, _)| at as ServiceKey)
+        self.services.iter().copied()
     }
-}
-
-fn key(row: u32, service: ServiceKey) -> u64 {
-    u64::from(row) << 32 | u64::from(service)
 }
 
 /// From which service on which of these rules is the first that matches, beginning with 0.
