@@ -333,6 +333,10 @@ impl Handle {
     fn publish(&self, network: &Network) {
         let before = self.dataplane.snapshot();
         self.dataplane.publish(network.snapshot().clone());
+        if !network.snapshot().has_staged {
+            // There is nothing that would be otherwise.
+            self.dataplane.state().staged.clear();
+        }
         let now = self.dataplane.snapshot();
         for gone in before.ports.iter().flatten().filter(|p| now.port(p.id).is_none()) {
             self.dataplane.release(gone.id);

@@ -110,7 +110,7 @@ impl RuleStats {
 /// Where a rule stands among those of its policy: `ingress[10]` comes after `ingress[9]`.
 fn place(rule: &str) -> (&str, u32) {
     let (kind, number) = rule.split_once('[').unwrap_or((rule, ""));
-    (kind, number.trim_end_matches(']').parse().unwrap_or_default())
+    (kind, number.split(']').next().and_then(|digits| digits.parse().ok()).unwrap_or_default())
 }
 
 impl Stats {
@@ -158,5 +158,13 @@ mod tests {
         let mut rules = ["isolation", "ingress[10]", "egress[0]", "ingress[9]", "ingress[0]"];
         rules.sort_by_key(|rule| place(rule));
         assert_eq!(rules, ["egress[0]", "ingress[0]", "ingress[9]", "ingress[10]", "isolation"]);
+    }
+
+    #[test]
+    fn rules_with_names_of_their_own_stand_in_the_order_of_their_numbers() {
+        // As rules of ClusterNetworkPolicies and AdminNetworkPolicies are called.
+        let mut rules = ["ingress[10] monitoring", "ingress[9] dns", "ingress[0] all"];
+        rules.sort_by_key(|rule| place(rule));
+        assert_eq!(rules, ["ingress[0] all", "ingress[9] dns", "ingress[10] monitoring"]);
     }
 }

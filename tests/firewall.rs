@@ -136,3 +136,34 @@ fn what_is_staged_is_counted_and_changes_nothing() {
     assert!(!allow.samples[0].would_deny && allow.samples[0].tuple.dport == 81);
     assert_eq!(net.sessions(), SAMPLES + 4);
 }
+
+#[test]
+fn a_connection_that_a_rule_decides_at_both_ends_is_one() {
+    // As a rule of both directions (IN_OUT) is: one name, in the firewall of either pod.
+    let rule = every(Action::Allow, 5);
+    let topology = two_namespaces()
+        .edit(0, |e| e.egress = Some(rule.clone()))
+        .edit(2, |e| e.ingress = Some(rule.clone()));
+    let mut net = Net::new(topology);
+    net.one(0, &Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.0.0.18:80"));
+    let traffic = net.counters().rules[&RuleId(5)];
+    let sessions = net.dataplane.sessions_by_rule()[&RuleId(5)];
+    assert_eq!((traffic.connections, traffic.packets, sessions), (1, 1, 1));
+}
+
+#[test]
+fn a_datagram_in_fragments_is_one_connection_that_staged_policies_would_allow() {
+    let open = every(Action::Allow, 1);
+    let topology = two_namespaces().edit(2, |e| {
+        e.ingress = Some(every(Action::Drop, 2));
+        e.egress = Some(open.clone());
+        e.staged = Some(Arc::new(StagedFirewalls { egress: open.clone(), ingress: every(Action::Allow, 3) }));
+    });
+    let mut net = Net::new(topology);
+    let probe = Probe { payload: 400, ..Probe::new(0, Proto::UDP, "10.0.0.2:4000", "10.0.0.18:80") };
+    for fragment in supernet_testkit::fragments::cut(&probe.frame(), &[48, 96, 144], 7) {
+        net.send(0, &fragment);
+    }
+    let counts = net.dataplane.state().staged.counts();
+    assert_eq!(counts[&RuleId(3)].would_allow, 1);
+}

@@ -332,3 +332,57 @@ fn threads_are_read_while_they_run() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
     assert!(times[0] < now + 1_000_000 && times[0] + 600_000_000 > now, "{} is not now", times[0]);
 }
+
+const ZONES: &str = "
+apiVersion: supernet.dev/v1alpha1
+kind: SecurityPolicy
+metadata: {name: zones}
+spec:
+  category: Environment
+  rules:
+  - {name: all, action: ALLOW, logLabel: zone}
+";
+
+fn labelled() -> (Shop, Flows, String) {
+    let mut shop = Shop::new();
+    shop.net.replace(manifests::read_str("shop.yaml", &[SHOP, ZONES].join("---")).unwrap().model).unwrap();
+    let flows = shop.log(&FlowLog::default());
+    let web = format!("{}:8080", shop.address("shop/web"));
+    (shop, flows, web)
+}
+
+#[test]
+fn a_rule_that_decides_at_both_ends_marks_a_record_once() {
+    let (mut shop, mut flows, web) = labelled();
+    shop.open(Proto::UDP, "shop/curl", 4000, &web).unwrap();
+    let told = flows.drain();
+    assert_eq!(told[0].connection().unwrap().labels, ["zone"]);
+}
+
+#[test]
+fn nothing_is_told_of_staged_policies_once_there_are_none() {
+    let mut shop = Shop::new();
+    let staged = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: shut, namespace: shop, annotations: {supernet.dev/staged: 'true'}}
+spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}
+";
+    let replace = |shop: &Shop, policy: &str| {
+        shop.net
+            .replace(manifests::read_str("shop.yaml", &[SHOP, policy].join("---")).unwrap().model)
+            .unwrap();
+    };
+    let told = |shop: &Shop| -> u64 {
+        shop.net.rules().iter().map(|r| r.staged.would_deny + r.staged.would_allow).sum()
+    };
+    replace(&shop, staged);
+    shop.poll();
+    let web = format!("{}:8080", shop.address("shop/web"));
+    shop.open(Proto::UDP, "shop/curl", 4000, &web).unwrap();
+    assert_eq!(told(&shop), 1);
+    // Now it is enforced: there is nothing left that would be otherwise.
+    replace(&shop, &staged.replace("'true'", "'false'"));
+    shop.poll();
+    assert_eq!(told(&shop), 0);
+}

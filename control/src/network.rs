@@ -296,4 +296,46 @@ mod tests {
         assert!(matches!(network.take(late), Err(NetworkError::Outdated)));
         assert_eq!(network.model(), &web);
     }
+
+    #[test]
+    fn an_address_set_that_a_rule_refers_to_stays() {
+        let text = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec: {containers: [{name: c, image: c}]}
+---
+apiVersion: supernet.dev/v1alpha1
+kind: AddressSet
+metadata: {name: scanners}
+spec: {addresses: [203.0.113.0/24]}
+---
+apiVersion: supernet.dev/v1alpha1
+kind: SecurityPolicy
+metadata: {name: edge}
+spec:
+  category: Emergency
+  rules:
+  - {action: ALLOW, direction: IN, sources: [{addressSet: scanners}], sourcesExcluded: true}
+";
+        use crate::{fixture::endpoint, model::ObjectKind};
+        use supernet_dataplane::wire::Proto;
+        let model = crate::manifests::read_str("edge.yaml", text).unwrap().model;
+        let mut network = Network::new(model, Leases::memory(), UnixSeconds(0)).unwrap();
+        let scanner: IpAddr = "203.0.113.7".parse().unwrap();
+        let lets_in = |network: &Network| {
+            let snapshot = network.snapshot();
+            let web = network.addressing().pods[&Name::new("shop", "web")].addresses[0];
+            let firewall = endpoint(snapshot, web).unwrap().ingress.clone().unwrap();
+            firewall.decide(snapshot.identities.of(scanner), Proto::TCP, 80).action.allows()
+        };
+        assert!(!lets_in(&network));
+        let delete = Change::delete(ObjectKind::AddressSet, Name::new("", "scanners"));
+        let deleted = network.apply(delete, UnixSeconds(0), &BTreeSet::new());
+        assert!(
+            deleted.is_err() && !lets_in(&network),
+            "deleted: {deleted:?}, lets in: {}",
+            lets_in(&network)
+        );
+    }
 }

@@ -161,6 +161,12 @@ impl Default for Tallies {
 }
 
 impl TallyKey {
+    /// The rules that decided, each once: one may stand at both ends.
+    pub fn rules(&self) -> impl Iterator<Item = RuleId> + use<> {
+        let at_both = self.egress_rule == self.ingress_rule;
+        self.egress_rule.into_iter().chain(self.ingress_rule.filter(|_| !at_both))
+    }
+
     fn registry_key(&self) -> RegistryKey {
         let part = |id: Option<u32>| id.map_or(0, |id| 1 << 32 | u128::from(id));
         let rules = part(self.egress_rule.map(|r| r.0)) << 33 | part(self.ingress_rule.map(|r| r.0));
@@ -340,7 +346,7 @@ impl Counters {
                 if traffic == Traffic::default() {
                     continue;
                 }
-                for rule in key.egress_rule.into_iter().chain(key.ingress_rule) {
+                for rule in key.rules() {
                     sum.rules.entry(rule).or_default().add(traffic);
                 }
                 if let Some(server) = key.server {

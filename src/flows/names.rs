@@ -123,7 +123,9 @@ impl FlowNames {
 
     fn labels(&self, (egress, ingress): (Option<RuleId>, Option<RuleId>)) -> Vec<String> {
         let of = |id| self.snapshot.names.log_labels.get(&id).cloned();
-        [egress, ingress].into_iter().flatten().filter_map(of).collect()
+        let mut labels: Vec<String> = [egress, ingress].into_iter().flatten().filter_map(of).collect();
+        labels.dedup();
+        labels
     }
 
     fn gone(&mut self) -> &Gone {

@@ -1,8 +1,8 @@
 //! The whole desired state, and steps from one state to the next.
 
 use super::{
-    AddressSet, EndpointSlice, Labels, LimitSettings, Name, Namespace, NetworkPolicy, Node, Pod, Position,
-    Service, Snat, Supervisor, TieredPolicy,
+    AddressSet, EndpointSlice, Labels, LimitSettings, Name, Namespace, NetworkPolicy, Node, Peer, Pod,
+    Position, Service, Snat, Supervisor, TieredPolicy,
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -199,6 +199,9 @@ pub enum ModelError {
     /// Removes a namespace that something still lies in.
     #[error("namespace {0} still holds {1}; remove that first")]
     NamespaceInUse(String, ObjectId),
+    /// A rule refers to an AddressSet that would not be there.
+    #[error("{0} refers to AddressSet {1}, which would not be there; remove or change that policy first")]
+    NoAddressSet(ObjectId, String),
     /// Removes the Supervisor.
     #[error("the Supervisor cannot be removed, only replaced")]
     NoSupervisor,
@@ -217,7 +220,26 @@ impl Model {
         for id in change.delete {
             next.remove(&id)?;
         }
+        next.check_address_sets()?;
         Ok(next)
+    }
+
+    /// Every AddressSet that a rule refers to is there: without it the rule would be about nobody, or everybody.
+    fn check_address_sets(&self) -> Result<(), ModelError> {
+        for (id, policy) in &self.tiered_policies {
+            let ends = policy
+                .rules
+                .iter()
+                .flat_map(|rule| rule.sources.peers.iter().chain(&rule.destinations.peers));
+            for peer in ends {
+                if let Peer::Set(name) = peer
+                    && !self.address_sets.contains_key(name)
+                {
+                    return Err(ModelError::NoAddressSet(id.clone(), name.clone()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Creates or replaces one object, and makes its namespace if need be.

@@ -18,7 +18,8 @@ impl Pipeline {
     #[inline(never)]
     pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
         let mut arrival = arrival;
-        if self.snapshot.has_staged && stop.rule().is_some() {
+        // Later fragments are of a packet that was counted.
+        if self.snapshot.has_staged && stop.rule().is_some() && arrival.packet.part != Part::Later {
             self.ask_staged(&arrival.packet, arrival.port, now);
         }
         // Its sender may look at what is quoted.

@@ -35,7 +35,7 @@ impl Dataplane {
         let mut rules = BTreeMap::new();
         for (tally, count) in tallies {
             let key = self.shared.state.tallies.key(tally).unwrap_or_default();
-            for rule in key.egress_rule.into_iter().chain(key.ingress_rule) {
+            for rule in key.rules() {
                 *rules.entry(rule).or_default() += count;
             }
         }

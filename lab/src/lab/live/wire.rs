@@ -9,7 +9,7 @@
 //! Whoever reads looks at the version first, so that two programs of different versions say so to each other.
 
 use super::{capture::Interface, change::Changes, rules::Rules, status::Status};
-use crate::lab::selftest::{Facts, Question};
+use crate::lab::selftest::{Denier, Facts, Question};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use supernet::control::manifests::Text;
 
@@ -133,7 +133,7 @@ pub(crate) enum Answer {
     /// What it is made of and what is predicted of it.
     Facts(Box<Facts>),
     /// The policy that denies each connection, if one does.
-    Explained(Vec<Option<String>>),
+    Explained(Vec<Option<Denier>>),
     /// The ports whose packets follow.
     Capturing(Vec<Interface>),
     /// Connections follow.

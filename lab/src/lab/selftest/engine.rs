@@ -214,7 +214,7 @@ impl<'a> Window<'a> {
 
     fn tries_again(verdict: &Verdict, tried: u32) -> bool {
         match verdict {
-            Verdict::AsPredicted => false,
+            Verdict::AsPredicted | Verdict::Refused(_) => false,
             Verdict::Undecided => tried < PARTLY_TRIES,
             Verdict::Differs(_) => tried < TRIES,
         }

@@ -286,19 +286,31 @@ pub(crate) struct Question {
     transport: Transport,
 }
 
+/// Who denies a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Denier {
+    /// The policy.
+    pub(crate) policy: String,
+    /// It tells the sender so.
+    pub(crate) rejects: bool,
+}
+
 impl Question {
     pub(super) fn of(probe: &Probe) -> Self {
         Self { from: probe.from.clone(), to: probe.address, transport: probe.transport }
     }
 
-    /// The policy that denies it; `None` if none does, or the network knows no such thing.
-    pub(crate) fn denied_by(&self, net: &Handle) -> Option<String> {
+    /// Who denies it; `None` if nobody does, or the network knows no such thing.
+    pub(crate) fn denied_by(&self, net: &Handle) -> Option<Denier> {
         let (to, port) = (trace::End::Address(self.to.ip()), self.to.port());
         let from = self.from.parse().ok()?;
         let probe = match self.transport {
             Transport::Tcp => trace::Probe::tcp(from, to, port),
             Transport::Udp => trace::Probe::udp(from, to, port),
         };
-        Some(net.trace(&probe).ok()?.denied_by?.policy)
+        let report = net.trace(&probe).ok()?;
+        let rejects = report.explanations.iter().any(|explanation| explanation.action == "reject");
+        Some(Denier { policy: report.denied_by?.policy, rejects })
     }
 }

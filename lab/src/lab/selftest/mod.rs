@@ -18,7 +18,7 @@ mod probes;
 mod report;
 mod verdict;
 
-pub(crate) use facts::{Facts, Question};
+pub(crate) use facts::{Denier, Facts, Question};
 pub(super) use report::Report;
 
 use super::{
@@ -199,8 +199,9 @@ pub(super) fn test(lab: &str, how: &How, ask: Lab<'_>, signals: &Signals) -> Res
         return Err(TestError::Nothing { lab: lab.to_owned() });
     }
     let began = Instant::now();
-    let verdicts = tried(lab, &probes, how.patience, signals)?;
+    let mut verdicts = tried(lab, &probes, how.patience, signals)?;
     let seconds = began.elapsed().as_secs_f64();
+    settle(lab, &probes, &mut verdicts, ask)?;
     Ok(Report {
         lab: lab.to_owned(),
         sample,
@@ -244,6 +245,37 @@ fn tried(
     Ok(verdicts)
 }
 
+/// Whether what was refused was rejected by a policy, as it was to be.
+fn settle(
+    lab: &str,
+    probes: &[Probe],
+    verdicts: &mut [Option<Verdict>],
+    ask: Lab<'_>,
+) -> Result<(), TestError> {
+    let refused = |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Refused(_)));
+    let at: Vec<usize> = (0..probes.len()).filter(|at| refused(&verdicts[*at])).collect();
+    for some in at.chunks(EXPLAINED) {
+        let questions = some.iter().map(|at| Question::of(&probes[*at])).collect();
+        for (at, by) in some.iter().zip(explained(lab, questions, ask)?) {
+            let Some(Verdict::Refused(but)) = verdicts[*at].take() else { continue };
+            let rejected = by.is_some_and(|by| by.rejects);
+            verdicts[*at] = Some(if rejected { Verdict::AsPredicted } else { Verdict::Differs(but) });
+        }
+    }
+    Ok(())
+}
+
+/// Who denies each of these connections.
+fn explained(lab: &str, questions: Vec<Question>, ask: Lab<'_>) -> Result<Vec<Option<Denier>>, TestError> {
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
+    match ask(Ask::Explain(questions))? {
+        Answer::Explained(explained) => Ok(explained),
+        _ => Err(ClientError::Unexpected { lab: lab.to_owned() }.into()),
+    }
+}
+
 /// What went otherwise than predicted, and the policies that were to deny it.
 fn differences(
     lab: &str,
@@ -257,18 +289,12 @@ fn differences(
     });
     let differing: Vec<(&Probe, &String)> = differing.collect();
     let denied = || differing.iter().filter(|(probe, _)| probe.expected == Expected::Denied);
-    let questions: Vec<Question> = denied().take(EXPLAINED).map(|(probe, _)| Question::of(probe)).collect();
-    let mut reasons = Vec::new().into_iter();
-    if !questions.is_empty() {
-        let Answer::Explained(explained) = ask(Ask::Explain(questions))? else {
-            return Err(ClientError::Unexpected { lab: lab.to_owned() }.into());
-        };
-        reasons = explained.into_iter();
-    }
+    let questions = denied().take(EXPLAINED).map(|(probe, _)| Question::of(probe)).collect();
+    let mut reasons = explained(lab, questions, ask)?.into_iter();
     let difference = |(probe, but): (&Probe, &String)| {
         let denied = probe.expected == Expected::Denied;
         let by = if denied { reasons.next().flatten() } else { None };
-        Difference::of(probe, but, by.as_deref())
+        Difference::of(probe, but, by.map(|by| by.policy).as_deref())
     };
     Ok(differing.into_iter().map(difference).collect())
 }

@@ -12,6 +12,8 @@ pub(in crate::lab) enum Verdict {
     AsPredicted,
     /// Another outcome, in words that follow "but".
     Differs(String),
+    /// Somebody said no where a denial is predicted: as predicted if a policy rejects it, else another outcome.
+    Refused(String),
     /// Nobody answered where some members do and others do not: both are as predicted.
     Undecided,
 }
@@ -22,7 +24,8 @@ pub(super) fn judge(probe: &Probe, outcome: &Outcome) -> Verdict {
     match (&probe.expected, outcome) {
         (_, Outcome::Failed(_) | Outcome::NoSocket) => Verdict::Differs(words()),
         (Expected::Denied, Outcome::Silent | Outcome::Unreachable(_)) => Verdict::AsPredicted,
-        (Expected::Denied, Outcome::Answered(_) | Outcome::Refused) => Verdict::Differs(words()),
+        (Expected::Denied, Outcome::Refused) => Verdict::Refused(words()),
+        (Expected::Denied, Outcome::Answered(_)) => Verdict::Differs(words()),
         (Expected::Open { by, seen } | Expected::Partly { by, seen }, Outcome::Answered(answer)) => {
             judge_answer(&probe.from, by, seen, answer)
         }
@@ -89,7 +92,7 @@ mod tests {
         match judge(&probe(expected.clone()), outcome) {
             Verdict::AsPredicted => None,
             Verdict::Undecided => Some("undecided".to_owned()),
-            Verdict::Differs(but) => Some(but),
+            Verdict::Differs(but) | Verdict::Refused(but) => Some(but),
         }
     }
 

@@ -259,3 +259,35 @@ fn a_lab_or_files_are_to_be_named() {
         assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
     }
 }
+
+#[test]
+fn a_connection_that_a_policy_rejects_is_denied_as_predicted() {
+    if !as_root() {
+        return;
+    }
+    let rejecting = "
+apiVersion: supernet.dev/v1alpha1
+kind: SecurityPolicy
+metadata: {name: edge}
+spec:
+  category: Emergency
+  appliedTo: [{podSelector: {matchLabels: {app: web}}}]
+  rules: [{name: scans, action: REJECT, direction: IN}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: curl, namespace: rejected}
+spec: {containers: [{name: c, image: c}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: rejected, labels: {app: web}}
+spec: {containers: [{name: c, image: c, ports: [{containerPort: 8080}]}]}
+";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rejecting.yaml");
+    fs::write(&file, rejecting).unwrap();
+    let words = format!("-f {} --name {} --timeout 500", file.display(), lab_name("rejecting"));
+    let report = selftest::tested(&args(&words)).unwrap();
+    assert_eq!(texts(&report), [""; 0]);
+}

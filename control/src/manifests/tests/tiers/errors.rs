@@ -435,3 +435,19 @@ fn wrong_address_sets() {
         ),
     ]);
 }
+
+#[test]
+fn a_policy_whose_address_set_is_gone_can_still_be_named_for_deletion() {
+    // `lab delete -f` reads files in this way; the set was deleted before.
+    let policy = "apiVersion: supernet.dev/v1alpha1\nkind: SecurityPolicy\nmetadata: {name: p}\nspec:\n  category: Emergency\n  \
+                  rules: [{action: DROP, sources: [{addressSet: s}]}]\n";
+    let set = "apiVersion: supernet.dev/v1alpha1\nkind: AddressSet\nmetadata: {name: s}\nspec: {addresses: [10.0.0.1]}\n";
+    let mut base = crate::manifests::read_str("net.yaml", &format!("{policy}---\n{set}")).unwrap().model;
+    let id = base.tiered_policies.keys().next().unwrap().clone();
+    let set =
+        crate::model::Change::delete(crate::model::ObjectKind::AddressSet, crate::model::Name::new("", "s"));
+    let Ok(after) = base.with(set) else { return };
+    base = after;
+    let read = crate::manifests::read_objects("net.yaml", policy, &base);
+    assert!(read.is_ok(), "{id} cannot be named: {}", read.unwrap_err());
+}
