@@ -224,12 +224,10 @@ fn protocols(r: &mut Reading, fields: &Fields<'_>) -> Vec<PolicyService> {
                             let fields = r.fields(n, &schema::PORT_RANGE);
                             range(r, &fields)
                         }
-                        _ => {
-                            r.invalid(
-                                n.place,
-                                "a destinationPort of no kind",
-                                "write number or range, one of them",
-                            );
+                        (number, _) => {
+                            let kinds = if number.is_some() { "two kinds" } else { "no kind" };
+                            let what = format!("a destinationPort of {kinds}");
+                            r.invalid(n.place, what, "write number or range, one of them");
                             None
                         }
                     }

@@ -100,7 +100,11 @@ fn rule(
     let sources = ends(r, &fields, ("sources", "sourcesExcluded"), sets);
     let destinations = ends(r, &fields, ("destinations", "destinationsExcluded"), sets);
     let mut services = Vec::new();
-    for item in r.list(&fields, "services") {
+    let items = r.list(&fields, "services");
+    if let (Some(n), true) = (fields.get("services"), items.is_empty()) {
+        r.invalid(n.place, "`services` without items", "remove it to mean everything");
+    }
+    for item in items {
         service(r, item, &mut services);
     }
     let own = applied_to(r, &fields);
@@ -310,7 +314,11 @@ fn port(r: &mut Reading, node: &Node) -> Option<PortMatch> {
         let name = r.checked_text(node, "the name of a port", syntax::port_name)?;
         return Some(PortMatch::Named(name.to_owned()));
     };
-    let number = |text: &str| text.trim().parse::<u16>().ok().filter(|n| *n > 0);
+    // A number's parser would take a sign.
+    let number = |text: &str| {
+        let digits = Some(text.trim()).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        digits?.parse::<u16>().ok().filter(|n| *n > 0)
+    };
     match (number(from), number(to)) {
         (Some(from), Some(to)) if from <= to => Some(PortMatch::Numbers { from, to }),
         _ => {

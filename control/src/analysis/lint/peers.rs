@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     analysis::text,
-    model::{Peer, Selector, Verdict},
+    model::{Ends, Peer, Selector, TieredPolicy, TieredRule, Verdict},
     policy::Direction,
 };
 
@@ -56,18 +56,44 @@ pub(super) fn find(facts: &Facts<'_>) -> Vec<Found> {
             }
         }
         for rule in &policy.rules {
-            for peer in rule.sources.peers.iter().chain(&rule.destinations.peers) {
-                let told = of_peer(facts, &policy.at, (&name, Some(&rule.name)), "", peer);
-                // A quarantine stands ready for nobody.
-                let is_denial = matches!(rule.verdict, Verdict::Drop | Verdict::Reject);
-                found.extend(told.map(|(place, finding)| match is_denial {
-                    true => (place, Finding { severity: Severity::Note, ..finding }),
-                    false => (place, finding),
-                }));
+            for (field, ends) in
+                [("sourcesExcluded", &rule.sources), ("destinationsExcluded", &rule.destinations)]
+            {
+                found.extend(of_ends(facts, policy, rule, field, ends));
             }
         }
     }
     found
+}
+
+/// One side of a rule of an administrator's policy.
+fn of_ends(
+    facts: &Facts<'_>,
+    policy: &TieredPolicy,
+    rule: &TieredRule,
+    excluding: &str,
+    ends: &Ends,
+) -> Vec<Found> {
+    let name = policy.id.to_string();
+    let of = (name.as_str(), Some(rule.name.as_str()));
+    let told: Vec<Found> =
+        ends.peers.iter().filter_map(|peer| of_peer(facts, &policy.at, of, "", peer)).collect();
+    // All but nobody are everybody, which is more than was meant whatever the rule does with them.
+    if ends.excluded
+        && told.len() == ends.peers.len()
+        && let Some((_, first)) = told.first()
+    {
+        let words = text::peers("", &ends.peers);
+        let what = format!("{excluding} excludes nobody, so everyone is meant: {words}");
+        let advice = first.advice.clone();
+        return vec![finding(Severity::Warning, &policy.at, of, "excludesNobody", what, advice)];
+    }
+    // A quarantine stands ready for nobody.
+    let is_denial = matches!(rule.verdict, Verdict::Drop | Verdict::Reject);
+    let severity = |severity| if is_denial { Severity::Note } else { severity };
+    told.into_iter()
+        .map(|(place, found)| (place, Finding { severity: severity(found.severity), ..found }))
+        .collect()
 }
 
 fn of_peer(
@@ -92,7 +118,8 @@ fn of_peer(
         }
         Peer::Set(name) if facts.model.address_sets.get(name).is_some_and(|set| set.ranges.is_empty()) => {
             let what = format!("nobody is meant: address set {name} is empty");
-            Some(nobody(facts, at, rule, "peerMatchesNobody", what, true))
+            let advice = "add addresses to the set, or remove what refers to it";
+            Some(finding(Severity::Warning, at, rule, "peerMatchesNobody", what, advice))
         }
         Peer::Nodes(selector) => {
             let mut nodes = facts.model.nodes.values().peekable();

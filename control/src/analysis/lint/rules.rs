@@ -83,7 +83,14 @@ pub(super) fn find(facts: &Facts<'_>) -> Vec<Found> {
         let (Some(one), Some(other)) = (facts.name(one), facts.name(other)) else { continue };
         let Some(at) = facts.position(&other.policy) else { continue };
         let what = format!("has the same priority as {one}, and they disagree about somebody");
-        let advice = "give the two policies different priorities: which comes first is not defined";
+        // The order by kind and name is ours: the API of Kubernetes leaves it to who implements it.
+        let elsewhere = match other.policy.starts_with("SecurityPolicy ") {
+            true => "",
+            false => "; elsewhere it may be the other",
+        };
+        let first = &one.policy;
+        let advice =
+            format!("give the two policies different priorities: here {first} comes first{elsewhere}");
         found.push(finding(
             Severity::Warning,
             at,

@@ -24,6 +24,9 @@ const PODS: &str = "
 ---
 ";
 
+/// A set of no addresses.
+const EMPTY_SET: &str = "{apiVersion: supernet.dev/v1alpha1, kind: AddressSet, metadata: {name: s}, spec: {addresses: []}}\n---\n";
+
 fn lint(policies: &str) -> Lint {
     let c = Cluster { model: read_str("net.yaml", &format!("{PODS}{policies}")).unwrap().model };
     Lint::of(&c.model, &c.addressing(), &c.compile().unwrap())
@@ -101,10 +104,9 @@ fn selectors_that_select_nobody() {
         &from("{namespaceSelector: {matchLabels: {team: a}}, podSelector: {matchLabels: {app: x}}}"),
         &["!peerMatchesNobody ingress[0]: nobody is meant: pods app=x in namespaces team=a"],
     );
-    let set = "{apiVersion: supernet.dev/v1alpha1, kind: AddressSet, metadata: {name: s}, spec: {addresses: []}}\n---\n";
     let rule = "  - {name: a, action: ALLOW, direction: IN, sources: [{addressSet: s}]}\n";
     says(
-        &format!("{set}{}", security("Emergency", rule)),
+        &format!("{EMPTY_SET}{}", security("Emergency", rule)),
         &["!peerMatchesNobody a: nobody is meant: address set s is empty"],
     );
     let quarantine = "  - {name: q, action: DROP, sources: [{podSelector: {matchLabels: {bad: \"yes\"}}}]}\n";
@@ -114,6 +116,34 @@ fn selectors_that_select_nobody() {
     );
     let applied = "  - {name: q, action: DROP, appliedTo: [{podSelector: {matchLabels: {app: x}}}]}\n";
     says(&security("Emergency", applied), &["!selectsNoPod q: selects no pod: pods app=x in all namespaces"]);
+}
+
+#[test]
+fn sides_that_exclude_nobody() {
+    let rule = |action: &str, sources: &str| {
+        let rule = format!(
+            "  - {{name: a, action: {action}, direction: IN, services: [{{protocol: TCP, ports: [80]}}], \
+             sourcesExcluded: true, sources: [{sources}]}}\n"
+        );
+        format!("{EMPTY_SET}{}", security("Emergency", &rule))
+    };
+    let nobody = "{podSelector: {matchLabels: {app: x}}}";
+    let everyone = "!excludesNobody a: sourcesExcluded excludes nobody, so everyone is meant: ";
+    for action in ["ALLOW", "DROP", "REJECT"] {
+        says(&rule(action, nobody), &[&format!("{everyone}pods app=x in all namespaces")]);
+        says(&rule(action, "{addressSet: s}"), &[&format!("{everyone}address set s")]);
+    }
+    says(
+        &rule("DROP", &format!("{nobody}, {{addressSet: s}}")),
+        &[&format!("{everyone}pods app=x in all namespaces; address set s")],
+    );
+    // Where somebody is excluded, the others who are nobody matter as little as elsewhere.
+    says(
+        &rule("DROP", &format!("{nobody}, {{cidr: 203.0.113.9}}")),
+        &["peerMatchesNobody a: nobody is meant: pods app=x in all namespaces"],
+    );
+    let findings = lint(&rule("DROP", "{addressSet: s}")).findings;
+    assert_eq!(findings[0].advice, "add addresses to the set, or remove what refers to it");
 }
 
 #[test]
@@ -267,6 +297,20 @@ fn policies_of_the_same_priority_that_disagree() {
             "!samePriority ingress[0]: has the same priority as AdminNetworkPolicy a ingress[0], and they disagree about \
              somebody"
         ]
+    );
+    let advice = |policies: &str| lint(policies).findings[0].advice.clone();
+    assert_eq!(
+        advice(&format!("{}{}", admin("a", 5, "Allow", 8000), admin("b", 5, "Deny", 5000))),
+        "give the two policies different priorities: here AdminNetworkPolicy a comes first; elsewhere it may be the other"
+    );
+    let zone = |name: &str, action: &str| {
+        let rule =
+            format!("  - {{action: {action}, direction: IN, services: [{{protocol: TCP, ports: [80]}}]}}\n");
+        security("Environment", &rule).replace("name: environment", &format!("name: {name}"))
+    };
+    assert_eq!(
+        advice(&format!("{}---\n{}", zone("a", "ALLOW"), zone("b", "DROP"))),
+        "give the two policies different priorities: here SecurityPolicy a comes first"
     );
     assert_eq!(two(admin("a", 5, "Allow", 8000), admin("b", 6, "Deny", 5000)), [""; 0]);
     assert_eq!(two(admin("a", 5, "Deny", 8000), admin("b", 5, "Deny", 5000)), [""; 0]);

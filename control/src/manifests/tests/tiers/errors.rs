@@ -228,7 +228,7 @@ fn wrong_ports_of_admin_policies() {
         ),
         (
             protocols("[{tcp: {destinationPort: {number: 1, range: {start: 1, end: 2}}}}]"),
-            "11:41: a destinationPort of no kind; write number or range, one of them",
+            "11:41: a destinationPort of two kinds; write number or range, one of them",
         ),
         (
             protocols("[{tcp: {destinationPort: {number: 65536}}}]"),
@@ -374,6 +374,7 @@ fn wrong_services_of_security_policies() {
     };
     say([
         (service("{}"), "8:16: a service needs `protocol`; add it"),
+        (service(""), "8:15: `services` without items; remove it to mean everything"),
         (service("{protocol: tcp}"), "8:27: `tcp` is not known here; use TCP, UDP, SCTP, ICMP or ICMPv6"),
         (service("{protocol: TCP, ports: []}"), "8:39: `ports` without items; remove it to mean every port"),
         (service("{protocol: TCP, ports: [0]}"), "8:40: 0 is out of range; use 1 to 65535"),
@@ -388,6 +389,18 @@ fn wrong_services_of_security_policies() {
         (
             service("{protocol: TCP, ports: [80-]}"),
             "8:40: `80-` is no range of ports; write one like 8000-8999",
+        ),
+        (
+            service("{protocol: TCP, ports: [\"+80\"]}"),
+            "8:40: `+80` cannot be the name of a port; use lower-case letters, digits and single - between them",
+        ),
+        (
+            service("{protocol: TCP, ports: [8000-+8999]}"),
+            "8:40: `8000-+8999` is no range of ports; write one like 8000-8999",
+        ),
+        (
+            service("{protocol: TCP, ports: [\"+8000-8999\"]}"),
+            "8:40: `+8000-8999` cannot be the name of a port; use lower-case letters, digits and single - between them",
         ),
         (
             service("{protocol: TCP, port: 80}"),
