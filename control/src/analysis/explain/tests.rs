@@ -215,3 +215,34 @@ spec: {podSelector: {}, ingress: [{}]}
         "that rule would have to be changed: behind it shop/open ingress[0] would allow this"
     );
 }
+
+#[test]
+fn a_rule_that_allows_behind_two_that_deny_is_not_denied_to_be_there() {
+    let policy = |name: &str, category: &str, action: &str| {
+        format!(
+            "\n---\napiVersion: supernet.dev/v1alpha1\nkind: SecurityPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{category: {category}, rules: [{{action: {action}, direction: IN}}]}}\n"
+        )
+    };
+    let tiers = [
+        policy("a", "Emergency", "DROP"),
+        policy("b", "Infrastructure", "DROP"),
+        policy("c", "Environment", "ALLOW"),
+    ];
+    let said = advice(&tiers.concat(), "203.0.113.9", Proto::TCP, 80);
+    assert_eq!(
+        said,
+        "that rule would have to be changed, and behind it Infrastructure rule rules[0] (SecurityPolicy b), which denies \
+         this too"
+    );
+    let said = advice(&tiers[0], "203.0.113.9", Proto::TCP, 80);
+    assert_eq!(
+        said,
+        "that rule would have to be changed, and behind it shop/web isolation, which denies this too"
+    );
+    let said = told(&format!("{SHOP}{}", tiers[0]), "203.0.113.9", "shop/curl", Proto::TCP, 80).advice;
+    assert_eq!(
+        said.as_deref(),
+        Some("that rule would have to be changed, and no rule behind it allows this")
+    );
+}
