@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Open ports between two identities.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(super) struct Open {
-    /// Protocols that no rule can name, ICMP among them.
+    /// Whether what has no ports is open; ICMP echo requests speak for it.
     pub(super) others: bool,
     /// Of each protocol that has any: open ports, first and last, in order, with closed ones in between.
     pub(super) ranges: BTreeMap<Protocol, Vec<(u16, u16)>>,

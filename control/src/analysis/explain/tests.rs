@@ -230,5 +230,19 @@ fn a_rule_that_allows_behind_two_that_deny_is_not_denied_to_be_there() {
         policy("c", "Environment", "ALLOW"),
     ];
     let said = advice(&tiers.concat(), "203.0.113.9", Proto::TCP, 80);
-    assert!(!said.contains("no rule behind it allows this"), "{said}");
+    assert_eq!(
+        said,
+        "that rule would have to be changed, and behind it Infrastructure rule rules[0] (SecurityPolicy b), which denies \
+         this too"
+    );
+    let said = advice(&tiers[0], "203.0.113.9", Proto::TCP, 80);
+    assert_eq!(
+        said,
+        "that rule would have to be changed, and behind it shop/web isolation, which denies this too"
+    );
+    let said = told(&format!("{SHOP}{}", tiers[0]), "203.0.113.9", "shop/curl", Proto::TCP, 80).advice;
+    assert_eq!(
+        said.as_deref(),
+        Some("that rule would have to be changed, and no rule behind it allows this")
+    );
 }

@@ -194,6 +194,11 @@ impl<'a> Walk<'a> {
         (decision.action == Action::Allow).then(|| self.rule(decision.rule))
     }
 
+    /// The rule that would decide if this one were not there.
+    pub(super) fn next(&self, id: RuleId) -> RuleRef {
+        self.rule(self.decide(&self.asked, Some(id)).rule)
+    }
+
     /// What the rules say of a connection, all but one of them.
     pub(super) fn decide(&self, connection: &Connection<'_>, but: Option<RuleId>) -> Decision {
         let decided = self.firewall.layers().iter().find_map(|layer| self.ask(layer, connection, but));

@@ -19,7 +19,13 @@ pub(super) fn advice(explanation: &Explanation, question: &Question, walk: &Walk
             })
         }
         (None, None) if rule.is_tiered() => {
-            Some("that rule would have to be changed, and no rule behind it allows this".to_owned())
+            let changed = "that rule would have to be changed";
+            let next = walk.next(walk.compiled().rule);
+            // Further rules may allow it behind the next one that denies, but not behind the posture.
+            Some(match next.policy == POSTURE {
+                true => format!("{changed}, and no rule behind it allows this"),
+                false => format!("{changed}, and behind it {next}, which denies this too"),
+            })
         }
         // Where only the posture speaks it has said all.
         (None, None) if rule.policy == POSTURE || walk.allowing().next().is_none() => None,
