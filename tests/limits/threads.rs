@@ -103,6 +103,12 @@ fn no_race_exceeds_a_limit_or_loses_a_count() {
             round += 1;
             let [first, second] = snapshots();
             dataplane.publish(if round % 2 == 0 { first.build() } else { second.build() });
+            // A batch that began under the limits before goes by them.
+            let epochs = &dataplane.state().epochs;
+            let epoch = epochs.retire();
+            while !epochs.passed(epoch) && !stop.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
             let before = dataplane.state().quotas.namespace(NamespaceId(0)).connections;
             for _ in 0..50 {
                 let has = dataplane.state().quotas.namespace(NamespaceId(0)).connections;
