@@ -49,6 +49,14 @@ fn who_is_rejected_is_told_so_in_the_name_of_whom_it_asked() {
     assert_eq!(net.counters().rules[&RuleId(7)].denied, 2);
     assert_eq!(net.sessions(), 0);
 
+    let rejecting = two_namespaces().edit(2, |e| e.ingress = Some(every(Action::Reject, 7)));
+    let mut net = Net::new(rejecting);
+    let probe = Probe::new(0, Proto::UDP, "[fd00:0:0:1::2]:4000", "[fd00:0:0:2::2]:80");
+    let answers = net.dropped(0, &probe.frame(), DropReason::IngressDenied);
+    let [(0, frame)] = &answers[..] else { panic!("{answers:?}") };
+    // Communication with destination administratively prohibited: RFC 4443, 3.1.
+    assert_eq!((sound(frame).proto, sound(frame).icmp), (Proto::ICMPV6, Icmp { kind: 1, code: 1 }));
+
     let mut net = Net::new(two_namespaces().edit(0, |e| e.egress = Some(every(Action::Reject, 8))));
     let probe = Probe::new(0, Proto::TCP, "10.0.0.2:4000", "10.96.0.10:80");
     let answers = net.dropped(0, &probe.frame(), DropReason::EgressDenied);
@@ -80,20 +88,28 @@ fn layers_are_asked_in_order_and_a_pass_leads_to_the_next() {
 
 #[test]
 fn icmp_is_told_apart_by_type() {
-    let icmp = |from, to| Service { proto: Proto::ICMP, ports: from..=to };
     let drop = Effect::Decide(Action::Drop);
     let allow = Decision { rule: RuleId(9), action: Action::Allow };
-    let with = |service| {
+    let with = |proto, from, to| {
+        let service = Service { proto, ports: icmp_port(from, 0)..=icmp_port(to, 255) };
         let firewall = Arc::new(Firewall::of(vec![rule(1, drop, service)], allow));
         Net::new(two_namespaces().edit(2, |e| e.ingress = Some(firewall)))
     };
-    let echo = Probe::new(0, Proto::ICMP, "10.0.0.2:7", "10.0.0.18:0");
-    let mut closed = with(icmp(icmp_port(8, 0), icmp_port(8, 255)));
-    closed.dropped(0, &echo.frame(), DropReason::IngressDenied);
-    let mut open = with(icmp(icmp_port(13, 0), icmp_port(14, 255)));
-    let (port, frame, _) = open.one(0, &echo);
-    assert_eq!(port, 2);
-    open.one(2, &Probe::answer(&frame, 0));
+    for (proto, request, from, to) in [
+        (Proto::ICMP, 8, "10.0.0.2:7", "10.0.0.18:0"),
+        (Proto::ICMPV6, 128, "[fd00:0:0:1::2]:7", "[fd00:0:0:2::2]:0"),
+    ] {
+        let echo = Probe::new(0, proto, from, to);
+        let mut closed = with(proto, request, request);
+        closed.dropped(0, &echo.frame(), DropReason::IngressDenied);
+        // Neither the types beside it, nor the other family's request.
+        let other = if proto == Proto::ICMP { 128 } else { 8 };
+        for mut open in [with(proto, request + 1, request + 7), with(proto, other, other)] {
+            let (port, frame, _) = open.one(0, &echo);
+            assert_eq!(port, 2);
+            open.one(2, &Probe::answer(&frame, 0));
+        }
+    }
 }
 
 #[test]
@@ -166,4 +182,24 @@ fn a_datagram_in_fragments_is_one_connection_that_staged_policies_would_allow() 
     }
     let counts = net.dataplane.state().staged.counts();
     assert_eq!(counts[&RuleId(3)].would_allow, 1);
+}
+
+/// The stages are walked again for what is staged, and must come to the same member.
+#[test]
+fn staged_firewalls_are_asked_about_the_member_that_was_picked() {
+    let open = every(Action::Allow, 1);
+    let staged = StagedFirewalls { egress: open.clone(), ingress: every(Action::Drop, 3) };
+    let mut net = Net::new(two_namespaces().edit(2, |e| {
+        (e.egress, e.ingress) = (Some(open.clone()), Some(open.clone()));
+        e.staged = Some(Arc::new(staged));
+    }));
+    let mut reached = [0; 2];
+    for sport in 4000..4064 {
+        let (port, ..) =
+            net.one(0, &Probe::new(0, Proto::TCP, &format!("10.0.0.2:{sport}"), "192.168.80.10:80"));
+        reached[port as usize - 1] += 1;
+    }
+    assert!(reached.iter().all(|count| *count > 10), "{reached:?}");
+    let counts = net.dataplane.state().staged.counts();
+    assert_eq!(counts[&RuleId(3)].would_deny, reached[1]);
 }

@@ -360,6 +360,19 @@ fn a_rule_that_decides_at_both_ends_marks_a_record_once() {
 }
 
 #[test]
+fn labels_of_rules_that_are_gone_are_known_as_their_names_are() {
+    let (mut shop, mut flows, web) = labelled();
+    shop.open(Proto::UDP, "shop/curl", 4000, &web).unwrap();
+    let gone = ObjectId { kind: ObjectKind::SecurityPolicy, name: Name::new("", "zones") };
+    // Nobody has looked yet.
+    shop.net.apply(Change { upsert: Vec::new(), delete: vec![gone] }).unwrap();
+    let told = flows.drain();
+    let start = told[0].connection().unwrap();
+    assert_eq!(start.ingress_rule.as_deref(), Some("SecurityPolicy zones all"));
+    assert_eq!(start.labels, ["zone"]);
+}
+
+#[test]
 fn nothing_is_told_of_staged_policies_once_there_are_none() {
     let mut shop = Shop::new();
     let staged = "

@@ -24,6 +24,8 @@ pub struct Interner {
     rules: Table<RuleName>,
     identities: Table<Signature>,
     placements: Table<Name>,
+    /// The last label of each rule that ever had one.
+    log_labels: HashMap<RuleId, String>,
 }
 
 /// What makes one class of addresses differ from another, as far as some rule can tell.
@@ -75,6 +77,16 @@ impl Interner {
     /// Every rule there ever was.
     pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleName)> {
         self.rules.ids.iter().map(|(name, id)| (RuleId(*id), name))
+    }
+
+    /// The labels that rules' log records have, or had last.
+    pub fn log_labels(&self) -> impl Iterator<Item = (RuleId, &str)> {
+        self.log_labels.iter().map(|(rule, label)| (*rule, &**label))
+    }
+
+    /// Log records of a rule have this label.
+    pub(crate) fn label(&mut self, rule: RuleId, label: &str) {
+        self.log_labels.insert(rule, label.to_owned());
     }
 
     /// Every virtual server there ever was.

@@ -15,18 +15,12 @@ use std::{
 /// Connections that are kept of a rule: the latest.
 pub const SAMPLES: usize = 8;
 
-/// Rules that are counted at all; there are no more than this of which something is known at a time.
-const RULES: usize = 4096;
+/// Rules of which connections are kept; others are only counted.
+const SAMPLED_RULES: usize = 4096;
 
-/// All that was counted.
+/// All that was counted, of as many rules as there are.
 #[derive(Debug, Default)]
-pub struct Staged(Mutex<Inner>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    rules: BTreeMap<RuleId, StagedCount>,
-    lost: u64,
-}
+pub struct Staged(Mutex<BTreeMap<RuleId, StagedCount>>);
 
 /// What a rule would have done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,39 +47,34 @@ pub struct Sample {
 impl Staged {
     /// Counts a disagreement. Held for a moment, and only where there is one.
     pub(crate) fn count(&self, rule: RuleId, sample: Sample) {
-        let mut inner = self.lock();
-        if inner.rules.len() >= RULES && !inner.rules.contains_key(&rule) {
-            inner.lost += 1;
-            return;
-        }
-        let count = inner.rules.entry(rule).or_default();
+        let mut rules = self.lock();
+        let is_sampled =
+            rules.len() < SAMPLED_RULES || rules.get(&rule).is_some_and(|c| !c.samples.is_empty());
+        let count = rules.entry(rule).or_default();
         if sample.would_deny {
             count.would_deny += 1;
         } else {
             count.would_allow += 1;
         }
-        if count.samples.len() == SAMPLES {
-            count.samples.pop_front();
+        if is_sampled {
+            if count.samples.len() == SAMPLES {
+                count.samples.pop_front();
+            }
+            count.samples.push_back(sample);
         }
-        count.samples.push_back(sample);
     }
 
     /// What was counted, by the rule that would have decided.
     pub fn counts(&self) -> BTreeMap<RuleId, StagedCount> {
-        self.lock().rules.clone()
-    }
-
-    /// Disagreements that were not counted, because too many rules had some already.
-    pub fn lost(&self) -> u64 {
-        self.lock().lost
+        self.lock().clone()
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        *self.lock() = Inner::default();
+        self.lock().clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RuleId, StagedCount>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

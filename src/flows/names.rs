@@ -36,6 +36,7 @@ struct Gone {
     generation: Generation,
     ports: HashMap<PortId, String>,
     rules: HashMap<RuleId, RuleName>,
+    labels: HashMap<RuleId, String>,
     servers: HashMap<ServerId, String>,
 }
 
@@ -121,8 +122,14 @@ impl FlowNames {
         known.unwrap_or_else(|| called(&self.gone().rules, id))
     }
 
-    fn labels(&self, (egress, ingress): (Option<RuleId>, Option<RuleId>)) -> Vec<String> {
-        let of = |id| self.snapshot.names.log_labels.get(&id).cloned();
+    fn labels(&mut self, (egress, ingress): (Option<RuleId>, Option<RuleId>)) -> Vec<String> {
+        let of = |id| {
+            let names = self.snapshot.names.clone();
+            if names.rules.contains_key(&id) {
+                return names.log_labels.get(&id).cloned();
+            }
+            self.gone().labels.get(&id).cloned()
+        };
         let mut labels: Vec<String> = [egress, ingress].into_iter().flatten().filter_map(of).collect();
         labels.dedup();
         labels
@@ -135,6 +142,7 @@ impl FlowNames {
                 generation,
                 ports: interner.ports().map(|(id, name)| (id, name.to_owned())).collect(),
                 rules: interner.rules().map(|(id, name)| (id, name.clone())).collect(),
+                labels: interner.log_labels().map(|(id, label)| (id, label.to_owned())).collect(),
                 servers: interner.servers().map(|(id, name)| (id, name.to_owned())).collect(),
             });
         }

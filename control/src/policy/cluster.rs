@@ -46,11 +46,12 @@ impl<'a> ClusterIndex<'a> {
         members.labels.select(pods).into_iter().map(|at| members.names[at]).collect()
     }
 
-    /// The pods that a peer which names its namespaces selects; none if it speaks of addresses.
+    /// The pods that a peer selects; none if it speaks of addresses, or of a policy's own namespace, which policies of
+    /// administrators have not.
     pub(crate) fn select(&self, peer: &Peer) -> Vec<&'a Name> {
-        let Peer::Pods { namespaces, pods } = peer else { return Vec::new() };
+        let Peer::Pods { namespaces: Some(namespaces), pods } = peer else { return Vec::new() };
+        let selected = self.labels.select(namespaces);
         let all = Selector::ALL;
-        let selected = self.labels.select(namespaces.as_ref().unwrap_or(&all));
         let pods = pods.as_ref().unwrap_or(&all);
         selected.into_iter().flat_map(|at| self.select_in(self.names[at], pods)).collect()
     }

@@ -84,6 +84,7 @@ impl<'a> Workshop<'a> {
 
     /// Log records of a rule have this label.
     pub(super) fn label(&mut self, rule: RuleId, label: &str) {
+        self.interner.label(rule, label);
         self.labels.insert(rule, label.to_owned());
     }
 

@@ -18,10 +18,6 @@ impl Pipeline {
     #[inline(never)]
     pub(super) fn stop(&mut self, arrival: Arrival, stop: Stop, now: Instant, out: &mut Output) {
         let mut arrival = arrival;
-        // Later fragments are of a packet that was counted.
-        if self.snapshot.has_staged && stop.rule().is_some() && arrival.packet.part != Part::Later {
-            self.ask_staged(&arrival.packet, arrival.port, now);
-        }
         // Its sender may look at what is quoted.
         let is_quoted = !matches!(stop, Stop::Drop(..) | Stop::EchoReply);
         if let Some(left) = arrival.frame.offload().filter(|_| is_quoted) {

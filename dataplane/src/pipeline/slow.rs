@@ -148,13 +148,23 @@ impl Pipeline {
                 Err(stop) => Err(*stop),
             };
             match committed {
-                Ok(Committed::New(found)) => return self.opened(world, arrival, &found, now, out),
+                Ok(Committed::New(found)) => {
+                    if self.snapshot.has_staged {
+                        self.ask_staged(&arrival, tuple, now);
+                    }
+                    return self.opened(world, arrival, &found, now, out);
+                }
                 Ok(Committed::Lost) => {}
                 // What ran out, a packet needs no more that another has opened the connection for since.
                 Err(_) if ahead && opening.is_ok() => {}
                 Err(stop) => {
                     if let (Ok(plan), Stop::Drop(reason, _)) = (opening, &stop) {
                         quota::refuse(state, &self.snapshot, plan, *reason);
+                    }
+                    // Later fragments are of a packet that was counted.
+                    let is_first = arrival.packet.part != Part::Later;
+                    if self.snapshot.has_staged && stop.rule().is_some() && is_first {
+                        self.ask_staged(&arrival, tuple, now);
                     }
                     if !self.logs.is_off() {
                         self.log_denied(&arrival, tuple, &stop);
@@ -411,9 +421,6 @@ impl Pipeline {
         out: &mut Output,
     ) {
         let mut arrival = arrival;
-        if self.snapshot.has_staged {
-            self.ask_staged(&arrival.packet, arrival.port, now);
-        }
         let Arrival { frame, packet, .. } = &mut arrival;
         if let Some(windows) = self.state.windows.as_ref().filter(|_| packet.proto == Proto::TCP) {
             let place = self.state.sessions.lock(found.meta.session);

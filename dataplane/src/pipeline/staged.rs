@@ -1,15 +1,13 @@
 //! Asks firewalls that are not enforced.
 
-use super::Pipeline;
+use super::{Arrival, Family, Pipeline};
 use crate::{
-    id::PortId,
     rewrite::Tuple,
     snapshot::{PortRole, Snapshot},
-    stage::{self, Event, First, Judged, Observer, dfw},
+    stage::{self, Event, Judged, Observer, dfw},
     staged::Sample,
     table::classifier::Decision,
     time::Instant,
-    wire::Packet,
 };
 
 impl Pipeline {
@@ -17,17 +15,9 @@ impl Pipeline {
     /// are. Walks the stages once more: only where there are such firewalls.
     #[cold]
     #[inline(never)]
-    pub(super) fn ask_staged(&self, packet: &Packet, port: PortId, now: Instant) {
+    pub(super) fn ask_staged<A: Family>(&self, arrival: &Arrival, tuple: Tuple<A>, now: Instant) {
         let snap = &*self.snapshot;
-        let tuple = Tuple::of(packet);
-        let first = First {
-            ingress: port,
-            tuple,
-            ttl: packet.ttl,
-            dst_mac: packet.dst_mac,
-            hash: tuple.flow_hash(self.state.config.seed),
-            echo: packet.is_echo_request(),
-        };
+        let first = self.first(&self.state, (&arrival.packet, tuple), arrival.port);
         let mut seen = Disagreement { snap, found: None };
         // Where it ends was decided before.
         let _ = stage::walk(snap, &first, None, &mut seen);

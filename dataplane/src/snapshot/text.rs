@@ -62,7 +62,13 @@ impl Snapshot {
                         "port {name} {} in {segment} {addresses} mtu {}",
                         port.mac, port.mtu
                     ));
-                    for (direction, rules) in [("egress", &e.egress), ("ingress", &e.ingress)] {
+                    let staged = e.staged.as_deref();
+                    for (direction, rules) in [
+                        ("egress", e.egress.as_ref()),
+                        ("ingress", e.ingress.as_ref()),
+                        ("staged egress", staged.map(|s| &s.egress)),
+                        ("staged ingress", staged.map(|s| &s.ingress)),
+                    ] {
                         if let Some(rules) = rules {
                             lines
                                 .insert(format!("port {name} {direction} {}", rule_line(&self.names, rules)));

@@ -1,9 +1,9 @@
 //! Commit: the one stage that changes what packets can tell, and the last of all.
 //!
 //! It claims what a plan needs (a connection of its pod's and namespace's quota, a port of the egress address, a
-//! session's place), compiles the two entries and inserts both or neither. Whoever loses the race for a key undoes its claims by dropping them and goes on as
-//! a hit on the winner's session. Nothing is committed for a connection that a stage stopped, so a
-//! retransmitted packet never finds a session that policy refused.
+//! session's place), compiles the two entries and inserts both or neither. Whoever loses the race for a key undoes
+//! its claims by dropping them and goes on as a hit on the winner's session. Nothing is committed for a connection
+//! that a stage stopped, so a retransmitted packet never finds a session that policy refused.
 
 use super::{
     log::{self, Why},

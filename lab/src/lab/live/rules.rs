@@ -64,10 +64,15 @@ impl Rules {
         Self { lab: lab.to_owned(), rules: net.rules().into_iter().map(rule).collect() }
     }
 
-    /// Keeps those of a policy, or of a namespace's policies. Whether there are any.
+    /// Keeps those of a policy, with its kind or without, or of a namespace's policies. Whether there are any.
     pub(super) fn keep(&mut self, target: &str) -> bool {
         let namespace = format!("{}/", target.trim_end_matches('/'));
-        self.rules.retain(|rule| rule.policy == target || rule.policy.starts_with(&namespace));
+        let is_meant = |policy: &str| {
+            let name = policy.rsplit(' ').next().unwrap_or_default();
+            policy == target || name == target || policy.starts_with(&namespace)
+        };
+        // What isolates is said in the name of several.
+        self.rules.retain(|rule| rule.policy.split(", ").any(is_meant));
         !self.rules.is_empty()
     }
 
